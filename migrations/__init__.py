@@ -1,0 +1,1 @@
+"""Alembic migrations of the audit ledger; storage.ledger.open_ledger upgrades to the newest revision."""

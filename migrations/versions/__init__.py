@@ -1,0 +1,1 @@
+"""The ledger's schema, one revision a file, oldest first."""

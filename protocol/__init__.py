@@ -1,0 +1,1 @@
+"""What prover and verifier must agree on; standard library and NumPy only."""

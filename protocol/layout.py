@@ -1,0 +1,170 @@
+"""Where a tensor's cells lie: in a commitment's rows and in the leaves of the lookup tree.
+
+An axis of length n = odd · 2^k is indexed by (odd digit, k low bits). A tensor's index is all odd digits, outermost,
+then all low bits, axis by axis, so that only the digits are padded to powers of two and a wide odd tensor has whole
+absent blocks instead of padding inside rows (docs/protocol.md, "Layout"). The multilinear weight of axis a at a
+point r is eq((digit bits, low bits), r), cut off at n: cells outside the tensor weigh nothing.
+
+A commitment packs tensors, largest first, each at an offset aligned to its padded size, in rows of ℓ cells; rows
+without a valid cell do not exist. Its id is SHA-256(root, geometry): a root under another layout is another id.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from protocol.code import Code
+from protocol.encoding import canonical_json, tagged_digest
+from protocol.field import U64, Ext, Field
+from protocol.relation.graph import IntArray
+
+
+def bits_of(n: int) -> int:
+    """Bits needed to index n values: ⌈log2 n⌉."""
+    return (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """Index structure of one tensor: `digits`[a] bits of the odd part, `low`[a] bits of the power of two."""
+
+    shape: tuple[int, ...]
+
+    @cached_property
+    def low(self) -> tuple[int, ...]:
+        return tuple((n & -n).bit_length() - 1 for n in self.shape)
+
+    @cached_property
+    def odd(self) -> tuple[int, ...]:
+        return tuple(n >> k for n, k in zip(self.shape, self.low, strict=True))
+
+    @cached_property
+    def digits(self) -> tuple[int, ...]:
+        return tuple(bits_of(o) for o in self.odd)
+
+    @property
+    def block_bits(self) -> int:
+        """log2 of the cells that share their odd digits: a contiguous, completely valid block."""
+        return sum(self.low)
+
+    @property
+    def variables(self) -> int:
+        return sum(self.digits) + sum(self.low)
+
+    def blocks(self) -> IntArray:
+        """Index (in units of blocks) of every valid block, in the order of `arrange`."""
+        index = np.zeros(1, dtype=np.int64)
+        for odd, bits in zip(self.odd, self.digits, strict=True):
+            index = (index[:, None] << bits | np.arange(odd, dtype=np.int64)[None, :]).reshape(-1)
+        return index
+
+    def arrange(self, values: np.ndarray) -> np.ndarray:
+        """(…, *shape) → (…, blocks, 2^block_bits): cells in index order, absent blocks left out."""
+        lead = values.ndim - len(self.shape)
+        split = [n for pair in zip(self.odd, (1 << k for k in self.low), strict=True) for n in pair]
+        k = len(self.shape)
+        order = [*range(lead), *(lead + 2 * a for a in range(k)), *(lead + 2 * a + 1 for a in range(k))]
+        moved = values.reshape(*values.shape[:lead], *split).transpose(order)
+        return np.ascontiguousarray(moved).reshape(*values.shape[:lead], -1, 1 << self.block_bits)
+
+    def axis_points(self, point: U64) -> list[U64]:
+        """Split a point (2, variables) into the coordinates of each axis: digit bits, then low bits."""
+        parts, at, low_at = [], 0, sum(self.digits)
+        for digit, low in zip(self.digits, self.low, strict=True):
+            parts.append(np.concatenate([point[:, at : at + digit], point[:, low_at : low_at + low]], axis=1))
+            at, low_at = at + digit, low_at + low
+        return parts
+
+    def eq_weights(self, field: Field, point: U64) -> list[U64]:
+        """eq(r, ·) as one weight vector (2, n_a) per axis, cut off at the axis length."""
+        parts = self.axis_points(point)
+        return [field.eq_table(part)[:, :n] for part, n in zip(parts, self.shape, strict=True)]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor's place in a commitment: cells [offset, offset + 2^variables) of the virtual index."""
+
+    name: str
+    tensor: TensorLayout
+    offset: int
+
+
+@dataclass(frozen=True)
+class CommitmentLayout:
+    """Slots of named tensors in rows of `code.ell` cells; `openings` is the budget that sizes the blinding."""
+
+    slots: tuple[Slot, ...]
+    code: Code
+
+    @staticmethod
+    def pack(tensors: Sequence[tuple[str, tuple[int, ...]]], code: Code) -> "CommitmentLayout":
+        layouts = [(name, TensorLayout(tuple(shape))) for name, shape in tensors]
+        layouts.sort(key=lambda item: -item[1].variables)
+        slots, offset = [], 0
+        for name, layout in layouts:
+            slots.append(Slot(name, layout, offset))
+            offset += 1 << layout.variables
+        return CommitmentLayout(tuple(slots), code)
+
+    @cached_property
+    def by_name(self) -> dict[str, Slot]:
+        return {slot.name: slot for slot in self.slots}
+
+    @cached_property
+    def column_bits(self) -> int:
+        return self.code.ell.bit_length() - 1
+
+    @cached_property
+    def variables(self) -> int:
+        last = self.slots[-1]
+        return max(bits_of(last.offset + (1 << last.tensor.variables)), self.column_bits)
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Virtual indices of the rows that exist, ascending."""
+        index = np.concatenate([self.block_starts(slot) for slot in self.slots])
+        sizes = np.concatenate([np.full(len(s.tensor.blocks()), 1 << s.tensor.block_bits) for s in self.slots])
+        first, last = index >> self.column_bits, (index + sizes - 1) >> self.column_bits
+        width = int((last - first).max()) + 1
+        grid = first[:, None] + np.arange(width)[None, :]
+        return np.unique(grid[grid <= last[:, None]])
+
+    def block_starts(self, slot: Slot) -> IntArray:
+        """Virtual index of the first cell of each valid block of a slot."""
+        return slot.offset + (slot.tensor.blocks() << slot.tensor.block_bits)
+
+    def row_weights(self, field: Field, point: U64) -> U64:
+        """eq of the row coordinates at every existing row: the q_c of an opening, (2, rows)."""
+        table = field.eq_table(point[:, : self.variables - self.column_bits])
+        return np.ascontiguousarray(table[:, self.rows])
+
+    def weight_at(self, field: Field, slot: Slot, weights: Sequence[U64], point: U64) -> Ext:
+        """W(point) of one claim: eq(leading bits, slot) · Π_axis ⟨weights_axis, eq(point_axis)⟩."""
+        lead = self.variables - slot.tensor.variables
+        total = eq_index(field, point[:, :lead], slot.offset >> slot.tensor.variables)
+        for weight, eq in zip(weights, slot.tensor.eq_weights(field, point[:, lead:]), strict=True):
+            total = total * Ext.from_array(field, field.kdot(weight, eq))
+        return total
+
+    def geometry(self) -> dict[str, object]:
+        field = self.code.field
+        return {
+            "field": [field.p, field.w], "ell": self.code.ell, "n": self.code.n, "blinding": self.code.blinding,
+            "tensors": [[s.name, list(s.tensor.shape), s.offset] for s in self.slots],
+        }
+
+    def identity(self, root: bytes) -> str:
+        """The commitment id: what statements, the ledger and the chain check refer to."""
+        return tagged_digest("commitment/1", root, canonical_json(self.geometry())).hex()
+
+
+def eq_index(field: Field, point: U64, index: int) -> Ext:
+    """eq(point, bits of index), most significant first, as an Ext."""
+    total, m = field.one, point.shape[1]
+    for i in range(m):
+        r = Ext.from_array(field, point[:, i])
+        total = total * (r if index >> (m - 1 - i) & 1 else field.one - r)
+    return total

@@ -1,0 +1,87 @@
+"""The LLaMA architecture that a run is about, as it stands in the manifest: integers and exact decimal strings.
+
+    head_dim · heads = rows of q_proj,  head_dim · kv_heads = rows of k_proj and v_proj,  query head h = g·Q + q
+
+with g a kv head and Q = heads / kv_heads query heads in its group (Hugging Face's repeat_kv order). `rms_eps` and
+`rope_theta` are canonical decimals ("0.00001", "10000"), so every party computes from the same rational number.
+Called by prover/files (which reads config.json), the relation, and the verifier (which reads manifests).
+"""
+
+import re
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+from protocol.errors import VerificationError
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,29})(\.[0-9]{0,29}[1-9])?")
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """LlamaForCausalLM with SiLU gates, no biases, default RoPE."""
+
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    rms_eps: str
+    rope_theta: str
+    tied: int  # 1: the head is the embedding table
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int"):
+                lowest, highest = (0, 1) if field.name == "tied" else (1, _LARGEST)
+                if type(value) is not int or not lowest <= value <= highest:
+                    raise _invalid(field.name, f"an integer from {lowest} to {highest}", value)
+            elif type(value) is not str or not _DECIMAL.fullmatch(value) or not Fraction(value):
+                raise _invalid(field.name, "a positive decimal in canonical form", value)
+        if self.heads % self.kv_heads:
+            raise _invalid("kv_heads", f"a divisor of heads = {self.heads}", self.kv_heads)
+        if self.head_dim % 2:
+            raise _invalid("head_dim", "an even integer (RoPE turns pairs)", self.head_dim)
+
+    @property
+    def queries_per_group(self) -> int:
+        """Q, the query heads that share one kv head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def eps(self) -> Fraction:
+        return Fraction(self.rms_eps)
+
+    @property
+    def theta(self) -> Fraction:
+        return Fraction(self.rope_theta)
+
+    def projection_shape(self, name: str) -> tuple[int, int]:
+        """(d_out, d_in) of one of PROJECTIONS, as Hugging Face stores it; lora_A is [r, d_in], lora_B [d_out, r]."""
+        q, k = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        shapes = {
+            "q_proj": (q, self.hidden), "k_proj": (k, self.hidden), "v_proj": (k, self.hidden),
+            "o_proj": (self.hidden, q), "gate_proj": (self.ffn, self.hidden), "up_proj": (self.ffn, self.hidden),
+            "down_proj": (self.hidden, self.ffn),
+        }
+        return shapes[name]
+
+    def to_manifest(self) -> dict[str, int | str]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_manifest(cls, value: object) -> "ModelConfig":
+        """Raises VerificationError unless `value` has exactly the fields above with valid values."""
+        names = sorted(field.name for field in fields(cls))
+        if not isinstance(value, dict) or sorted(map(str, value)) != names:
+            found = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            raise VerificationError("malformed model configuration", "model", f"keys {names}", f"{found}")
+        return cls(**value)
+
+
+def _invalid(name: str, expected: str, actual: object) -> VerificationError:
+    return VerificationError("malformed model configuration", f"model.{name}", expected, repr(actual)[:80])

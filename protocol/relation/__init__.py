@@ -1,0 +1,1 @@
+"""The relation: one graph of tensor operations, executed in integers, proved, and verified."""

@@ -1,0 +1,93 @@
+"""One decoder layer, every step of a window: forward, backward and optimizer update (protocol.md 1, `layer(w, l)`).
+
+    h = x + attention(norm(x)),  x_out = h + mlp(norm(h));  then the chain rule backwards, emitting a gradient only if
+    somebody needs it: an adapter of this layer or, above layer 0, dx_out
+
+Inputs: base (weights), state_in (adapter; public in the first window), x_in, dx_in [s,b,t,d]. Outputs: x_out, dx_out
+(not in layer 0), state_out, in the last window delivered. Called by protocol/relation/model.py.
+"""
+
+from protocol.manifest import RunManifest
+from protocol.relation.attention import attention, attention_backward
+from protocol.relation.context import Context, Fixed
+from protocol.relation.lora import BEHIND_NORM, IN_AXES, OUT_AXES, WEIGHT, Projection, project, project_backward
+from protocol.relation.mlp import mlp, mlp_backward
+from protocol.relation.norm import norm_backward, norm_forward
+from protocol.relation.rounding import commit_copy
+from protocol.relation.update import begin, finish
+
+
+def axis_sizes(m: RunManifest) -> dict[str, int]:
+    """Lengths of the axis letters that do not depend on the window."""
+    x = m.model
+    return {"b": m.batch_size, "t": m.sequence_length, "d": x.hidden, "g": x.kv_heads, "q": x.queries_per_group,
+            "j": x.head_dim, "f": x.ffn, "r": m.lora.r, "v": x.vocab, "e": m.examples}
+
+
+def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
+    """Adds the layer to `c.g`."""
+    size, targets = axis_sizes(c.m), c.m.lora.target_modules
+
+    def shape(axes: str) -> tuple[int, ...]:
+        return tuple(size[a] for a in axes)
+
+    weights = {m: c.input("base", w, OUT_AXES[m] + IN_AXES[m], shape(OUT_AXES[m] + IN_AXES[m]), "weight",
+                          f"/base/{layer}/{w}") for m, w in WEIGHT.items()}
+    gammas = {name: c.input("base", name, "d", shape("d"), "gamma", f"/base/{layer}/{name}")
+              for name in ("gamma_attn", "gamma_mlp") if any(BEHIND_NORM.get(m) == name for m in targets)}
+    x = c.input("x_in", "x", "sbtd", (*c.rows, size["d"]), "residual", "/x")
+    dx = c.input("dx_in", "dx", "sbtd", (*c.rows, size["d"]), "gradient", f"/dx/{layer + 1}")
+
+    gamma_of = {m: gammas.get(BEHIND_NORM.get(m, "")) for m in targets}
+    parameters, adapters = {}, {}
+    for m in targets:
+        shapes = {"lora_A": shape("r" + IN_AXES[m]), "lora_B": shape(OUT_AXES[m] + "r")}
+        parameters[m], adapters[m] = begin(c, layer, m, shapes, gamma_of[m], initial)
+    projections: dict[str, Projection] = {}
+
+    def forward(module: str, value: Fixed) -> list[Fixed]:
+        projections[module], terms = project(c, module, value, weights[module], adapters.get(module))
+        return terms
+
+    norm1 = norm_forward(c, "attn_norm", x)
+    zq, zk, zv = (forward(m, norm1.out) for m in ("q_proj", "k_proj", "v_proj"))
+    att = attention(c, zq, zk, zv)
+    step1 = c.rounded("attn_increment", "sbtd", forward("o_proj", att.out), "residual", to=x.f)
+    h = c.add("h", "sbtd", x, step1)
+    norm2 = norm_forward(c, "mlp_norm", h)
+    gate, up = forward("gate_proj", norm2.out), forward("up_proj", norm2.out)
+    swiglu = mlp(c, gate, up)
+    step2 = c.rounded("mlp_increment", "sbtd", forward("down_proj", swiglu.z), "residual", to=x.f)
+    commit_copy(c.g, c.add("x_sum", "sbtd", h, step2).t, c.m.widths["residual"], "x", "x_out")
+
+    below = layer > 0
+    need = {m: below or m in targets for m in ("q_proj", "k_proj", "v_proj")}
+    need_out = any(need.values())
+    need_h = need_out or "o_proj" in targets
+    need |= {m: need_h or m in targets for m in ("gate_proj", "up_proj")}
+    need_mlp = need["gate_proj"] or need["up_proj"]
+
+    def backward(module: str, dy: Fixed | None, need_dx: bool) -> list[Fixed]:
+        if dy is None:
+            return []
+        terms, gradients = project_backward(c, projections[module], dy, need_dx)
+        if gradients:
+            finish(c, parameters[module], gradients, gamma_of[module], initial, final)
+        return terms
+
+    terms = backward("down_proj", dx, need_mlp)
+    if need_mlp:
+        dz = c.rounded("dz", "sbtf", terms, "gradient")
+        d_gate, d_up = mlp_backward(c, swiglu, dz, need["gate_proj"], need["up_proj"])
+        terms = backward("gate_proj", d_gate, need_h) + backward("up_proj", d_up, need_h)
+    if need_h:
+        d_norm = c.rounded("mlp_norm.dx", "sbtd", terms, "gradient")
+        dh = norm_backward(c, "mlp_norm", norm2, d_norm, dx, "dh", c.exponent("dh"))
+        terms = backward("o_proj", dh, need_out)
+    if need_out:
+        d_out = c.rounded("dO", "sbtgqj", terms, "gradient")
+        dqkv = attention_backward(c, att, d_out, need["q_proj"], need["k_proj"], need["v_proj"])
+        terms = [x for m, dy in zip(("q_proj", "k_proj", "v_proj"), dqkv, strict=True) for x in backward(m, dy, below)]
+    if below:
+        d_norm = c.rounded("attn_norm.dx", "sbtd", terms, "gradient")
+        norm_backward(c, "attn_norm", norm1, d_norm, dh, "dx_out", c.exponent(f"/dx/{layer}"), "dx_out", "dx")

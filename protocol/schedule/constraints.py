@@ -1,0 +1,43 @@
+"""The list of linear statements that a proof comes down to.
+
+A constraint says: form + Σ coef·⟨⊗weights, tensor⟩ = 0, where the form holds pads and the tensors are committed: *a known
+linear combination of committed cells equals a known constant* (protocol.md 3). Claims on virtual tensors are pulled
+through linear operations to committed tensors, public constants, and nonlinear atoms, each of which gets a hidden
+value and a place in the next batch of sumchecks.
+"""
+
+from dataclasses import dataclass, field as dataclass_field
+from typing import TypeAlias
+
+from protocol.channel import Form
+from protocol.field import U64, Ext
+
+Weights: TypeAlias = tuple[U64, ...]  # one vector (2, n_a) per axis
+Place: TypeAlias = tuple[str, str]  # (role of the commitment, tensor name)
+
+
+@dataclass(frozen=True)
+class CellTerm:
+    """coef · Σ_x Π_a weights_a(x_a) · tensor(x)."""
+
+    coef: Ext
+    place: Place
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Constraint:
+    form: Form
+    terms: tuple[CellTerm, ...]
+    where: str
+
+
+@dataclass
+class ConstraintSystem:
+    """Everything that the opening has to prove, in the order of the schedule."""
+
+    constraints: list[Constraint] = dataclass_field(default_factory=list)
+
+    def require(self, form: Form, where: str, terms: tuple[CellTerm, ...] = ()) -> None:
+        """form + Σ terms = 0."""
+        self.constraints.append(Constraint(form, terms, where))

@@ -1,0 +1,57 @@
+"""Sumcheck over affine forms: Σ_x g(x) = claim, most significant variable first (Thaler, ch. 4; Gruen eprint 2024/108).
+
+A round polynomial of degree 2 is sent as g(1), g(2) and g(0) follows from the claim: claim = w0·g(0) + w1·g(1), with
+(w0, w1) = (1, 1), or (1 − r_i, r_i) where a factor eq(r, x) was taken out. All values are forms, so the same code
+is the private and the plain verifier. Called by gkr, products and opening.
+"""
+
+from typing import Protocol
+
+from protocol.channel import Channel, Form
+from protocol.errors import VerificationError
+from protocol.field import Ext
+
+
+class RoundProver(Protocol):
+    """The prover's side of one sumcheck."""
+
+    def round(self) -> tuple[Ext, Ext]:
+        """(g(1), g(2)) of the current round polynomial."""
+
+    def bind(self, r: Ext) -> None:
+        """Fix the current variable to r."""
+
+
+def round_step(
+    channel: Channel, tag: str, claim: Form, weights: tuple[Ext, Ext] | None, prover: RoundProver | None, pool: str
+) -> tuple[Ext, Form]:
+    """One round: returns the challenge r and the form g(r)."""
+    field = channel.field
+    channel.rounds += 1
+    g1, g2 = channel.secrets(tag, 2, lambda: prover.round() if prover else (), pool)
+    r = channel.challenge(tag)
+    if prover:
+        prover.bind(r)
+    if weights is None:
+        g0 = claim - g1
+    else:
+        if not weights[0]:
+            raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
+        inverse = weights[0].inverse()
+        g0 = claim.scale(inverse) - g1.scale(weights[1] * inverse)
+    half = field.ext(2).inverse()
+    l0, l1, l2 = (r - 1) * (r - 2) * half, r * (2 - r), r * (r - 1) * half
+    return r, g0.scale(l0) + g1.scale(l1) + g2.scale(l2)
+
+
+def sumcheck(
+    channel: Channel, tag: str, claim: Form, variables: int, prover: RoundProver | None,
+    eq_point: list[Ext] | None = None, pool: str = "pad",
+) -> tuple[list[Ext], Form]:
+    """`variables` rounds; returns the point and the claim that remains at it (without the eq factor)."""
+    point: list[Ext] = []
+    for i in range(variables):
+        weights = (1 - eq_point[i], eq_point[i]) if eq_point is not None else None
+        r, claim = round_step(channel, tag, claim, weights, prover, pool)
+        point.append(r)
+    return point, claim

@@ -1,0 +1,197 @@
+"""The whole schedule of one task, from witness root to end of proof (protocol.md 6).
+
+statement → witness root → α, β → lookup tree → zero and published tensors at random points → claims level by level →
+triples → opening. Counting, proving and verifying call `run_task`; what differs is the channel.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from protocol.channel import Channel, CountingChannel, Form
+from protocol.errors import VerificationError
+from protocol.field import U64, Ext, Field
+from protocol.layout import CommitmentLayout, TensorLayout
+from protocol.params import Params
+from protocol.relation.graph import WITNESS, Graph, IntArray, Tensor
+from protocol.relation.graph import Committed as CommittedOp
+from protocol.schedule.claims import contract, expand, is_public
+from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
+from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
+from protocol.schedule.lookups import Fingerprint, LeafPlan, leaf_claims
+from protocol.schedule.opening import Committed, OpeningProver, prove_opening
+from protocol.schedule.products import BatchProver, Instance, prove_products
+from protocol.schedule.triples import check_triples
+
+PAD_GRANULE = 256  # pads and products are counted up to a multiple of this, so that their rows pack well
+
+
+class TaskProver(Protocol):
+    """Everything the schedule asks of a prover."""
+
+    tree: TreeProver
+    batch: BatchProver
+    opening: OpeningProver
+
+    def witness_root(self) -> bytes:
+        """Root of the witness commitment."""
+
+    def start_lookups(self, fingerprint: Fingerprint) -> None:
+        """α and β are known: build the tree."""
+
+    def claim(self, instance: Instance) -> Ext:
+        """The value ⟨⊗weights, tensor⟩ of a product or one-hot tensor."""
+
+    def triples(self, tau: Ext) -> U64:
+        """(A(τ), B(τ)), shape (2, 2)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskShape:
+    """What a graph needs of its witness commitment; a function of the graph alone."""
+
+    graph: Graph
+    field: Field
+
+    @cached_property
+    def plan(self) -> LeafPlan:
+        return LeafPlan(self.graph)
+
+    @cached_property
+    def _counted(self) -> tuple[CountingChannel, ConstraintSystem]:
+        channel = CountingChannel(self.field)
+        published = {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in self.graph.published}
+        return channel, _reduce(channel, self, published, None)
+
+    @property
+    def _count(self) -> CountingChannel:
+        return self._counted[0]
+
+    @property
+    def constraint_count(self) -> int:
+        """Linear constraints that λ combines; also bounds the instances that one ρ combines."""
+        return max(len(self._counted[1].constraints), 1)
+
+    @property
+    def rounds(self) -> int:
+        """Sumcheck rounds before the opening."""
+        return self._count.rounds
+
+    @property
+    def pads(self) -> int:
+        return -(-self._count.pads // PAD_GRANULE) * PAD_GRANULE
+
+    @property
+    def products(self) -> int:
+        """Committed product cells: T, the masking one, and C at T+1…2T."""
+        return -(-(2 * len(self._count.products) - 1) // PAD_GRANULE) * PAD_GRANULE
+
+    @property
+    def product_pairs(self) -> list[tuple[int, int]]:
+        """Pad indices of every product, the masking one last."""
+        return self._count.products
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of all messages before the opening."""
+        return self._count.size
+
+    @property
+    def cells(self) -> dict[str, int]:
+        return {"pad": self.pads, "product": self.products}
+
+    def witness_tensors(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes in the witness commitment, in canonical order."""
+        own = [
+            (op.tensor_name, tensor.shape)
+            for tensor, op in zip(self.graph.tensors, self.graph.ops, strict=True)
+            if isinstance(op, CommittedOp) and op.commitment == WITNESS
+        ]
+        extra = [(name, (size, 2)) for name, size in self.cells.items()]
+        return own + self.plan.multiplicities() + extra
+
+    def witness_layout(self, params: Params, openings: int = 1) -> CommitmentLayout:
+        return CommitmentLayout.pack(self.witness_tensors(), params.code(openings))
+
+
+def run_task(
+    channel: Channel, shape: TaskShape, statement: bytes, commitments: list[Committed], witness: CommitmentLayout,
+    published: Mapping[str, IntArray], queries: int, prover: TaskProver | None,
+) -> None:
+    """Run the schedule. `commitments` are those named by the statement; the witness comes last."""
+    channel.bind("statement", statement)
+    channel.bind("witness/geometry", repr(sorted(witness.geometry().items())).encode())
+    root = channel.clear_bytes("witness/root", 32, lambda: prover.witness_root() if prover else b"")
+    system = _reduce(channel, shape, published, prover)
+    every = [*commitments, Committed(WITNESS, witness, root)]
+    prove_opening(channel, every, system, shape.cells, queries, prover.opening if prover else None)
+
+
+def _reduce(
+    channel: Channel, shape: TaskShape, published: Mapping[str, IntArray], prover: TaskProver | None
+) -> ConstraintSystem:
+    """Everything between the witness root and the opening: all claims become constraints."""
+    graph, field = shape.graph, channel.field
+    system = ConstraintSystem()
+    pending: list[tuple[Instance, Form]] = []
+
+    def constrain(form: Form, tensor_claims: list[tuple[Ext, Tensor, Weights]], where: str) -> None:
+        """form + Σ coef·⟨weights, tensor⟩ = 0 for any tensors; nonlinear ones get a hidden value."""
+        terms: list[CellTerm] = []
+        for coef, tensor, weights in tensor_claims:
+            expansion = expand(graph, field, tensor, weights, coef)
+            form = form + expansion.const
+            terms += expansion.terms
+            for atom_coef, atom, atom_weights in expansion.atoms:
+                instance = Instance(graph, field, atom, atom_weights)
+                (value,) = channel.secrets("claim", 1, lambda i=instance: [prover.claim(i)] if prover else ())  # type: ignore[misc]
+                pending.append((instance, value))
+                form = form + value.scale(atom_coef)
+        system.require(form, where, tuple(terms))
+
+    if graph.lookups:
+        _lookups(channel, shape, system, constrain, prover)
+    for zero in graph.zeros:
+        layout = TensorLayout(zero.tensor.shape)
+        weights = tuple(layout.eq_weights(field, channel.point("zero", layout.variables)))
+        constrain(Form(field.zero), [(field.one, zero.tensor, weights)], f"zero {zero.tensor.name}")
+    for item in graph.published:
+        values = published.get(item.name)
+        if values is None or values.shape != item.tensor.shape:
+            raise VerificationError("published-shape", item.name, str(item.tensor.shape), str(getattr(values, "shape", None)))
+        layout = TensorLayout(item.tensor.shape)
+        weights = tuple(layout.eq_weights(field, channel.point("published", layout.variables)))
+        public = contract(field, field.embed(values), weights)
+        constrain(Form(-public), [(field.one, item.tensor, weights)], f"published {item.name}")
+
+    def public_value(tensor: Tensor, weights: Weights) -> Ext | None:
+        return expand(graph, field, tensor, weights, field.one).const if is_public(graph, tensor) else None
+
+    while pending:
+        batch, pending = pending, []
+        remaining, ends = prove_products(
+            channel, [i for i, _ in batch], [f for _, f in batch], public_value, prover.batch if prover else None
+        )
+        system.require(remaining, "products")
+        for end in ends:
+            constrain(end.form.scale(field.ext(-1)), [(field.one, end.tensor, end.weights)], f"factor {end.tensor.name}")
+    check_triples(channel, system, lambda tau: prover.triples(tau) if prover else field.zeros(2, 2))
+    return system
+
+
+def _lookups(channel: Channel, shape: TaskShape, system: ConstraintSystem, constrain, prover) -> None:  # type: ignore[no-untyped-def]
+    """The lookup tree and its two leaf constraints."""
+    field, plan = channel.field, shape.plan
+    fingerprint = Fingerprint.draw(channel)
+    if prover:
+        prover.start_lookups(fingerprint)
+    point, p, q = prove_fraction_tree(channel, system, plan.variables, prover.tree if prover else None)
+    p_terms, p_const, q_terms, q_const = leaf_claims(field, plan, fingerprint, as_point(point))
+    system.require(
+        p.scale(field.ext(-1)) + p_const, "lookup numerators", tuple(CellTerm(c, place, w) for c, place, w in p_terms)
+    )
+    columns = [(coef, lookup.columns[i], weights) for coef, lookup, i, weights in q_terms]
+    constrain(q.scale(field.ext(-1)) + q_const, columns, "lookup denominators")

@@ -1,0 +1,135 @@
+"""What each task of a run states, and how tasks hang together.
+
+The list of tasks, the role of each commitment in each task, and every commitment's layout are functions of the
+manifest. Commitments have names, "base/0" or "x/1@3" (layer 1's input in window 3), and one id per name in the whole run:
+that one tensor is what one task writes and the next reads is the whole chain. A statement is recomputed by the verifier,
+relation digest included; only published values are taken from the record, and they are bound by the proof.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol.encoding import canonical_json, tagged_digest
+from protocol.errors import VerificationError
+from protocol.layout import CommitmentLayout
+from protocol.manifest import RunManifest, StepRange, base_commitments
+from protocol.params import Params, profile
+from protocol.relation.graph import Graph, IntArray
+from protocol.relation.model import build, commitment_tensors
+
+BUDGETS = ("base", "dataset", "delivered", "dx", "embedding", "head", "state", "x")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A commitment's name; `window` is −1 for those known at the start."""
+
+    base: str
+    window: int = -1
+
+    def __str__(self) -> str:
+        return self.base if self.window < 0 else f"{self.base}@{self.window}"
+
+    @property
+    def kind(self) -> str:
+        return self.base.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One provable task: kind, window (−1: once per run), layer (−1: none), part, and (role, commitment) in order."""
+
+    kind: str
+    window: int
+    layer: int
+    part: int
+    commitments: tuple[tuple[str, Name], ...]
+
+    def __str__(self) -> str:
+        if self.kind == "range":
+            return f"range({self.commitments[0][1]})"
+        return f"{self.kind}({self.window})" if self.layer < 0 else f"{self.kind}({self.window}, {self.layer})"
+
+    def graph(self, manifest: RunManifest) -> Graph:
+        if self.kind == "range":
+            return build(manifest, "range", layer=str(self.commitments[0][1]))
+        return build(manifest, self.kind, manifest.windows()[self.window], max(self.layer, 0))
+
+
+def task_list(manifest: RunManifest) -> list[Task]:
+    """Every task of the run: all of them together are the claim that the run happened."""
+    tasks = [
+        Task("range", -1, -1, part, ((name.split("/")[0], Name(name)),))
+        for part, name in enumerate(base_commitments(manifest.model))
+    ]
+    last, layers = len(manifest.windows()) - 1, manifest.model.layers
+    for w in range(last + 1):
+        tasks.append(Task("embed", w, -1, 0, (("dataset", Name("dataset")), ("embedding", Name("embedding")), ("x_out", Name("x/0", w)))))
+        for layer in range(layers):
+            roles = [("base", Name(f"base/{layer}"))]
+            if w > 0:
+                roles.append(("state_in", Name(f"state/{layer}", w)))
+            roles += [("x_in", Name(f"x/{layer}", w)), ("dx_in", Name(f"dx/{layer + 1}", w)), ("x_out", Name(f"x/{layer + 1}", w))]
+            if layer > 0:
+                roles.append(("dx_out", Name(f"dx/{layer}", w)))
+            roles.append(("state_out", Name(f"state/{layer}", w + 1)))
+            if w == last:
+                roles.append(("delivered", Name(f"delivered/{layer}", w + 1)))
+            tasks.append(Task("layer", w, layer, 0, tuple(roles)))
+        top = (("x_in", Name(f"x/{layers}", w)), ("dx_out", Name(f"dx/{layers}", w)))
+        tasks.append(Task("head", w, -1, 0, (("dataset", Name("dataset")), ("head", Name("head")), *top)))
+    return tasks
+
+
+def opening_counts(manifest: RunManifest) -> dict[str, int]:
+    """How many tasks open a commitment of each kind, at most: the least a budget must hold."""
+    counts: dict[Name, int] = {}
+    for task in task_list(manifest):
+        for _, name in task.commitments:
+            counts[name] = counts.get(name, 0) + 1
+    out = dict.fromkeys(BUDGETS, 1)
+    for name, count in counts.items():
+        out[name.kind] = max(out[name.kind], count)
+    return out
+
+
+def window_of(manifest: RunManifest, name: Name) -> StepRange | None:
+    windows = manifest.windows()
+    return windows[name.window] if 0 <= name.window < len(windows) else None
+
+
+def commitment_layout(manifest: RunManifest, name: Name) -> CommitmentLayout:
+    """The layout that the commitment of this name must have."""
+    if name.kind not in manifest.budgets:
+        raise VerificationError("manifest", f"budgets.{name.kind}", "a number of openings", "missing")
+    params = profile(manifest.profile)
+    budget = 0 if name.kind in PUBLIC_BASE and manifest.base_visibility == "public" else manifest.budgets[name.kind]
+    return CommitmentLayout.pack(commitment_tensors(manifest, name.base, window_of(manifest, name)), params.code(budget))
+
+
+PUBLIC_BASE = ("base", "embedding", "head")  # without blinding when the base model is public: openings are unlimited
+
+
+def max_blinding(manifest: RunManifest, params: Params) -> int:
+    """The largest number of blinding coefficients of any commitment of the run."""
+    if sorted(manifest.budgets) != sorted(BUDGETS) or min(manifest.budgets.values()) < 1:
+        raise VerificationError("manifest", "budgets", f"at least 1 for {BUDGETS}", str(manifest.budgets))
+    return params.queries * max(manifest.budgets.values())
+
+
+def statement_id(manifest: RunManifest, task: Task) -> str:
+    """Deterministic: two attempts at one task are the same row."""
+    place = canonical_json([task.kind, task.window, task.layer, task.part])
+    return tagged_digest("statement/1", manifest.digest().encode(), place).hex()
+
+
+def statement_content(
+    manifest: RunManifest, task: Task, relation_digest: str, ids: Mapping[str, str], published: Mapping[str, IntArray]
+) -> bytes:
+    """The canonical bytes that open the task's transcript."""
+    return canonical_json({
+        "version": 1, "manifest": manifest.digest(), "profile": manifest.profile, "kind": task.kind, "window": task.window,
+        "layer": task.layer, "part": task.part, "relation": relation_digest,
+        "commitments": [[role, str(name), ids[str(name)]] for role, name in task.commitments],
+        "published": {name: values.tolist() for name, values in sorted(published.items())},
+    })

@@ -1,0 +1,1 @@
+"""The prover's side of protocol/schedule, file for file."""

@@ -1,0 +1,140 @@
+"""Prover of protocol/schedule/products.py: folds the factors of each claim and runs the batched sumcheck.
+
+A' and B' are tables over the shared axes, each axis padded with zeros to a power of two, so padding weighs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocol.field import I64, U64, Ext
+from protocol.layout import bits_of
+from protocol.relation.graph import OneHot
+from protocol.schedule.products import Instance
+from prover.backend.base import Backend
+
+
+def outer(backend: Backend, weights: Sequence[U64]) -> U64:
+    """⊗ weights flattened, last axis fastest: K (2, Π n)."""
+    field = backend.field
+    total = field.lift(np.ones(1, dtype=np.uint64))
+    for w in weights:
+        n0, n1 = total.shape[1], w.shape[1]
+        grown = field.zeros(2, n0 * n1)
+        backend.add_outer(grown, 0, total, np.ascontiguousarray(w))
+        total = grown
+    return total
+
+
+def fold_factor(backend: Backend, values: I64, axes: str, keep: str, weights: dict[str, U64], scale: dict[str, U64]) -> U64:
+    """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape)."""
+    field = backend.field
+    gone = [x for x in axes if x not in keep]
+    order = [axes.index(x) for x in (*gone, *keep)]
+    sizes = dict(zip(axes, values.shape, strict=True))
+    kept = tuple(sizes[x] for x in keep)
+    moved = np.ascontiguousarray(values.transpose(order))
+    if gone:
+        flat = moved.reshape(1, int(np.prod([sizes[x] for x in gone])), -1)
+        table = backend.fold_axis(flat, outer(backend, [weights[x] for x in gone])).reshape(2, -1)
+        if scale:
+            full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
+            table = backend.kmul(table, outer(backend, full))
+    elif scale:
+        full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
+        table = backend.weight(moved.reshape(-1, kept[-1]), outer(backend, full[:-1]), full[-1])
+    else:
+        table = field.lift(field.embed(moved.reshape(-1)))
+    return table.reshape(2, *kept)
+
+
+def digit_factor(backend: Backend, instance: Instance, low: I64) -> U64:
+    """B'(.., i) = Σ_j w_v(i·base + j)·low(.., j): K (2, batch…, i)."""
+    field, matrix = backend.field, instance.digit_matrix
+    rows = low.reshape(-1, low.shape[-1])
+    if bool(np.all(np.count_nonzero(rows, axis=1) == 1)) and bool(np.all(rows.max(axis=1) == 1)):
+        table = matrix.transpose(0, 2, 1)[:, np.argmax(rows, axis=1), :]
+    else:  # a witness that is not one-hot is still proved as it is
+        table = field.zeros(2, len(rows), matrix.shape[1])
+        for j in range(rows.shape[1]):
+            table = field.add(table, field.kmulf(matrix[:, None, :, j], field.embed(rows[:, j])[:, None]))
+    return table.reshape(2, *low.shape[:-1], matrix.shape[1])
+
+
+def pad_axes(table: U64) -> U64:
+    """Zero-pad every axis to a power of two and flatten: K (2, 2^variables)."""
+    shape = tuple(1 << bits_of(n) for n in table.shape[1:])
+    if shape == table.shape[1:]:
+        return np.ascontiguousarray(table.reshape(2, -1))
+    out = np.zeros((2, *shape), dtype=np.uint64)
+    out[(slice(None), *(slice(n) for n in table.shape[1:]))] = table
+    return out.reshape(2, -1)
+
+
+@dataclass
+class _Running:
+    """One instance in the batch: tables, its coefficient times Π(1 − r), its sum while it waits."""
+
+    a: U64
+    b: U64
+    coef: Ext
+    waiting: int
+    total: Ext
+
+
+class ProductBatchProver:
+    """Implements BatchProver; `claim` prepares an instance before its batch begins."""
+
+    def __init__(self, backend: Backend, values: Sequence[I64]) -> None:
+        self.backend, self.values = backend, values
+        self.prepared: dict[int, tuple[U64, U64, Ext]] = {}
+
+    def claim(self, instance: Instance) -> Ext:
+        a_tensor, b_tensor = instance.factors
+        a, b = self.values[a_tensor.index], self.values[b_tensor.index]
+        op, shared = instance.op, "".join(axis for axis, _ in instance.shared)
+        if isinstance(op, OneHot):
+            scale = {x: instance.by_axis[x] for x in shared[:-1]}
+            left = fold_factor(self.backend, a, shared, shared, {}, scale)
+            right = digit_factor(self.backend, instance, b)
+        else:
+            by_axis = instance.by_axis
+            scale = {x: by_axis[x] for x in shared if x in by_axis}
+            left = fold_factor(self.backend, a, op.a_axes, shared, by_axis, scale)
+            right = fold_factor(self.backend, b, op.b_axes, shared, by_axis, {})
+        tables = pad_axes(left), pad_axes(right)
+        total = self.backend.kdot(*tables)
+        self.prepared[id(instance)] = (*tables, total)
+        return total
+
+    def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
+        variables = max(i.variables for i in instances)
+        self.running = []
+        for instance, coef in zip(instances, coefs, strict=True):
+            a, b, total = self.prepared.pop(id(instance))
+            self.running.append(_Running(a, b, coef, variables - instance.variables, total))
+
+    def round(self) -> tuple[Ext, Ext]:
+        g1 = g2 = self.backend.field.zero
+        for item in self.running:
+            if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2
+                g2 = g2 - item.coef * item.total
+            else:
+                one, two = self.backend.product_round(item.a, item.b)
+                g1, g2 = g1 + item.coef * one, g2 + item.coef * two
+        return g1, g2
+
+    def bind(self, r: Ext) -> None:
+        for item in self.running:
+            if item.waiting:
+                item.waiting -= 1
+                item.coef = item.coef * (1 - r)
+            else:
+                item.a, item.b = self.backend.fold_top(item.a, r), self.backend.fold_top(item.b, r)
+
+    def ends(self) -> list[tuple[Ext, Ext]]:
+        field = self.backend.field
+        return [(Ext.from_array(field, x.a), Ext.from_array(field, x.b)) for x in self.running]
+
+

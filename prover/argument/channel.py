@@ -1,0 +1,33 @@
+"""The proving channel: hides secrets under pads and collects the proof's bytes."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from protocol.channel import Cell, Channel, Transcript, Values
+from protocol.field import U64, Field
+from protocol.schedule.gkr import as_point
+
+
+class ProvingChannel(Channel):
+    """`pad_values` (2, pads) and `tail_values` (2, tails) are the committed one-time pads; each is used once."""
+
+    def __init__(self, field: Field, pad_values: U64, tail_values: U64, transcript: Transcript | None = None) -> None:
+        super().__init__(field, transcript)
+        self.pad_values, self.tail_values = pad_values, tail_values
+        self.proof = bytearray()
+
+    def _message(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
+        data = produce()
+        if len(data) != size:
+            raise RuntimeError(f"{tag}: the prover made {len(data)} bytes, the schedule expects {size}")
+        self.proof += data
+        return data
+
+    def _hide(self, values: Values, cells: Sequence[Cell]) -> bytes:
+        if len(values) != len(cells):
+            raise RuntimeError(f"{len(values)} values for {len(cells)} pads")
+        pool = self.tail_values if cells[0][0] == "tail" else self.pad_values
+        index = [i for _, i in cells]
+        masked = self.field.sub(as_point(list(values)), np.ascontiguousarray(pool[:, index]))
+        return self.field.kto_bytes(masked)

@@ -1,0 +1,186 @@
+"""Prover of protocol/schedule/opening.py: the sumcheck over all committed cells, masked rows, opened columns.
+
+Cost: W is one K element per committed cell; rounds over row variables pair existing rows, absent ones count as zero.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocol.channel import Form
+from protocol.code import Code
+from protocol.field import I64, U64, Ext
+from protocol.relation.graph import WITNESS
+from protocol.schedule.gkr import as_point
+from protocol.schedule.opening import CombinedWeights, Query, tail_code
+from prover.argument.batch import outer
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, physical_starts
+from prover.randomness import SecretStream
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """R1 (2, ℓ + max B), and messages and blinding of P' and R2, all uniform; codewords ride in the witness tree."""
+
+    r1: U64
+    tails: U64
+    tails_rho: U64
+    r2: U64
+    short: Code
+
+    @staticmethod
+    def draw(stream: SecretStream, witness: Code, tails: int, max_blinding: int) -> "Masks":
+        short = tail_code(stream.field, witness, tails)
+        return Masks(
+            stream.elements("mask/r1", 2, witness.ell + max_blinding),
+            stream.elements("tail/message", 2, short.ell),
+            stream.elements("tail/rho", 2, short.blinding),
+            stream.elements("mask/r2", 2, short.length),
+            short,
+        )
+
+    def codewords(self, backend: Backend) -> list[U64]:
+        """R1, P', R2 on D: F (2, n) each."""
+        return [
+            self.short.codeword(self.r1),
+            backend.encode(self.short, self.tails, self.tails_rho),
+            self.short.codeword(self.r2),
+        ]
+
+
+@dataclass
+class _Running:
+    """One commitment in the sumcheck."""
+
+    f: U64
+    w: U64
+    index: I64  # virtual indices of the rows held
+    row_bits: int
+    waiting: int
+    total: Ext
+    coef: Ext
+    row: U64 | None = None  # q_cᵀM_c once all row variables are bound
+
+    def pairs(self) -> tuple[I64, I64, I64]:
+        """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
+        half = 1 << (self.row_bits - 1)
+        merged = np.unique(self.index & (half - 1))
+        place = {v: i for i, v in enumerate(self.index.tolist())}
+        low = np.array([place.get(v, -1) for v in merged.tolist()], dtype=np.int64)
+        high = np.array([place.get(v + half, -1) for v in merged.tolist()], dtype=np.int64)
+        return merged, low, high
+
+
+class OpeningProverImpl:
+    """Implements OpeningProver; `spend` is called once, before positions are drawn."""
+
+    def __init__(
+        self, backend: Backend, roles: Sequence[str], commitments: Sequence[CommitmentData], masks: Masks, spend: Callable[[], None],
+    ) -> None:
+        self.backend, self.roles, self.commitments, self.masks, self.spend = backend, roles, commitments, masks, spend
+        self.point: list[Ext] = []
+
+    def begin(self, weights: CombinedWeights) -> None:
+        field = self.backend.field
+        variables = max(c.layout.variables for c in self.commitments)
+        self.running = []
+        for role, c in zip(self.roles, self.commitments, strict=True):
+            w = self._weights(role, c, weights)
+            rows = np.arange(len(c.rows), dtype=np.int64)
+            # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
+            _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
+            row_bits = c.layout.variables - c.layout.column_bits
+            item = _Running(c.rows, w, c.layout.rows, row_bits, variables - c.layout.variables, total, field.one)
+            self._settle(item)
+            self.running.append(item)
+
+    def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> U64:
+        """W_c on the existing rows, K (2, R, ℓ)."""
+        field, layout = self.backend.field, c.layout
+        flat = field.zeros(2, c.rows.size)
+        by_slot: dict[str, list] = {}  # type: ignore[type-arg]
+        for term in weights.by_role.get(role, []):
+            by_slot.setdefault(term.place[1], []).append(term)
+        for name, terms in by_slot.items():
+            slot = layout.by_name[name]
+            shape = slot.tensor.shape
+            natural = field.zeros(2, int(np.prod(shape, dtype=np.int64)))
+            for term in terms:
+                lead = outer(self.backend, term.weights[:-1])
+                last = term.weights[-1] if term.weights else field.lift(np.ones(1, dtype=np.uint64))
+                self.backend.add_outer(natural, 0, field.kscale(lead, term.coef), np.ascontiguousarray(last))
+            arranged = slot.tensor.arrange(natural.reshape(2, *shape))
+            size = 1 << slot.tensor.block_bits
+            for i, start in enumerate(physical_starts(layout, name).tolist()):
+                flat[:, start : start + size] = arranged[:, i, :]
+        return flat.reshape(2, len(c.rows), layout.code.ell)
+
+    def _settle(self, item: _Running) -> None:
+        """Once no row variable is left the tables become K (2, ℓ)."""
+        if item.row_bits == 0 and item.row is None:
+            field = self.backend.field
+            item.row = field.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0]
+            item.f, item.w = np.ascontiguousarray(item.row), np.ascontiguousarray(item.w[:, 0])
+
+    def round(self) -> tuple[Ext, Ext]:
+        g1 = g2 = self.backend.field.zero
+        for item in self.running:
+            if item.waiting:
+                g2 = g2 - item.coef * item.total
+                continue
+            if item.row_bits:
+                _, low, high = item.pairs()
+                one, two = self.backend.open_round(item.f, item.w, low, high)
+            else:
+                one, two = self.backend.product_round(item.f, item.w)
+            g1, g2 = g1 + item.coef * one, g2 + item.coef * two
+        return g1, g2
+
+    def bind(self, r: Ext) -> None:
+        self.point.append(r)
+        for item in self.running:
+            if item.waiting:
+                item.waiting -= 1
+                item.coef = item.coef * (1 - r)
+            elif item.row_bits:
+                merged, low, high = item.pairs()
+                item.f = self.backend.open_fold(item.f, low, high, r)
+                item.w = self.backend.open_fold(item.w, low, high, r)
+                item.index, item.row_bits = merged, item.row_bits - 1
+                self._settle(item)
+            else:
+                item.f, item.w = self.backend.fold_top(item.f, r), self.backend.fold_top(item.w, r)
+
+    def ends(self) -> list[Ext]:
+        return [Ext.from_array(self.backend.field, item.f) for item in self.running]
+
+    def sigma(self, gammas: list[Ext], tail_form: Form) -> U64:
+        field = self.backend.field
+        witness = self.commitments[self.roles.index(WITNESS)].layout
+        z = self.backend.eq_table(as_point(self.point[len(self.point) - witness.column_bits :]))
+        total = self.backend.kdot(witness.code.message_of(self.masks.r1), z)
+        short = self.masks.short.message_of(self.masks.r2)
+        for (_, index), value in tail_form.terms.items():
+            total = total - value * Ext.from_array(field, short[:, index])
+        self.gammas = gammas
+        return as_point([total])
+
+    def masked_rows(self, rho: Ext) -> tuple[U64, U64]:
+        field = self.backend.field
+        v1 = self.masks.r1.copy()
+        for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
+            layout = c.layout
+            q = layout.row_weights(field, as_point(self.point[len(self.point) - layout.variables :]))
+            rho_row = self.backend.fold_axis(c.rho[None], q).reshape(2, -1)
+            u = layout.code.coefficients(item.row, rho_row)
+            v1[:, : u.shape[1]] = field.add(v1[:, : u.shape[1]], field.kscale(u, rho * gamma))
+        tails = self.masks.short.coefficients(self.masks.tails, self.masks.tails_rho)
+        return v1, field.add(self.masks.r2, field.kscale(tails, rho))
+
+    def before_positions(self) -> None:
+        self.spend()
+
+    def open(self, commitment: int, positions: I64) -> Query:
+        return self.commitments[commitment].query(positions)

@@ -1,0 +1,92 @@
+"""Prove one task: arrays in, proof bytes out. Called by tasks/; knows nothing of stores or orchestration."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from protocol.field import I64, U64, Ext
+from protocol.layout import CommitmentLayout
+from protocol.relation.graph import WITNESS, IntArray
+from protocol.relation.graph import Committed as CommittedOp
+from protocol.schedule.gkr import as_point
+from protocol.schedule.lookups import Fingerprint
+from protocol.schedule.opening import Committed, tail_count
+from protocol.schedule.products import Instance
+from protocol.schedule.task import TaskShape, run_task
+from protocol.schedule.triples import lagrange
+from prover.argument.batch import ProductBatchProver
+from prover.argument.channel import ProvingChannel
+from prover.argument.opening import Masks, OpeningProverImpl
+from prover.argument.tree import FractionTreeProver, count_multiplicities
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, commit
+from prover.randomness import SecretStream
+
+
+class TaskProverImpl:
+    """Implements TaskProver: the witness commitment with pads, products and masks, and the three sub-provers."""
+
+    def __init__(
+        self, backend: Backend, shape: TaskShape, inputs: Sequence[tuple[str, CommitmentData]], layout: CommitmentLayout,
+        values: Sequence[I64], seed: bytes, spend: Callable[[], None],
+    ) -> None:
+        self.backend, self.shape = backend, shape
+        stream = SecretStream(backend.field, seed)
+        self.pads = stream.elements("pads", 2, shape.pads)
+        self.products = self._pad_products()
+        counts = count_multiplicities(shape.plan, values)
+        tensors: dict[str, np.ndarray] = {f"multiplicity/{k}": v for k, v in counts.items()}
+        tensors["pad"] = np.ascontiguousarray(self.pads.T)
+        tensors["product"] = np.ascontiguousarray(self.products.T)
+        for tensor, op in zip(shape.graph.tensors, shape.graph.ops, strict=True):
+            if isinstance(op, CommittedOp) and op.commitment == WITNESS:
+                tensors[op.tensor_name] = values[tensor.index]
+        layouts = [data.layout for _, data in inputs] + [layout]
+        blinding = max(x.code.blinding for x in layouts)
+        masks = Masks.draw(stream, layout.code, tail_count(layouts), blinding)
+        self.tails = masks.tails
+        self.witness = commit(backend, layout, tensors, seed, masks.codewords(backend))
+        self.tree = FractionTreeProver(backend, shape.plan, values, counts)
+        self.batch = ProductBatchProver(backend, values)
+        roles = [role for role, _ in inputs] + [WITNESS]
+        self.opening = OpeningProverImpl(backend, roles, [data for _, data in inputs] + [self.witness], masks, spend)
+
+    def _pad_products(self) -> U64:
+        """Products of pads, and A·B at the further points, as protocol/schedule/triples.py wants them committed."""
+        field, pairs = self.backend.field, self.shape.product_pairs
+        a, b = (np.ascontiguousarray(self.pads[:, [pair[k] for pair in pairs]]) for k in range(2))
+        out = field.zeros(2, self.shape.products)
+        total = len(pairs) - 1
+        out[:, : total + 1] = field.kmul(a, b)
+        for k in range(total + 1, 2 * total + 1):
+            weights = as_point(lagrange(field, total + 1, field.ext(k)))
+            out[:, k] = field.kmul(field.kdot(a, weights)[:, None], field.kdot(b, weights)[:, None])[:, 0]
+        return out
+
+    def witness_root(self) -> bytes:
+        return self.witness.root
+
+    def start_lookups(self, fingerprint: Fingerprint) -> None:
+        self.tree.build(fingerprint)
+
+    def claim(self, instance: Instance) -> Ext:
+        return self.batch.claim(instance)
+
+    def triples(self, tau: Ext) -> U64:
+        field, pairs = self.backend.field, self.shape.product_pairs
+        weights = as_point(lagrange(field, len(pairs), tau))
+        sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), weights) for k in range(2)]
+        return np.stack(sides, axis=1)
+
+
+def prove_task(
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
+    published: Mapping[str, IntArray], layout: CommitmentLayout, queries: int, seed: bytes, spend: Callable[[], None],
+) -> bytes:
+    """The proof of one task. `inputs` are the statement's commitments in order; `values` holds every tensor of the
+    graph; `seed` is fresh per attempt; `spend` persists the opening budget and is called before positions are drawn."""
+    prover = TaskProverImpl(backend, shape, inputs, layout, values, seed, spend)
+    channel = ProvingChannel(backend.field, prover.pads, prover.tails)
+    commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
+    run_task(channel, shape, statement, commitments, layout, published, queries, prover)
+    return bytes(channel.proof)

@@ -1,0 +1,79 @@
+"""The array interface through which the prover computes; one implementation per device, all bit-equal.
+
+Shapes: F arrays u64, canonical; K arrays two planes (2, …) u64; integer tensors i64. Arguments are contiguous or are
+copied; results are new contiguous arrays unless said otherwise. `reference.py` defines every method in NumPy for any
+field, `cpu.py` runs the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
+
+A round method returns a polynomial's values (g(1), g(2)) at X = 1 and X = 2; the top (most significant) variable of a
+table of 2m entries is the choice between its halves [0, m) and [m, 2m).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.code import Code
+from protocol.field import I64, U64, Ext, Field
+
+U8 = npt.NDArray[np.uint8]
+Round = tuple[Ext, Ext]
+
+
+class Backend(Protocol):
+    """What a device must offer."""
+
+    field: Field
+    name: str
+
+    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
+        """F (R, ell) and blinding F (R, B) to codewords F (R, n), as protocol.code.Code.encode."""
+
+    def hash_columns(self, codeword: U64, salts: U8) -> U8:
+        """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
+
+    def merkle_levels(self, leaves: U8) -> list[U8]:
+        """All tree levels from leaves (n, 32), root (1, 32) last."""
+
+    def fold_axis(self, x: I64 | U64, w: U64) -> U64:
+        """Σ_i w_i·x[…, i, …]: x i64 or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
+
+    def weight(self, x: I64, u: U64, v: U64) -> U64:
+        """x_ij·u_i·v_j: i64 (n0, n1), K(2, n0), K(2, n1) to K(2, n0·n1)."""
+
+    def kmul(self, a: U64, b: U64) -> U64:
+        """Elementwise product over K."""
+
+    def kdot(self, a: U64, b: U64) -> Ext:
+        """Σ a_i·b_i over K(2, N)."""
+
+    def eq_table(self, point: U64) -> U64:
+        """eq(point, ·): K(2, m) to K(2, 2^m), first variable most significant."""
+
+    def product_round(self, a: U64, b: U64) -> Round:
+        """Σ_x A(X, x)·B(X, x) for K(2, 2m) tables."""
+
+    def fold_top(self, a: U64, r: Ext) -> U64:
+        """Fix the top variable to r: K(2, 2m) to K(2, m)."""
+
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
+        """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N)."""
+
+    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
+        """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, K(2, 2m) to K(2, m)."""
+
+    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
+        """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x); tables K(2, 2h), eq K(2, h)."""
+
+    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
+        """In place dst[:, offset + i·n1 + j] += u_i·v_j over K."""
+
+    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
+        """Σ over row pairs (lo[i], hi[i]) and columns of F(X, …)·W(X, …); f F (R, ell) or K (2, R, ell), w K (2, R, ell);
+        row index -1 stands for a row of zeros (in f and in w)."""
+
+    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
+        """Fold row pairs: f[lo] + r·(f[hi] - f[lo]), F (R, ell) or K (2, R, ell) to K (2, R', ell)."""

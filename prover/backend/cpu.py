@@ -1,0 +1,237 @@
+"""The CPU backend: base.py's methods on the compiled kernels (prover/kernels), Goldilocks only, bit-equal to reference.py.
+
+A kernel takes a struct of 8-byte words (here a ctypes array), then the two extents of its index space. A K array goes in
+as the addresses of its two planes, so slices along the last axis are used in place. Threads: VERILORA_THREADS, else all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import merkle
+from protocol.code import Code
+from protocol.field import GOLDILOCKS, I64, U64, Ext
+from prover.backend.base import U8, Round
+from prover.backend.plan import Plan, make_plan
+from prover.kernels import build
+
+AnyArray = npt.NDArray[Any]
+
+
+class CpuBackend:
+    """Backend over Goldilocks; `level` picks a library other than this machine's (tests)."""
+
+    name = "cpu"
+
+    def __init__(self, level: str | None = None) -> None:
+        self.field = GOLDILOCKS
+        self._library = build.library(level)
+        self._plans: dict[Code, Plan] = {}
+
+    # ---- commitment ----------------------------------------------------------------------------------------------
+
+    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
+        plan = self._plans.get(code)
+        if plan is None:
+            plan = self._plans[code] = make_plan(code)
+        messages, rho = _words(messages), _words(rho)
+        rows = _shape(messages, (-1, code.ell))[0]
+        _shape(rho, (rows, code.blinding))
+        out = np.empty((rows, code.n), dtype=np.uint64)
+        tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.slots)
+        words = [x.ctypes.data for x in (messages, rho, out, *tables)]
+        self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
+        return out
+
+    def hash_columns(self, codeword: U64, salts: U8) -> U8:
+        codeword, salts = _words(codeword), np.ascontiguousarray(salts, dtype=np.uint8)
+        rows, n = codeword.shape
+        _shape(salts, (n, merkle.DIGEST_BYTES))
+        tag = np.frombuffer(merkle.LEAF_TAG, dtype=np.uint8)
+        out = np.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8)
+        self._call("vl_hash_columns", 1, n, *(x.ctypes.data for x in (codeword, salts, tag, out)), rows, n)
+        return out
+
+    def merkle_levels(self, leaves: U8) -> list[U8]:
+        tag = np.frombuffer(merkle.NODE_TAG, dtype=np.uint8)
+        levels = [np.ascontiguousarray(leaves, dtype=np.uint8)]
+        if leaves.shape[0] & (leaves.shape[0] - 1) or not len(leaves):
+            raise ValueError(f"{leaves.shape[0]} leaves are not a power of two")
+        while levels[-1].shape[0] > 1:
+            out = np.empty((levels[-1].shape[0] // 2, merkle.DIGEST_BYTES), dtype=np.uint8)
+            self._call("vl_hash_pairs", 1, out.shape[0], *(x.ctypes.data for x in (levels[-1], tag, out)))
+            levels.append(out)
+        return levels
+
+    # ---- folds and products --------------------------------------------------------------------------------------
+
+    def fold_axis(self, x: I64 | U64, w: U64) -> U64:
+        kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
+        x = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
+        outer, n, inner = x.shape[-3:]
+        w = _planes(w, n)
+        second = x[1].ctypes.data if kind == "k" else 0
+        out = np.empty((2, outer, inner), dtype=np.uint64)
+        words = (x.ctypes.data, second, *_at(w), *_at(out), n)
+        if inner == 1:
+            self._call(f"vl_fold_last_{kind}", outer, 1, *words)
+        else:
+            self._call(f"vl_fold_axis_{kind}", outer, inner, *words, inner)
+        return out
+
+    def weight(self, x: I64, u: U64, v: U64) -> U64:
+        x = np.ascontiguousarray(x, dtype=np.int64)
+        n0, n1 = x.shape
+        u, v = _planes(u, n0), _planes(v, n1)
+        out = np.empty((2, n0 * n1), dtype=np.uint64)
+        self._call("vl_weight", n0, n1, x.ctypes.data, *_at(u), *_at(v), *_at(out), n1)
+        return out
+
+    def kmul(self, a: U64, b: U64) -> U64:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = (_words(np.broadcast_to(x, shape)).reshape(2, -1) for x in (a, b))
+        out = np.empty_like(a)
+        self._call("vl_kmul", 1, a.shape[1], *_at(a), *_at(b), *_at(out))
+        return out.reshape(shape)
+
+    def kdot(self, a: U64, b: U64) -> Ext:
+        a = _planes(a)
+        b = _planes(b, a.shape[1])
+        return self._sum("vl_kdot", 1, 1, a.shape[1], (*_at(a), *_at(b)))[0]
+
+    def eq_table(self, point: U64) -> U64:
+        m = point.shape[1]
+        out = np.empty((2, 1 << m), dtype=np.uint64)
+        out[:, 0] = (1, 0)
+        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
+            self._call("vl_eq_step", 1, 1 << k, *_at(out), 1 << k, r0, r1)
+        return out
+
+    def product_round(self, a: U64, b: U64) -> Round:
+        a = _planes(a)
+        b = _planes(b, a.shape[1])
+        g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*_halves(a), *_halves(b)))
+        return g[0], g[1]
+
+    def fold_top(self, a: U64, r: Ext) -> U64:
+        a = _planes(a)
+        out = np.empty((2, a.shape[1] // 2), dtype=np.uint64)
+        self._call("vl_fold_top", 1, out.shape[1], *_halves(a), *_at(out), r.c0, r.c1)
+        return out
+
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
+        held = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
+        size = held[0].size if held else 0
+        for column in held:
+            _shape(column, (size,))
+        addresses = np.array([c.ctypes.data for c in held], dtype=np.uint64)
+        scalars = np.array([[c.c0 for c in coefs], [c.c1 for c in coefs]], dtype=np.uint64)
+        out = np.empty((2, size), dtype=np.uint64)
+        words = (addresses.ctypes.data, *_at(scalars), *_at(out), len(held), const.c0, const.c1)
+        self._call("vl_lincomb_ints", 1, size, *words)
+        return out
+
+    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
+        u, v = _planes(u), _planes(v)
+        end = offset + u.shape[1] * v.shape[1]
+        if dst.dtype != np.uint64 or dst.strides[-1] != 8 or not 0 <= offset <= end <= dst.shape[1]:
+            raise ValueError(f"add_outer: cells {offset} to {end} of {dst.shape} {dst.dtype}")
+        self._call("vl_add_outer", u.shape[1], v.shape[1], *_at(dst[:, offset:end]), *_at(u), *_at(v), v.shape[1])
+
+    # ---- the tree of fractions -----------------------------------------------------------------------------------
+
+    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
+        p = _planes(p)
+        q = _planes(q, p.shape[1])
+        p_out, q_out = (np.empty((2, p.shape[1] // 2), dtype=np.uint64) for _ in range(2))
+        self._call("vl_fraction_layer", 1, p_out.shape[1], *_halves(p), *_halves(q), *_at(p_out), *_at(q_out))
+        return p_out, q_out
+
+    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
+        half = eq.shape[1]
+        tables = [_planes(t, 2 * half) for t in (p0, p1, q0, q1)]
+        eq = _planes(eq)
+        words = [address for t in (*tables, eq) for address in _at(t)]
+        g = self._sum("vl_fraction_round", 2, 1, half, words, half, lam.c0, lam.c1)
+        return g[0], g[1]
+
+    # ---- opening -------------------------------------------------------------------------------------------------
+
+    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
+        kind, f, f_words = _rows(f)
+        w = _words(w)
+        _shape(w, (2, *f.shape[-2:]))
+        lo, hi = _indices(lo, hi, f.shape[-2])
+        ends = (lo.ctypes.data, hi.ctypes.data)
+        g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *_at(w), *ends), f.shape[-1])
+        return g[0], g[1]
+
+    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
+        kind, f, f_words = _rows(f)
+        lo, hi = _indices(lo, hi, f.shape[-2])
+        ell = f.shape[-1]
+        out = np.empty((2, lo.size, ell), dtype=np.uint64)
+        words = (*f_words, lo.ctypes.data, hi.ctypes.data, *_at(out), ell, r.c0, r.c1)
+        self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
+        return out
+
+    # ---- calls ---------------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
+        if n0 and n1:
+            body = (ctypes.c_uint64 * len(words))(*words)
+            getattr(self._library, name)(body, ctypes.c_uint64(n0), ctypes.c_uint64(n1))
+
+    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
+        """Kernels with sums over K: the result's address follows the array addresses."""
+        out = np.zeros((sums, 2), dtype=np.uint64)
+        self._call(name, n0, n1, *words, out.ctypes.data, *tail)
+        return [Ext.from_array(self.field, value) for value in out]
+
+
+def _words(a: U64) -> U64:
+    return np.ascontiguousarray(a, dtype=np.uint64)
+
+
+def _shape(a: AnyArray, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Kernels trust their extents, so every array is checked here; -1 stands for any."""
+    if a.ndim != len(wanted) or any(w not in (-1, d) for w, d in zip(wanted, a.shape, strict=True)):
+        raise ValueError(f"array of shape {a.shape} where {wanted} is needed")
+    return a.shape
+
+
+def _planes(a: U64, size: int = -1) -> U64:
+    """A K array (2, size) whose planes are contiguous, the array itself where possible."""
+    _shape(a, (2, size))
+    return a if a.dtype == np.uint64 and a.strides[-1] == 8 else _words(a)
+
+
+def _at(a: AnyArray) -> tuple[int, int]:
+    return a.ctypes.data, a.ctypes.data + a.strides[0]
+
+
+def _halves(a: U64) -> tuple[int, int, int, int]:
+    """Plane addresses of the low and of the high half."""
+    if a.shape[1] % 2:
+        raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+    first, second = _at(a)
+    middle = a.shape[1] // 2 * 8
+    return first, second, first + middle, second + middle
+
+
+def _rows(f: U64) -> tuple[str, U64, tuple[int, int]]:
+    """Kind, contiguous array and addresses of rows of F (R, ell) or K (2, R, ell)."""
+    f = _words(f)
+    return ("f", f, (f.ctypes.data, 0)) if f.ndim == 2 else ("k", f, _at(f))
+
+
+def _indices(lo: I64, hi: I64, rows: int) -> tuple[I64, I64]:
+    lo, hi = (np.ascontiguousarray(x, dtype=np.int64) for x in (lo, hi))
+    if lo.shape != hi.shape or any(x.size and not -1 <= int(x.min()) <= int(x.max()) < rows for x in (lo, hi)):
+        raise ValueError(f"row indices outside -1 … {rows - 1}")
+    return lo, hi

@@ -1,0 +1,129 @@
+"""The NumPy definition of every backend method, for any field (see base.py for shapes); slow, plain, the yardstick.
+
+Tests over toy fields run on it, and every other backend must return the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protocol import merkle
+from protocol.code import Code
+from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
+from prover.backend.base import U8, Round
+
+
+class ReferenceBackend:
+    """Backend over `field` in NumPy."""
+
+    name = "reference"
+
+    def __init__(self, field: Field = GOLDILOCKS) -> None:
+        self.field = field
+
+    # ---- commitment ----------------------------------------------------------------------------------------------
+
+    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
+        return code.encode(messages, rho)
+
+    def hash_columns(self, codeword: U64, salts: U8) -> U8:
+        columns = np.ascontiguousarray(codeword.T).astype(">u8")
+        digests = [merkle.leaf_digest(s.tobytes(), c.tobytes()) for s, c in zip(salts, columns, strict=True)]
+        return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, merkle.DIGEST_BYTES)
+
+    def merkle_levels(self, leaves: U8) -> list[U8]:
+        return merkle.levels_from_leaves(leaves)
+
+    # ---- folds and products --------------------------------------------------------------------------------------
+
+    def fold_axis(self, x: I64 | U64, w: U64) -> U64:
+        f = self.field
+        weights = w[:, None, :, None]
+        if x.ndim == 4:
+            terms = f.kmul(x.astype(np.uint64, copy=False), weights)
+        else:
+            terms = f.kmulf(weights, self._to_field(x))
+        return f.sum(np.moveaxis(terms, 2, -1))
+
+    def weight(self, x: I64, u: U64, v: U64) -> U64:
+        f = self.field
+        return f.kmulf(f.kmul(u[:, :, None], v[:, None, :]), f.embed(x)).reshape(2, -1)
+
+    def kmul(self, a: U64, b: U64) -> U64:
+        return self.field.kmul(a, b)
+
+    def kdot(self, a: U64, b: U64) -> Ext:
+        return Ext.from_array(self.field, self.field.kdot(a, b))
+
+    def eq_table(self, point: U64) -> U64:
+        return self.field.eq_table(point)
+
+    def product_round(self, a: U64, b: U64) -> Round:
+        (a1, a2), (b1, b2) = self._at_one_two(*_halves(a)), self._at_one_two(*_halves(b))
+        return self.kdot(a1, b1), self.kdot(a2, b2)
+
+    def fold_top(self, a: U64, r: Ext) -> U64:
+        return self.field.fold_top(a, r)
+
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
+        f = self.field
+        out = np.repeat(const.array()[:, None], len(columns[0]) if columns else 0, axis=1)
+        for column, coef in zip(columns, coefs, strict=True):
+            out = f.add(out, f.kmulf(coef.array()[:, None], f.embed(column)))
+        return out
+
+    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
+        f = self.field
+        block = f.kmul(u[:, :, None], v[:, None, :]).reshape(2, -1)
+        end = offset + block.shape[1]
+        dst[:, offset:end] = f.add(dst[:, offset:end], block)
+
+    # ---- the tree of fractions -----------------------------------------------------------------------------------
+
+    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
+        f = self.field
+        (p0, p1), (q0, q1) = _halves(p), _halves(q)
+        return f.add(f.kmul(p0, q1), f.kmul(p1, q0)), f.kmul(q0, q1)
+
+    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
+        f = self.field
+        values = [self._at_one_two(*_halves(t)) for t in (p0, p1, q0, q1)]
+        out = []
+        for a, b, c, d in zip(*values, strict=True):  # p0, p1, q0, q1 at X = 1, then at X = 2
+            cross = f.add(f.kmul(a, d), f.kmul(b, c))
+            out.append(self.kdot(eq, f.add(f.kscale(cross, lam), f.kmul(c, d))))
+        return out[0], out[1]
+
+    # ---- opening -------------------------------------------------------------------------------------------------
+
+    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
+        f1, f2 = self._at_one_two(self._rows(f, lo), self._rows(f, hi))
+        w1, w2 = self._at_one_two(self._rows(w, lo), self._rows(w, hi))
+        return self.kdot(f1.reshape(2, -1), w1.reshape(2, -1)), self.kdot(f2.reshape(2, -1), w2.reshape(2, -1))
+
+    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
+        low, high = self._rows(f, lo), self._rows(f, hi)
+        return self.field.add(low, self.field.kscale(self.field.sub(high, low), r))
+
+    # ---- helpers -------------------------------------------------------------------------------------------------
+
+    def _to_field(self, x: I64 | U64) -> U64:
+        return x if x.dtype == np.uint64 else self.field.embed(x.astype(np.int64, copy=False))  # type: ignore[return-value]
+
+    def _at_one_two(self, low: U64, high: U64) -> tuple[U64, U64]:
+        """Values of low + X·(high - low) at X = 1 and X = 2."""
+        return high, self.field.add(high, self.field.sub(high, low))
+
+    def _rows(self, f: U64, index: I64) -> U64:
+        """Rows of F (R, ell) or K (2, R, ell) as K, zero where the index is -1."""
+        table = self.field.lift(f) if f.ndim == 2 else f
+        rows = table[:, index]
+        rows[:, index < 0] = 0
+        return rows
+
+
+def _halves(a: U64) -> tuple[U64, U64]:
+    half = a.shape[1] // 2
+    return a[:, :half], a[:, half:]

@@ -1,0 +1,1 @@
+"""Commitments: place tensors in rows, encode, hash, open."""

@@ -1,0 +1,1 @@
+"""Exact integer training: evaluates the relation's graphs, step by step."""

@@ -1,0 +1,1 @@
+"""Real files in, real files out: Hugging Face model folders, JSONL data sets, PEFT adapters, `verilora init`."""

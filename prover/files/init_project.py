@@ -1,0 +1,83 @@
+"""What `verilora init DIR` writes: a commented run.yaml, the tiny LLaMA folder and the small data set.
+
+The three lie side by side and run.yaml refers to them relatively, so `verilora run run.yaml` works inside DIR at once.
+Existing files are never replaced: all names are checked first, and each file is created exclusively. Called by cli.py.
+"""
+
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+RUN_YAML = """\
+# An audited LoRA fine-tune. Start it with: verilora run run.yaml
+# Paths are relative to this file. `verilora estimate run.yaml` shows what it will cost.
+
+# A Hugging Face LLaMA folder: config.json, safetensors (one file or shards), tokenizer.json.
+base_model: tiny-llama
+
+# JSON Lines, one example per line: {"text": "..."}
+dataset: haiku.jsonl
+
+lora:
+  r: 8                       # rank of lora_A and lora_B
+  lora_alpha: 16             # the update is scaled by lora_alpha / r
+  target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+
+training:
+  optimizer: sgd
+  momentum: 0.9              # 0 is plain SGD
+  learning_rate: 0.05        # for the gradient of the mean token loss of a batch
+  epochs: 1
+  batch_size: 4
+  sequence_length: 64        # longer examples are refused, shorter ones padded
+  seed: 7                    # public: data order and the initial lora_A follow from it
+  window_steps: 4            # consecutive steps that are proved together
+  max_steps: 8               # stop after so many steps; remove the line to train all epochs
+
+audit:
+  base_model: private        # private: verifiers learn the shapes of the base weights only
+  publish_loss: true         # the proved loss of every step goes into the ledger
+  soundness_bits: 100        # refuse to prove with less
+
+storage:
+  ledger: sqlite:///var/ledger.db   # append-only audit ledger
+  objects: file:var/objects         # proofs and other public bytes, by SHA-256
+  private: file:var/private         # adapter snapshots, witnesses, seeds: keep this secret
+"""
+
+
+class InitError(Exception):
+    """The folder already holds one of the files, or cannot be written; nothing was replaced."""
+
+
+def init_project(directory: Path) -> list[Path]:
+    """Writes the project into `directory` (made if absent) and returns the files written, run.yaml first."""
+    directory = Path(directory)
+    contents = {Path("run.yaml"): RUN_YAML.encode()}
+    examples = resources.files("examples")
+    contents[Path("haiku.jsonl")] = _read(examples / "haiku.jsonl")
+    for name in MODEL_FILES:
+        contents[Path("tiny-llama") / name] = _read(examples / "tiny-llama" / name)
+    present = [str(name) for name in contents if (directory / name).exists()]
+    if present:
+        raise InitError(f"{directory} already holds {', '.join(present)}. Choose another folder; nothing was written.")
+    written = []
+    for path, content in contents.items():
+        target = directory / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(content)
+        except OSError as error:
+            raise InitError(f"{target} cannot be written: {error.strerror}. Nothing was replaced.") from error
+        written.append(target)
+    return written
+
+
+def _read(source: Traversable) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InitError(f"the installation lacks examples/{source.name}. Install the project again.") from error

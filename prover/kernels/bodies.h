@@ -1,0 +1,283 @@
+// Per-index bodies of the prover's array operations; prover/backend/base.py says what each computes.
+//
+// Names of planes: a0, a1 are the two planes of the K array a. Tables are split at their top variable: entry j of the low
+// half and entry j of the high half are passed as separate plane pointers, so a half of a larger array needs no copy.
+#pragma once
+#include "field.h"
+
+template <class V>
+struct Pair {  // the values of low + X·(high - low) at X = 1 and X = 2
+    K<V> one, two;
+};
+template <class V>
+VL_FN Pair<V> at_one_two(K<V> low, K<V> high) {
+    return Pair<V>{high, kadd(high, ksub(high, low))};
+}
+
+struct KMul {  // out = a·b
+    const u64 *a0, *a1, *b0, *b1;
+    u64 *out0, *out1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        kstore(out0, out1, j, kmul(kload<V>(a0, a1, j), kload<V>(b0, b1, j)));
+    }
+};
+
+struct KDot {  // Σ a·b
+    enum { SUMS = 1 };
+    const u64 *a0, *a1, *b0, *b1;
+    u64* out;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
+        sums[0].mac(kload<V>(a0, a1, j), kload<V>(b0, b1, j));
+    }
+};
+
+struct EqStep {  // one more variable on top of a table of n1 entries: t becomes (t - r·t, r·t)
+    u64 *t0, *t1;
+    u64 size, r0, r1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        K<V> t = kload<V>(t0, t1, j), ones = kmul(t, kspread<V>(r0, r1));
+        kstore(t0, t1, j, ksub(t, ones));
+        kstore(t0, t1, j + size, ones);
+    }
+};
+
+struct FoldTop {  // out = low + r·(high - low)
+    const u64 *low0, *low1, *high0, *high1;
+    u64 *out0, *out1;
+    u64 r0, r1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        K<V> low = kload<V>(low0, low1, j), high = kload<V>(high0, high1, j);
+        kstore(out0, out1, j, kadd(low, kmul(ksub(high, low), kspread<V>(r0, r1))));
+    }
+};
+
+struct ProductRound {  // Σ A·B at X = 1, 2
+    enum { SUMS = 2 };
+    const u64 *al0, *al1, *ah0, *ah1, *bl0, *bl1, *bh0, *bh1;
+    u64* out;
+    VL_FN u64 cost() const { return 6; }
+    template <class V>
+    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
+        Pair<V> a = at_one_two(kload<V>(al0, al1, j), kload<V>(ah0, ah1, j));
+        Pair<V> b = at_one_two(kload<V>(bl0, bl1, j), kload<V>(bh0, bh1, j));
+        sums[0].mac(a.one, b.one);
+        sums[1].mac(a.two, b.two);
+    }
+};
+
+struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1)
+    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11;
+    u64 *p_out0, *p_out1, *q_out0, *q_out1;
+    VL_FN u64 cost() const { return 9; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        K<V> p0 = kload<V>(p00, p01, j), p1 = kload<V>(p10, p11, j);
+        K<V> q0 = kload<V>(q00, q01, j), q1 = kload<V>(q10, q11, j);
+        kstore(p_out0, p_out1, j, kadd(kmul(p0, q1), kmul(p1, q0)));
+        kstore(q_out0, q_out1, j, kmul(q0, q1));
+    }
+};
+
+struct FractionRound {  // Σ eq·(λ(p0 q1 + p1 q0) + q0 q1) at X = 1, 2; planes of the four tables, high half at +h
+    enum { SUMS = 2 };
+    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11, *eq0, *eq1;
+    u64* out;
+    u64 h, lam0, lam1;
+    VL_FN u64 cost() const { return 30; }
+    template <class V>
+    VL_FN K<V> term(K<V> p0, K<V> p1, K<V> q0, K<V> q1) const {
+        // λ(p0 q1 + p1 q0) + q0 q1 = q1·(λ p0 + q0) + λ p1·q0, and λ = 1 (tables scaled beforehand) saves two products
+        if (lam0 != 1 || lam1 != 0) {
+            K<V> lam = kspread<V>(lam0, lam1);
+            p0 = kmul(lam, p0);
+            p1 = kmul(lam, p1);
+        }
+        return kadd(kmul(q1, kadd(p0, q0)), kmul(p1, q0));
+    }
+    template <class V>
+    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
+        K<V> eq = kload<V>(eq0, eq1, j);
+        Pair<V> p0 = at_one_two(kload<V>(p00, p01, j), kload<V>(p00, p01, j + h));
+        Pair<V> p1 = at_one_two(kload<V>(p10, p11, j), kload<V>(p10, p11, j + h));
+        Pair<V> q0 = at_one_two(kload<V>(q00, q01, j), kload<V>(q00, q01, j + h));
+        Pair<V> q1 = at_one_two(kload<V>(q10, q11, j), kload<V>(q10, q11, j + h));
+        sums[0].mac(eq, term(p0.one, p1.one, q0.one, q1.one));
+        sums[1].mac(eq, term(p0.two, p1.two, q0.two, q1.two));
+    }
+};
+
+template <int KIND, class V>
+struct Element;  // what fold_axis sums: 0 signed integers, 1 F, 2 K
+template <class V>
+struct Element<0, V> {
+    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64*, u64 i) {
+        sum.macf(w, load_int<V>((const i64*)x0 + i));
+    }
+};
+template <class V>
+struct Element<1, V> {
+    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64*, u64 i) { sum.macf(w, load<V>(x0 + i)); }
+};
+template <class V>
+struct Element<2, V> {
+    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64* x1, u64 i) { sum.mac(w, kload<V>(x0, x1, i)); }
+};
+
+template <int KIND>
+struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
+    const u64 *x0, *x1, *w0, *w1;
+    u64 *out0, *out1;
+    u64 n, inner;
+    VL_FN u64 cost() const { return 2 * n; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        KAcc<V> sum;
+        sum.clear();
+        u64 at = i * n * inner + j;
+        for (u64 k = 0; k < n; ++k, at += inner) Element<KIND, V>::mac(sum, kspread<V>(w0[k], w1[k]), x0, x1, at);
+        kstore(out0, out1, i * inner + j, kvalue(sum));
+    }
+};
+
+template <int KIND>
+struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
+    const u64 *x0, *x1, *w0, *w1;
+    u64 *out0, *out1;
+    u64 n;
+    VL_FN u64 cost() const { return 2 * n; }
+    template <class V>
+    VL_FN void at(u64 i, u64) const {
+        KAcc<u64> sum;
+        sum.clear();
+        u64 k = 0, at = i * n;
+#ifdef VL_WIDE
+        KAcc<VL_WIDE> wide;
+        wide.clear();
+        for (; k + 8 <= n; k += 8) Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
+        if (k) drain(wide, sum);
+#endif
+        for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);
+        kstore(out0, out1, i, kvalue(sum));
+    }
+};
+
+struct Weight {  // index (i, j): x_ij·u_i·v_j
+    const i64* x;
+    const u64 *u0, *u1, *v0, *v1;
+    u64 *out0, *out1;
+    u64 n1;
+    VL_FN u64 cost() const { return 5; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
+        kstore(out0, out1, i * n1 + j, kmulf(uv, load_int<V>(x + i * n1 + j)));
+    }
+};
+
+struct AddOuter {  // index (i, j): dst[i·n1 + j] += u_i·v_j
+    u64 *dst0, *dst1;
+    const u64 *u0, *u1, *v0, *v1;
+    u64 n1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
+        u64 at = i * n1 + j;
+        kstore(dst0, dst1, at, kadd(kload<V>(dst0, dst1, at), uv));
+    }
+};
+
+struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
+    const i64* const* columns;
+    const u64 *coefs0, *coefs1;
+    u64 *out0, *out1;
+    u64 count, const0, const1;
+    VL_FN u64 cost() const { return 2 * count; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        KAcc<V> sum;
+        sum.clear();
+        for (u64 k = 0; k < count; ++k) sum.macf(kspread<V>(coefs0[k], coefs1[k]), load_int<V>(columns[k] + j));
+        kstore(out0, out1, j, kadd(kvalue(sum), kspread<V>(const0, const1)));
+    }
+};
+
+template <int KIND>
+struct Rows {  // rows of F (1) or K (2), zero where the index is -1
+    template <class V>
+    static VL_FN K<V> get(const u64* x0, const u64* x1, i64 row, u64 ell, u64 j) {
+        if (row < 0) return kspread<V>(0, 0);
+        u64 at = (u64)row * ell + j;
+        return K<V>{load<V>(x0 + at), KIND == 2 ? load<V>(x1 + at) : spread<V>(0)};
+    }
+};
+
+template <int KIND>
+struct OpenRound {  // index (row pair, column): Σ f·w at X = 1, 2
+    enum { SUMS = 2 };
+    const u64 *f0, *f1, *w0, *w1;
+    const i64 *lo, *hi;
+    u64* out;
+    u64 ell;
+    VL_FN u64 cost() const { return 6; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
+        if (lo[i] < 0 && hi[i] < 0) return;
+        Pair<V> w = at_one_two(Rows<2>::get<V>(w0, w1, lo[i], ell, j), Rows<2>::get<V>(w0, w1, hi[i], ell, j));
+        Pair<V> f = at_one_two(Rows<KIND>::template get<V>(f0, f1, lo[i], ell, j),
+                               Rows<KIND>::template get<V>(f0, f1, hi[i], ell, j));
+        if (KIND == 1) {
+            sums[0].macf(w.one, f.one.a);
+            sums[1].macf(w.two, f.two.a);
+        } else {
+            sums[0].mac(w.one, f.one);
+            sums[1].mac(w.two, f.two);
+        }
+    }
+};
+
+template <int KIND>
+struct OpenFold {  // index (row pair, column): low + r·(high - low)
+    const u64 *f0, *f1;
+    const i64 *lo, *hi;
+    u64 *out0, *out1;
+    u64 ell, r0, r1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        K<V> low = Rows<KIND>::template get<V>(f0, f1, lo[i], ell, j);
+        K<V> high = Rows<KIND>::template get<V>(f0, f1, hi[i], ell, j);
+        K<V> r = kspread<V>(r0, r1), d = ksub(high, low);
+        K<V> turned = KIND == 1 ? kmulf(r, d.a) : kmul(r, d);
+        kstore(out0, out1, i * ell + j, kadd(low, turned));
+    }
+};
+
+VL_MAP(vl_kmul, KMul)
+VL_SUM(vl_kdot, KDot)
+VL_MAP(vl_eq_step, EqStep)
+VL_MAP(vl_fold_top, FoldTop)
+VL_SUM(vl_product_round, ProductRound)
+VL_MAP(vl_fraction_layer, FractionLayer)
+VL_SUM(vl_fraction_round, FractionRound)
+VL_MAP(vl_fold_axis_int, FoldAxis<0>)
+VL_MAP(vl_fold_axis_f, FoldAxis<1>)
+VL_MAP(vl_fold_axis_k, FoldAxis<2>)
+VL_MAP(vl_fold_last_int, FoldLast<0>)
+VL_MAP(vl_fold_last_f, FoldLast<1>)
+VL_MAP(vl_fold_last_k, FoldLast<2>)
+VL_MAP(vl_weight, Weight)
+VL_MAP(vl_add_outer, AddOuter)
+VL_MAP(vl_lincomb_ints, Lincomb)
+VL_SUM(vl_open_round_f, OpenRound<1>)
+VL_SUM(vl_open_round_k, OpenRound<2>)
+VL_MAP(vl_open_fold_f, OpenFold<1>)
+VL_MAP(vl_open_fold_k, OpenFold<2>)

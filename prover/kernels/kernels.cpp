@@ -1,0 +1,49 @@
+// The one translation unit: a C++17 compiler makes the CPU library (prover/kernels/build.py), NVRTC the CUDA module.
+#include "field.h"
+#include "launch.h"
+
+#include "bodies.h"
+#include "ntt.h"
+#include "sha256.h"
+
+#ifdef VL_CUDA
+VL_MAP(vl_hash_columns, HashColumn)
+VL_MAP(vl_hash_pairs, HashPair)
+#else
+#include "shani.h"
+
+VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
+#ifdef VL_SHANI
+    if (has_sha() && n % 2 == 0) {
+        const u64 strip = n < SHA_STRIP ? n : SHA_STRIP;
+        const HashColumn h = *given;
+        parallel((n + strip - 1) / strip, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
+            for (u64 k = lo; k < hi; ++k) hash_strip(h, k * strip, n - k * strip < strip ? n - k * strip : strip);
+        });
+        return;
+    }
+#endif
+    run_map(*given, n0, n);
+}
+
+VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
+#ifdef VL_SHANI
+    if (has_sha() && n % 2 == 0) {
+        const HashPair h = *given;
+        parallel(n / 2, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
+            for (u64 k = lo; k < hi; ++k) hash_two_pairs(h, 2 * k);
+        });
+        return;
+    }
+#endif
+    run_map(*given, n0, n);
+}
+
+VL_EXPORT u64 vl_lanes() {
+#ifdef VL_WIDE
+    return Lanes<VL_WIDE>::count;
+#else
+    return 1;
+#endif
+}
+#endif

@@ -1,0 +1,137 @@
+// How one per-index body becomes a kernel: a grid-stride loop on CUDA, or loops over 8 lanes and 1 lane on CPU threads.
+//
+// A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
+//   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
+// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
+// values go to the body's `out` (two words each; on CUDA per block: out[2·SUMS·block …], added up by the caller).
+// Callers pass the struct as an array of words (CPU) or by value (CUDA).
+#pragma once
+#include "field.h"
+
+#ifdef VL_CUDA
+#define VL_THREADS 256
+
+#define VL_MAP(NAME, BODY)                                                                     \
+    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) {                               \
+        for (u64 x = blockIdx.x * (u64)blockDim.x + threadIdx.x; x < n0 * n1;                  \
+             x += (u64)gridDim.x * blockDim.x)                                                 \
+            body.template at<u64>(x / n1, x % n1);                                             \
+    }
+
+#define VL_SUM(NAME, BODY)                                                                     \
+    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) {                               \
+        __shared__ u64 part[VL_THREADS];                                                       \
+        KAcc<u64> sums[BODY::SUMS];                                                            \
+        for (int s = 0; s < BODY::SUMS; ++s) sums[s].clear();                                  \
+        for (u64 x = blockIdx.x * (u64)blockDim.x + threadIdx.x; x < n0 * n1;                  \
+             x += (u64)gridDim.x * blockDim.x)                                                 \
+            body.template at<u64>(x / n1, x % n1, sums);                                       \
+        for (int w = 0; w < 2 * BODY::SUMS; ++w) {                                             \
+            K<u64> value = kvalue(sums[w / 2]);                                                \
+            part[threadIdx.x] = w % 2 ? value.b : value.a;                                     \
+            for (u32 half = blockDim.x / 2; half; half /= 2) {                                 \
+                __syncthreads();                                                               \
+                if (threadIdx.x < half)                                                        \
+                    part[threadIdx.x] = gadd(part[threadIdx.x], part[threadIdx.x + half]);     \
+            }                                                                                  \
+            if (threadIdx.x == 0) body.out[blockIdx.x * 2 * BODY::SUMS + w] = part[0];         \
+            __syncthreads();                                                                   \
+        }                                                                                      \
+    }
+
+#else
+#include <cstdlib>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "simd512.h"
+
+static unsigned thread_count() {
+    const char* wanted = std::getenv("VERILORA_THREADS");
+    long count = wanted ? std::strtol(wanted, nullptr, 10) : 0;
+    if (count <= 0) count = (long)std::thread::hardware_concurrency();
+    return count < 1 ? 1 : count > 256 ? 256 : (unsigned)count;
+}
+
+// Splits [0, n) into one range per thread; serial when `work` (about one multiplication each) is not worth a thread.
+// Threads live for one call: no pool survives a fork or waits on a busy machine.
+template <class F>
+static void parallel(u64 n, u64 work, const F& run) {
+    u64 count = thread_count();
+    if (work < (1 << 14)) count = 1;
+    if (count > n) count = n ? n : 1;
+    u64 step = (n + count - 1) / count;
+    if (step > 64) step = (step + 63) / 64 * 64;
+    std::vector<std::thread> threads;
+    u64 begin = 0;
+    for (; begin + step < n; begin += step) {
+        try {
+            threads.emplace_back([&run, begin, step, id = threads.size()] { run((unsigned)id, begin, begin + step); });
+        } catch (const std::system_error&) {
+            break;  // no thread to be had: the rest runs here
+        }
+    }
+    run((unsigned)threads.size(), begin, n);
+    for (auto& t : threads) t.join();
+}
+
+template <class F>
+static VL_FN void each_row(u64 n1, u64 lo, u64 hi, const F& row) {
+    while (lo < hi) {
+        u64 i = lo / n1, j = lo % n1, end = hi - lo < n1 - j ? j + (hi - lo) : n1;
+        row(i, j, end);
+        lo += end - j;
+    }
+}
+
+template <class B>
+static void run_map(const B& given, u64 n0, u64 n1) {
+    parallel(n0 * n1, n0 * n1 * given.cost(), [&](unsigned, u64 lo, u64 hi) {
+        const B body = given;  // a copy of its own, so that stores cannot be taken to change it
+        each_row(n1, lo, hi, [&](u64 i, u64 j, u64 end) {
+#ifdef VL_WIDE
+            for (; j + 8 <= end; j += 8) body.template at<VL_WIDE>(i, j);
+#endif
+            for (; j < end; ++j) body.template at<u64>(i, j);
+        });
+    });
+}
+
+template <class B>
+static void run_sum(const B& given, u64 n0, u64 n1) {
+    const unsigned S = B::SUMS;
+    std::vector<K<u64>> parts(S * (thread_count() + 1), K<u64>{0, 0});
+    parallel(n0 * n1, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
+        const B body = given;
+        KAcc<u64> sums[S];
+        for (unsigned s = 0; s < S; ++s) sums[s].clear();
+#ifdef VL_WIDE
+        KAcc<VL_WIDE> wide[S];
+        for (unsigned s = 0; s < S; ++s) wide[s].clear();
+#endif
+        each_row(n1, lo, hi, [&](u64 i, u64 j, u64 end) {
+#ifdef VL_WIDE
+            for (; j + 8 <= end; j += 8) body.template at<VL_WIDE>(i, j, wide);
+#endif
+            for (; j < end; ++j) body.template at<u64>(i, j, sums);
+        });
+#ifdef VL_WIDE
+        for (unsigned s = 0; s < S; ++s) drain(wide[s], sums[s]);
+#endif
+        for (unsigned s = 0; s < S; ++s) parts[id * S + s] = kvalue(sums[s]);
+    });
+    for (unsigned s = 0; s < S; ++s) {
+        K<u64> total{0, 0};
+        for (u64 id = 0; id * S < parts.size(); ++id) total = kadd(total, parts[id * S + s]);
+        given.out[2 * s] = total.a;
+        given.out[2 * s + 1] = total.b;
+    }
+}
+
+#define VL_EXPORT extern "C" __attribute__((visibility("default")))
+#define VL_MAP(NAME, BODY) \
+    VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
+#define VL_SUM(NAME, BODY) \
+    VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
+#endif

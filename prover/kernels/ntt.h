@@ -1,0 +1,207 @@
+// Number-theoretic transforms for the row code (protocol/code.py): messages to coefficients to codewords.
+//
+// The inverse transform is decimation in frequency (natural order in, bit-reversed out), the forward one decimation in
+// time (bit-reversed in, natural out), so that nothing is ever permuted. A codeword on a coset of the n-th roots is n/ell
+// transforms of size ell on cosets s_c·H, s_c = shift·g^c, where p reduces to interp + (t_c - 1)·rho, t_c = s_c^ell.
+// i = g^(n/4) is 2^48, a shift. Tables (prover/backend/plan.py) hold, for the sizes s of the radix-4 passes from the top,
+// w_s^j, w_s^2j, w_s^3j for j < s/4; before them w_16^j, j < 8, and for an odd log2 the w_ell^j of one radix-2 pass.
+#pragma once
+#include "field.h"
+
+struct Dif2 {  // block i of size 2h, index j < h: (a + b, (a - b)·w^j)
+    u64* x;
+    const u64* tw;
+    u64 h;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 2 * h * i + j;
+        V a = load<V>(p), b = load<V>(p + h);
+        store(p, gadd(a, b));
+        store(p + h, gmul(subr(a, b), load<V>(tw + j)));
+    }
+};
+
+struct Dit2 {  // (a + w^j·b, a - w^j·b)
+    u64* x;
+    const u64* tw;
+    u64 h;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 2 * h * i + j;
+        V a = load<V>(p), t = gmul(load<V>(p + h), load<V>(tw + j));
+        store(p, gadd(a, t));
+        store(p + h, gsub(a, t));
+    }
+};
+
+// Radix-4 butterflies; inputs and outputs are "any" residues, the caller decides where to canonicalise.
+template <class V>
+VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4) = -i
+    c = canon(c), d = canon(d);
+    V s0 = addr(a, c), s1 = subr(a, c), s2 = canon(addr(b, d)), s3 = canon(shiftr<48>(subr(b, d)));
+    a = addr(s0, s2);
+    b = mulr(subr(s0, s2), w2);
+    c = mulr(subr(s1, s3), w1);
+    d = mulr(addr(s1, s3), w3);
+}
+template <class V>
+VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // forward: w^(s/4) = i
+    V t1 = canon(mulr(b, w2)), t2 = mulr(c, w1), t3 = canon(mulr(d, w3));
+    V s0 = addr(a, t1), s1 = subr(a, t1), s2 = canon(addr(t2, t3)), s3 = canon(shiftr<48>(subr(t2, t3)));
+    a = addr(s0, s2);
+    c = subr(s0, s2);
+    b = addr(s1, s3);
+    d = subr(s1, s3);
+}
+
+struct Dif4 {
+    u64* x;
+    const u64* tw;
+    u64 q;
+    VL_FN u64 cost() const { return 4; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 4 * q * i + j;
+        V a = load<V>(p), b = load<V>(p + q), c = load<V>(p + 2 * q), d = load<V>(p + 3 * q);
+        dif4(a, b, c, d, load<V>(tw + j), load<V>(tw + q + j), load<V>(tw + 2 * q + j));
+        store(p, canon(a)), store(p + q, canon(b)), store(p + 2 * q, canon(c)), store(p + 3 * q, canon(d));
+    }
+};
+struct Dit4 {
+    u64* x;
+    const u64* tw;
+    u64 q;
+    VL_FN u64 cost() const { return 4; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 4 * q * i + j;
+        V a = load<V>(p), b = load<V>(p + q), c = load<V>(p + 2 * q), d = load<V>(p + 3 * q);
+        dit4(a, b, c, d, load<V>(tw + j), load<V>(tw + q + j), load<V>(tw + 2 * q + j));
+        store(p, canon(a)), store(p + q, canon(b)), store(p + 2 * q, canon(c)), store(p + 3 * q, canon(d));
+    }
+};
+
+VL_MAP(vl_dif2, Dif2)
+VL_MAP(vl_dit2, Dit2)
+VL_MAP(vl_dif4, Dif4)
+VL_MAP(vl_dit4, Dit4)
+
+#ifndef VL_CUDA
+#include <algorithm>
+#include <cstring>
+
+template <class Body>
+static VL_FN void pass(const Body& body, u64 count) {
+    u64 j = 0;
+#ifdef VL_WIDE
+    for (; j + 8 <= count; j += 8) body.template at<VL_WIDE>(0, j);
+#endif
+    for (; j < count; ++j) body.template at<u64>(0, j);
+}
+
+#ifdef VL_WIDE
+#define VL_BASE 64
+#include "ntt64.h"
+#else
+#define VL_BASE 1
+static VL_FN void dif_base(u64*, const u64*, const u64*) {}
+static VL_FN void dit_base(u64*, const u64*, const u64*) {}
+#endif
+
+// Both recursions go depth first, so that blocks which fit a cache stay there. `top` is the start of the whole table.
+static void dif(u64* x, u64 size, const u64* tw, const u64* top) {
+    if (size == VL_BASE && VL_BASE > 1) return dif_base(x, tw, top);
+    if (size == 1) return;
+    u64 q = size / 4;
+    pass(Dif4{x, tw, q}, q);
+    for (u64 k = 0; k < 4; ++k) dif(x + k * q, q, tw + 3 * q, top);
+}
+static void dit(u64* x, u64 size, const u64* tw, const u64* top) {
+    if (size == VL_BASE && VL_BASE > 1) return dit_base(x, tw, top);
+    if (size == 1) return;
+    u64 q = size / 4;
+    for (u64 k = 0; k < 4; ++k) dit(x + k * q, q, tw + 3 * q, top);
+    pass(Dit4{x, tw, q}, q);
+}
+
+static bool odd_log(u64 size) { return __builtin_ctzll(size) & 1; }
+
+static void inverse_transform(u64* x, u64 ell, const u64* table) {  // scaled by ell
+    const u64* tw = table + 8;
+    if (!odd_log(ell)) return dif(x, ell, tw, table);
+    pass(Dif2{x, tw, ell / 2}, ell / 2);
+    dif(x, ell / 2, tw + ell / 2, table);
+    dif(x + ell / 2, ell / 2, tw + ell / 2, table);
+}
+static void forward_transform(u64* x, u64 ell, const u64* table) {
+    const u64* tw = table + 8;
+    if (!odd_log(ell)) return dit(x, ell, tw, table);
+    dit(x, ell / 2, tw + ell / 2, table);
+    dit(x + ell / 2, ell / 2, tw + ell / 2, table);
+    pass(Dit2{x, tw, ell / 2}, ell / 2);
+}
+
+struct Encode {
+    const u64 *messages, *rho;  // (rows, ell), (rows, blinding)
+    u64* out;                   // (rows, cosets·ell)
+    const u64 *inverse, *forward;
+    const u64 *scale;   // (cosets, ell): s_c^k / ell at the bit-reversed place of k
+    const u64 *powers;  // t_c = s_c^ell
+    const u64 *slots;   // bit-reversed places of k < min(blinding, ell)
+    u64 ell, cosets, blinding;
+};
+
+template <class V>
+static VL_FN void scale_pass(u64* out, const u64* x, const u64* scale, u64 ell) {
+    for (u64 j = 0; j < ell; j += Lanes<V>::count) store(out + j, gmul(load<V>(x + j), load<V>(scale + j)));
+}
+
+static void interleave(u64* out, const u64* x, u64 ell, u64 cosets) {  // out[cosets·j + c] = x[c·ell + j]
+    if (cosets == 4) {
+        for (u64 j = 0; j < ell; ++j)
+            for (u64 c = 0; c < 4; ++c) out[4 * j + c] = x[c * ell + j];
+        return;
+    }
+    for (u64 j = 0; j < ell; ++j)
+        for (u64 c = 0; c < cosets; ++c) out[cosets * j + c] = x[c * ell + j];
+}
+
+static void encode_row(const Encode& e, u64 row, u64* coefs, u64* values) {
+    const u64 ell = e.ell, slots = std::min(e.blinding, ell);
+    const u64* rho = e.rho + row * e.blinding;
+    std::memcpy(coefs, e.messages + row * ell, ell * 8);
+    inverse_transform(coefs, ell, e.inverse);
+    std::vector<u64> plain(slots);
+    for (u64 k = 0; k < slots; ++k) plain[k] = coefs[e.slots[k]];
+    for (u64 c = 0; c < e.cosets; ++c) {
+        u64 t = e.powers[c], factor = gmul(gsub(t, (u64)1), ell);  // coefs are ell times too large
+        for (u64 k = 0; k < slots; ++k) {
+            u64 sum = 0, at = k + (e.blinding - 1 - k) / ell * ell;
+            for (;; at -= ell) {  // rho modulo X^ell - t
+                sum = gadd(gmul(sum, t), rho[at]);
+                if (at < ell) break;
+            }
+            coefs[e.slots[k]] = gadd(plain[k], gmul(sum, factor));
+        }
+        u64* at = values + c * ell;
+#ifdef VL_WIDE
+        if (ell % 8 == 0)
+            scale_pass<VL_WIDE>(at, coefs, e.scale + c * ell, ell);
+        else
+#endif
+            scale_pass<u64>(at, coefs, e.scale + c * ell, ell);
+        forward_transform(at, ell, e.forward);
+    }
+    interleave(e.out + row * ell * e.cosets, values, ell, e.cosets);
+}
+
+VL_EXPORT void vl_encode(const Encode* given, u64 rows, u64) {
+    const Encode e = *given;
+    parallel(rows, rows * e.ell * e.cosets, [&](unsigned, u64 lo, u64 hi) {
+        std::vector<u64> coefs(e.ell), values(e.ell * e.cosets);
+        for (u64 row = lo; row < hi; ++row) encode_row(e, row, coefs.data(), values.data());
+    });
+}
+#endif

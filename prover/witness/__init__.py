@@ -1,0 +1,1 @@
+"""The values of a task's tensors, recomputed from boundary tensors."""

@@ -1,0 +1,66 @@
+"""All tensors of one task, recomputed from boundary tensors: what a prover worker starts from.
+
+A layer's window is evaluated step by step (its graph is cyclic in values over the steps of a window: the update of one
+step is the adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
+ones. The node list of a graph does not depend on the number of steps, so index i means the same in both.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from protocol.manifest import RunManifest, StepRange
+from protocol.relation.graph import Committed, Graph, IntArray
+from protocol.relation.model import build
+from prover.executor.evaluate import Inputs, Ops, evaluate
+from prover.executor.torch_ops import TorchOps
+
+STEPWISE = ("x_in", "dx_in")
+
+
+def committed_indices(graph: Graph) -> list[int]:
+    return [t.index for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
+
+
+def outputs(graph: Graph, values: Mapping[int, IntArray]) -> dict[tuple[str, str], IntArray]:
+    """(role, tensor name) → array of everything committed outside the witness whose value is there."""
+    found = {}
+    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
+        if isinstance(op, Committed) and op.commitment != "witness" and tensor.index in values:
+            found[op.commitment, op.tensor_name] = values[tensor.index]
+    return found
+
+
+def layer_committed(
+    manifest: RunManifest, window: StepRange, layer: int, inputs: Inputs, ops: Ops
+) -> dict[int, IntArray]:
+    """Committed values of a layer's window, by tensor index."""
+    final, per_step = window.stop == manifest.steps, []
+    graph, current = build(manifest, "layer", window, layer, final), dict(inputs)
+    for offset in range(window.count):
+        step = StepRange(window.first + offset, 1)
+        single = build(manifest, "layer", step, layer, final)
+        current |= {(role, name): array[offset : offset + 1] for (role, name), array in inputs.items() if role in STEPWISE}
+        wanted = [single.tensors[i] for i in committed_indices(single)]
+        values = evaluate(single, current, wanted, ops, first_step=step.first)
+        current |= {("state_in", n): v for (role, n), v in outputs(single, values).items() if role == "state_out"}
+        per_step.append(values)
+    stacked = {}
+    for i in committed_indices(graph):
+        by_step = graph.tensors[i].axes.startswith("s")
+        stacked[i] = np.concatenate([v[i] for v in per_step]) if by_step else per_step[-1][i]
+    return stacked
+
+
+def task_values(
+    manifest: RunManifest, kind: str, window: StepRange | None, layer: int | str, inputs: Inputs,
+    ops: Ops | None = None,
+) -> tuple[Graph, list[IntArray]]:
+    """The task's graph and the value of every tensor, by index. `inputs` by (role, tensor name)."""
+    ops = ops or TorchOps()
+    graph = build(manifest, kind, window, layer)
+    given: dict[int, IntArray] = {}
+    if kind == "layer" and window is not None and isinstance(layer, int):
+        given = layer_committed(manifest, window, layer, inputs, ops)
+    values = evaluate(graph, inputs, graph.tensors, ops, given, 0 if window is None else window.first)
+    return graph, [values[i] for i in range(len(graph.tensors))]

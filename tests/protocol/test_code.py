@@ -1,0 +1,92 @@
+"""protocol.code: transforms against the definition, the message comes back, degree and blinding are as stated."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from protocol.code import Code, intt, ntt
+from protocol.field import GOLDILOCKS, Field, small_field
+
+FIELDS = [GOLDILOCKS, small_field(97), small_field(12289)]
+
+
+def random(f: Field, *shape: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, f.p, shape, dtype=np.uint64)
+
+
+def horner(f: Field, coefs: list[int], x: int) -> int:
+    total = 0
+    for c in reversed(coefs):
+        total = (total * x + c) % f.p
+    return total
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 16, 32])
+def test_transform_is_evaluation_at_roots(f: Field, n: int) -> None:
+    coefs = random(f, 2, 3, n)
+    root = f.root_of_unity(n.bit_length() - 1)
+    out = ntt(f, coefs)
+    for a, b in itertools.product(range(2), range(3)):
+        assert out[a, b].tolist() == [horner(f, coefs[a, b].tolist(), pow(root, i, f.p)) for i in range(n)]
+    assert np.array_equal(intt(f, out), coefs)
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+@pytest.mark.parametrize("ell,n,blinding", [(4, 16, 3), (8, 16, 8), (2, 32, 9), (1, 4, 2), (8, 8, 0), (4, 32, 0)])
+def test_codeword(f: Field, ell: int, n: int, blinding: int) -> None:
+    code = Code(f, ell, n, blinding)
+    message, rho = random(f, 3, ell), random(f, 3, blinding)
+    coefs = code.coefficients(message, rho)
+    assert coefs.shape == (3, ell + blinding)
+    assert np.array_equal(code.message_of(coefs), message)
+    points = code.points(np.arange(n))
+    root = f.root_of_unity(ell.bit_length() - 1)
+    on_h = {pow(root, i, f.p) for i in range(ell)}
+    assert len(set(points.tolist())) == n and not on_h & set(points.tolist())
+    codeword = code.encode(message, rho)
+    for row in range(3):
+        polynomial = coefs[row].tolist()
+        assert [horner(f, polynomial, x) for x in points.tolist()] == codeword[row].tolist()
+        assert [horner(f, polynomial, pow(root, i, f.p)) for i in range(ell)] == message[row].tolist()
+    positions = np.array([0, n - 1, n // 2])
+    assert np.array_equal(code.evaluate(coefs, positions), codeword[:, positions])
+
+
+def test_degree_bound() -> None:
+    """The interpolant of a codeword over D has no coefficient beyond ell + blinding."""
+    f = GOLDILOCKS
+    code = Code(f, 8, 32, 5)
+    codeword = code.encode(random(f, 1, 8), random(f, 1, 5))
+    shifted = f.mul(intt(f, codeword), f.powers(pow(code.shift, -1, f.p), 32))
+    assert not shifted[0, 13:].any() and shifted[0, 12]
+
+
+def test_extension_rows_and_shorter_codes_share_positions() -> None:
+    f = GOLDILOCKS
+    long, short = Code(f, 16, 64, 4), Code(f, 4, 64, 2)
+    coefs = random(f, 2, 6)  # one row over K as two planes, length of the short code
+    positions = np.array([1, 5, 63])
+    padded = np.concatenate([coefs, f.zeros(2, 14)], axis=1)
+    assert np.array_equal(short.evaluate(coefs, positions), long.evaluate(padded, positions))
+
+
+def test_blinding_hides_that_many_positions() -> None:
+    """Over p = 97: any B positions of a fixed message take every value equally often, B + 1 do not."""
+    f = small_field(97)
+    code = Code(f, 2, 8, 1)
+    rho = np.arange(97, dtype=np.uint64).reshape(97, 1)
+    words = code.encode(np.tile(np.array([[5, 9]], dtype=np.uint64), (97, 1)), rho)
+    for position in range(8):
+        assert sorted(words[:, position].tolist()) == list(range(97))
+    other = code.encode(np.tile(np.array([[6, 9]], dtype=np.uint64), (97, 1)), rho)
+    assert {tuple(w) for w in words[:, :2].tolist()} != {tuple(w) for w in other[:, :2].tolist()}
+
+
+@pytest.mark.parametrize("ell,n,blinding", [(3, 8, 0), (4, 12, 0), (8, 8, 1), (4, 16, -1), (4, 64, 0), (0, 4, 0)])
+def test_impossible_codes(ell: int, n: int, blinding: int) -> None:
+    with pytest.raises(ValueError):
+        Code(small_field(97), ell, n, blinding)

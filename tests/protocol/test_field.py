@@ -1,0 +1,135 @@
+"""protocol.field against Python integers: Goldilocks and toy primes, edge values, canonical bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS, Ext, Field, small_field
+
+FIELDS = [GOLDILOCKS, small_field(97), small_field(12289), small_field(2**31 - 1)]
+
+
+def values(f: Field, count: int = 40) -> list[int]:
+    rng = np.random.default_rng(3)
+    edges = [0, 1, 2, f.p - 1, f.p - 2, f.p // 2, f.p - 2**32, 2**32 - 1, 2**32, 2**63]
+    return [x % f.p for x in edges + rng.integers(0, 2**63, count).tolist()]
+
+
+def scalars(f: Field) -> list[Ext]:
+    v = values(f)
+    return [f.ext(a, b) for a, b in zip(v, v[::-1], strict=True)]
+
+
+def karray(scalars_: list[Ext]) -> np.ndarray:
+    return np.stack([s.array() for s in scalars_], axis=1)
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+def test_array_operations_are_those_of_integers(f: Field) -> None:
+    v = values(f)
+    a = f.array(v)
+    pairs = (
+        (f.add, lambda x, y: x + y),
+        (f.sub, lambda x, y: x - y),
+        (f.mul, lambda x, y: x * y),
+    )
+    for array_op, integer_op in pairs:
+        table = array_op(a[:, None], a[None, :])
+        assert table.dtype == np.uint64
+        assert table.tolist() == [[integer_op(x, y) % f.p for y in v] for x in v]
+    assert f.neg(a).tolist() == [-x % f.p for x in v]
+    assert f.pow(a, 11).tolist() == [pow(x, 11, f.p) for x in v]
+    nonzero = [x for x in v if x]
+    assert f.inv(f.array(nonzero)).tolist() == [pow(x, -1, f.p) for x in nonzero]
+    assert int(f.sum(a)) == sum(v) % f.p
+    assert f.powers(3, 13).tolist() == [pow(3, k, f.p) for k in range(13)]
+    assert int(f.dot(a, a)) == sum(x * x for x in v) % f.p
+    with pytest.raises(ZeroDivisionError):
+        f.inv(a)
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+def test_embedding_signed_integers(f: Field) -> None:
+    x = np.array([0, 1, -1, 2**62, -(2**62), 2**63 - 1, -(2**63)])
+    assert f.embed(x).tolist() == [int(i) % f.p for i in x]
+    assert f.embed(x.reshape(7, 1)[::2]).shape == (4, 1)
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+def test_constants(f: Field) -> None:
+    assert pow(f.w, (f.p - 1) // 2, f.p) == f.p - 1  # w is not a square, so K is a field
+    assert (f.p - 1) % 2**f.two_adicity == 0 and ((f.p - 1) >> f.two_adicity) % 2 == 1
+    for k in range(1, min(f.two_adicity, 6) + 1):
+        assert pow(f.root_of_unity(k), 2 ** (k - 1), f.p) == f.p - 1
+        assert pow(f.root_of_unity(k), 2, f.p) == f.root_of_unity(k - 1)
+    with pytest.raises(ValueError, match="root of unity"):
+        f.root_of_unity(f.two_adicity + 1)
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+def test_extension_arrays_are_extension_scalars(f: Field) -> None:
+    s = scalars(f)
+    t = s[3:] + s[:3]
+    a, b = karray(s), karray(t)
+    assert np.array_equal(f.kmul(a, b), karray([x * y for x, y in zip(s, t, strict=True)]))
+    assert np.array_equal(f.add(a, b), karray([x + y for x, y in zip(s, t, strict=True)]))
+    assert np.array_equal(f.kmulf(a, b[0]), karray([x * int(y) for x, y in zip(s, b[0], strict=True)]))
+    assert np.array_equal(f.kinv(a[:, 1:]), karray([1 / x for x in s[1:]]))
+    total = f.zero
+    for x, y in zip(s, t, strict=True):
+        total = total + x * y
+    assert Ext.from_array(f, f.kdot(a, b)) == total
+    assert np.array_equal(f.kpowers(s[5], 9), karray([s[5] ** k for k in range(9)]))
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+def test_scalars(f: Field) -> None:
+    x, y = scalars(f)[11], scalars(f)[12]
+    assert x * y / y == x and (x - y) + y == x and -x + x == 0 and 3 * x == x + x + x
+    assert x / 2 * 2 == x and 1 / x * x == f.one and 5 - x == -(x - 5) and x**-2 * x * x == 1
+    assert f.ext(0, 1) * f.ext(0, 1) == f.w
+    assert hash(f.ext(1)) == hash(f.one) and f.ext(1, 1) != 1 and not f.zero and bool(f.ext(0, 1))
+    with pytest.raises(ZeroDivisionError):
+        x / f.zero
+
+
+def test_eq_table_and_folding() -> None:
+    f = GOLDILOCKS
+    point = [f.ext(3, 4), f.ext(5, 6), f.ext(7, 8)]
+    table = f.eq_table(karray(point))
+    for index in range(8):
+        expected = f.one
+        for i, r in enumerate(point):  # the first variable is the most significant bit
+            expected = expected * (r if index >> (2 - i) & 1 else 1 - r)
+        assert Ext.from_array(f, table[:, index]) == expected
+    a = karray(scalars(f)[:8])
+    folded = a
+    for r in point:
+        folded = f.fold_top(folded, r)
+    assert np.array_equal(folded[:, 0], f.kdot(a, table))
+
+
+def test_canonical_bytes() -> None:
+    f = GOLDILOCKS
+    a = f.array(values(f))
+    assert np.array_equal(f.from_bytes(f.to_bytes(a)), a)
+    k = karray(scalars(f))
+    assert np.array_equal(f.kfrom_bytes(f.kto_bytes(k)), k)
+    x = f.ext(2**63, 5)
+    assert x.to_bytes() == bytes([128, *[0] * 14, 5]) and f.ext_from_bytes(x.to_bytes()) == x
+    for data in (f.p.to_bytes(8, "big") + bytes(8), bytes(8) + b"\xff" * 8):
+        with pytest.raises(VerificationError, match="non-canonical at round"):
+            f.ext_from_bytes(data, "round")
+    for call in (f.from_bytes, f.kfrom_bytes, f.ext_from_bytes):
+        with pytest.raises(VerificationError, match="length"):
+            call(bytes(17))
+    with pytest.raises(VerificationError, match="non-canonical"):
+        small_field(97).from_bytes((97).to_bytes(8, "big"))
+
+
+def test_small_fields_must_be_prime() -> None:
+    for p in (2, 4, 91, 2**31 + 11):
+        with pytest.raises(ValueError, match="prime"):
+            small_field(p)

@@ -1,0 +1,35 @@
+"""Model configurations in manifests: exact round trip, everything else refused."""
+
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.model_config import PROJECTIONS, ModelConfig
+
+CONFIG = ModelConfig(300, 60, 2, 6, 3, 10, 100, "0.00001", "10000", 1)
+
+
+def test_round_trip_and_shapes() -> None:
+    assert ModelConfig.from_manifest(CONFIG.to_manifest()) == CONFIG
+    assert CONFIG.queries_per_group == 2 and CONFIG.eps * 10**5 == 1 and CONFIG.theta == 10000
+    shapes = [CONFIG.projection_shape(name) for name in PROJECTIONS]
+    assert shapes == [(60, 60), (30, 60), (30, 60), (60, 60), (100, 60), (100, 60), (60, 100)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vocab", 0), ("vocab", True), ("vocab", "300"), ("vocab", 2**31), ("layers", 2.0), ("kv_heads", 4), ("head_dim", 9),
+        ("tied", 2), ("tied", False), ("rms_eps", "1e-5"), ("rms_eps", "0.000010"), ("rms_eps", "0"), ("rms_eps", "-1"),
+        ("rms_eps", 1), ("rope_theta", "010"), ("rope_theta", "10000.0"), ("rope_theta", "1\n"), ("rope_theta", "9" * 31),
+    ],
+)
+def test_malformed_values_are_refused(key: str, value: object) -> None:
+    with pytest.raises(VerificationError) as caught:
+        ModelConfig.from_manifest(CONFIG.to_manifest() | {key: value})
+    assert caught.value.where == f"model.{key}"
+
+
+@pytest.mark.parametrize("value", [None, [], {}, CONFIG.to_manifest() | {"more": 1}])
+def test_other_keys_are_refused(value: object) -> None:
+    with pytest.raises(VerificationError):
+        ModelConfig.from_manifest(value)

@@ -1,0 +1,79 @@
+"""Quantisation against exact rational arithmetic, and the order of heads against Hugging Face's definition."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from prover.files.hf_model import open_model
+from prover.files.quantise import dequantise, fold, quantise, quantise_embedding, quantise_head, quantise_layer
+
+FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays(np.float32, array_shapes(max_dims=2, max_side=5), elements=FLOAT32), st.integers(2, 32))
+def test_equation_in_rationals(x: np.ndarray, bits: int) -> None:
+    values, exponent = quantise(x, bits)
+    limit = 2 ** (bits - 1) - 1
+    exact = [Fraction(float(v)) for v in x.ravel()]
+    # Python's round() of a Fraction is to the nearest integer, ties to even.
+    assert values.ravel().tolist() == [round(v * Fraction(2) ** exponent) for v in exact]
+    assert values.dtype == np.int64 and np.abs(values).max() <= limit
+    if any(exact):
+        assert max(abs(round(v * Fraction(2) ** (exponent + 1))) for v in exact) > limit
+    else:
+        assert exponent == 0
+
+
+def test_ties_edges_and_refusals() -> None:
+    assert quantise(np.array([7.0, 2.5, 1.5, -0.5]), 4) == (pytest.approx([7, 2, 2, 0]), 0)
+    # 2047.5/2048 would round up to 2048, one more than 12 bits hold.
+    assert quantise(np.array([2047.5]), 12).exponent == -1
+    assert quantise(np.array([2047.0]), 12).exponent == 0
+    assert quantise(np.array([1.0]), 12, largest_exponent=3) == (8, 3)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite"):
+            quantise(np.array([bad]), 12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(width=32, min_value=-2.0**60, max_value=2.0**60), st.floats(width=32, min_value=-2.0**60, max_value=2.0**60))
+def test_folding_is_exact(weight: float, gamma: float) -> None:
+    product = fold(np.array([[weight]], dtype=np.float32), np.array([gamma], dtype=np.float32))[0, 0]
+    assert Fraction(float(product)) == Fraction(weight) * Fraction(gamma)
+
+
+def test_layer_names_shapes_heads_and_norms(small: Any) -> None:
+    model = open_model(small.write())
+    config, raw = model.config, model.layer(0)
+    layer = quantise_layer(config, raw)
+    assert {name: q.values.shape for name, q in layer.items()} == {
+        "W_q": (3, 2, 4, 12), "W_k": (3, 4, 12), "W_v": (3, 4, 12), "W_o": (12, 3, 2, 4), "W_gate": (20, 12),
+        "W_up": (20, 12), "W_down": (12, 20), "gamma_attn": (12,), "gamma_mlp": (12,),
+    }
+    for name, q in layer.items():
+        peak, bits = np.abs(q.values).max(), 16 if name.startswith("gamma") else 12
+        assert 2 ** (bits - 2) - 1 <= peak <= 2 ** (bits - 1) - 1
+    gamma = raw["input_layernorm"].astype(np.float64)
+    for h in range(config.heads):
+        g, q = divmod(h, config.queries_per_group)  # repeat_kv: kv head g serves heads g·Q … g·Q + Q − 1
+        rows = slice(h * config.head_dim, (h + 1) * config.head_dim)
+        step = 2.0 ** -layer["W_q"].exponent
+        assert np.abs(dequantise(layer["W_q"])[g, q] - raw["q_proj"][rows] * gamma).max() <= step / 2
+        step = 2.0 ** -layer["W_o"].exponent
+        assert np.abs(dequantise(layer["W_o"])[:, g, q] - raw["o_proj"][:, rows]).max() <= step / 2
+    gate = dequantise(layer["W_gate"]) - raw["gate_proj"] * raw["post_attention_layernorm"].astype(np.float64)
+    assert np.abs(gate).max() <= 2.0 ** -(layer["W_gate"].exponent + 1)
+
+
+def test_embedding_and_head(small: Any) -> None:
+    model = open_model(small.write())
+    embedding, head = quantise_embedding(model.embedding()), quantise_head(model.head(), model.final_norm(), bits=14)
+    assert 2**14 - 1 <= np.abs(embedding.values).max() < 2**15 and 2**12 - 1 <= np.abs(head.values).max() < 2**13
+    exact = model.head().astype(np.float64) * model.final_norm()
+    assert np.abs(dequantise(head) - exact).max() <= 2.0 ** -(head.exponent + 1)

@@ -1,0 +1,213 @@
+"""The compiled kernels against their NumPy definition, word for word, on odd sizes, edge values and every CPU level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.code import Code
+from protocol.field import GOLDILOCKS as F
+from prover.backend import select
+from prover.backend.cpu import CpuBackend
+from prover.backend.reference import ReferenceBackend
+from prover.kernels import build
+
+P = F.p
+EDGES = [0, 1, 2, P - 1, P - 2, P - 2**32, 2**32 - 1, 2**32, 2**32 + 1, P - 2**32 - 1, 2**63, 2**48, P - 7]
+INT_EDGES = [0, 1, -1, 2**62, -(2**62), 2**31, -(2**31), 2**63 - 1, -(2**63), 2**32, 2**31 - 1]
+REFERENCE = ReferenceBackend(F)
+
+
+def usable_levels() -> list[str]:
+    known = build.levels()
+    return known[known.index(build.host_level()) :]
+
+
+@pytest.fixture(scope="module", params=usable_levels())
+def cpu(request: pytest.FixtureRequest) -> CpuBackend:
+    return CpuBackend(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def elements(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random canonical words, half of them edge values."""
+    words = rng.integers(0, P, shape, dtype=np.uint64)
+    return np.where(rng.random(shape) < 0.5, rng.choice(np.array(EDGES, dtype=np.uint64), shape), words)
+
+
+def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    words = rng.integers(-(2**62), 2**62, shape)
+    return np.where(rng.random(shape) < 0.5, rng.choice(np.array(INT_EDGES), shape), words)
+
+
+def scalar(rng: np.random.Generator):
+    return F.ext(*elements(rng, 2).tolist())
+
+
+def same(a, b) -> None:
+    if isinstance(a, tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
+    else:
+        assert a == b
+
+
+SIZES = [1, 2, 7, 8, 9, 17, 64, 300, 20_000]
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_elementwise(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:
+    a, b = elements(rng, 2, n), elements(rng, 2, n)
+    same(cpu.kmul(a, b), REFERENCE.kmul(a, b))
+    same(cpu.kdot(a, b), REFERENCE.kdot(a, b))
+    same(cpu.kdot(a[:, ::-1], b[:, : n]), REFERENCE.kdot(a[:, ::-1], b))
+    columns = [integers(rng, n) for _ in range(3)]
+    coefs, const = [scalar(rng) for _ in range(3)], scalar(rng)
+    same(cpu.lincomb_ints(columns, coefs, const), REFERENCE.lincomb_ints(columns, coefs, const))
+    small = [rng.integers(-(2**31), 2**31, n) for _ in range(3)]
+    same(cpu.lincomb_ints(small, coefs, const), REFERENCE.lincomb_ints(small, coefs, const))
+
+
+def test_all_edge_products(cpu: CpuBackend) -> None:
+    grid = np.array(EDGES, dtype=np.uint64)
+    a, b = (x.reshape(1, -1).repeat(2, axis=0).copy() for x in np.meshgrid(grid, grid))
+    for planes in ((a, b), (a[::-1].copy() * 0 + a, np.stack([b[0], a[0]]))):
+        same(cpu.kmul(*planes), REFERENCE.kmul(*planes))
+
+
+@pytest.mark.parametrize("m", SIZES)
+def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
+    a, b, r, lam = elements(rng, 2, 2 * m), elements(rng, 2, 2 * m), scalar(rng), scalar(rng)
+    same(cpu.product_round(a, b), REFERENCE.product_round(a, b))
+    same(cpu.fold_top(a, r), REFERENCE.fold_top(a, r))
+    same(cpu.fraction_layer(a, b), REFERENCE.fraction_layer(a, b))
+    tables = [elements(rng, 2, 2 * m) for _ in range(4)]
+    eq = elements(rng, 2, m)
+    for factor in (lam, F.one, F.zero):
+        same(cpu.fraction_round(*tables, eq, factor), REFERENCE.fraction_round(*tables, eq, factor))
+    wide = elements(rng, 2, 8 * m)  # halves of a larger table, as views
+    parts = [wide[:, k * 2 * m : (k + 1) * 2 * m] for k in range(4)]
+    same(cpu.fraction_round(*parts, eq, lam), REFERENCE.fraction_round(*parts, eq, lam))
+
+
+@pytest.mark.parametrize("m", [0, 1, 3, 5, 11])
+def test_eq_table(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
+    point = elements(rng, 2, m)
+    same(cpu.eq_table(point), REFERENCE.eq_table(point))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (2, 9, 7), (1, 17, 16), (5, 3, 33), (2, 40, 8), (1, 300, 64), (3, 1000, 1)])
+def test_fold_axis(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
+    w = elements(rng, 2, shape[1])
+    small = rng.integers(-(2**31), 2**31, shape)
+    for x in (integers(rng, *shape), small, elements(rng, *shape), elements(rng, 2, *shape)):
+        same(cpu.fold_axis(x, w), REFERENCE.fold_axis(x, w))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (9, 8), (4, 33), (130, 150)])
+def test_outer(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    u, v = elements(rng, 2, shape[0]), elements(rng, 2, shape[1])
+    x = integers(rng, *shape)
+    same(cpu.weight(x, u, v), REFERENCE.weight(x, u, v))
+    mine = elements(rng, 2, x.size + 11)
+    theirs = mine.copy()
+    cpu.add_outer(mine, 3, u, v)
+    REFERENCE.add_outer(theirs, 3, u, v)
+    same(mine, theirs)
+
+
+@pytest.mark.parametrize("ell", [1, 2, 4, 8, 64, 1024])
+def test_open(cpu: CpuBackend, rng: np.random.Generator, ell: int) -> None:
+    f, w, r = elements(rng, 6, ell), elements(rng, 2, 6, ell), scalar(rng)
+    lo, hi = np.array([0, 1, -1, -1, 5, 3]), np.array([4, -1, 2, -1, 5, 0])
+    lifted = elements(rng, 2, 6, ell)
+    for table in (f, lifted):
+        same(cpu.open_round(table, w, lo, hi), REFERENCE.open_round(table, w, lo, hi))
+        same(cpu.open_fold(table, lo, hi, r), REFERENCE.open_fold(table, lo, hi, r))
+    with pytest.raises(ValueError, match="row indices"):
+        cpu.open_fold(f, np.array([6]), np.array([0]), r)
+
+
+CODES = [(1, 2, 1), (2, 8, 3), (4, 16, 12), (4, 4, 0), (8, 32, 5), (16, 64, 20), (32, 128, 7), (64, 256, 30), (128, 512, 9),
+         (256, 512, 100), (512, 2048, 600), (1024, 8192, 33), (2048, 4096, 1), (4096, 16384, 151)]
+
+
+@pytest.mark.parametrize("ell,n,blinding", CODES)
+def test_encode(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, blinding: int) -> None:
+    code = Code(F, ell, n, blinding)
+    messages, rho = elements(rng, 3, ell), elements(rng, 3, blinding)
+    same(cpu.encode(code, messages, rho), REFERENCE.encode(code, messages, rho))
+
+
+@pytest.mark.parametrize("rows", [*range(1, 18), 40])
+def test_hash_columns(cpu: CpuBackend, rng: np.random.Generator, rows: int) -> None:
+    for n in (1, 2, 4, 64, 2048) if rows == 9 else (2, 32):
+        codeword, salts = elements(rng, rows, n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
+        same(cpu.hash_columns(codeword, salts), REFERENCE.hash_columns(codeword, salts))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16, 1024])
+def test_merkle_levels(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:
+    leaves = rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    for mine, theirs in zip(cpu.merkle_levels(leaves), REFERENCE.merkle_levels(leaves), strict=True):
+        same(mine, theirs)
+
+
+def test_thread_count_changes_nothing(cpu: CpuBackend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, code = elements(rng, 2, 50_002), elements(rng, 2, 50_002), Code(F, 1024, 4096, 40)
+    messages, rho = elements(rng, 5, 1024), elements(rng, 5, 40)
+    salts = rng.integers(0, 256, (4096, 32), dtype=np.uint8)
+    results = []
+    for threads in ("1", "2", "3", "16"):
+        monkeypatch.setenv("VERILORA_THREADS", threads)
+        codeword = cpu.encode(code, messages, rho)
+        results.append((cpu.kmul(a, b), cpu.product_round(a, b), codeword, cpu.hash_columns(codeword, salts)))
+    for other in results[1:]:
+        same(results[0], other)
+
+
+def test_sums_carry(cpu: CpuBackend) -> None:
+    """The largest products, summed: no carry may be lost."""
+    for n in (33, 70_000):
+        top = np.full((2, n), P - 1, dtype=np.uint64)
+        same(cpu.kdot(top, top), REFERENCE.kdot(top, top))
+        half = np.full((2, n), P - 2**32, dtype=np.uint64)
+        same(cpu.product_round(top[:, : n // 2 * 2], half[:, : n // 2 * 2]), REFERENCE.product_round(top[:, : n // 2 * 2], half[:, : n // 2 * 2]))
+
+
+def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        cpu.kdot(elements(rng, 2, 8), elements(rng, 2, 9))
+    with pytest.raises(ValueError, match="shape"):
+        cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 3))
+    with pytest.raises(ValueError, match="halves"):
+        cpu.fold_top(elements(rng, 2, 7), F.one)
+    with pytest.raises(ValueError, match="add_outer"):
+        cpu.add_outer(elements(rng, 2, 5), 0, elements(rng, 2, 2), elements(rng, 2, 3))
+
+
+def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select("auto").name == "cpu" and select("reference").name == "reference"
+    with pytest.raises(ValueError, match="unknown backend"):
+        select("abacus")
+    monkeypatch.setenv("VERILORA_KERNEL_LEVEL", "x86-64-v9")
+    with pytest.raises(ValueError, match="choose one of"):
+        build.host_level()
+
+
+def test_build_reports_a_failing_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("kernels.cpp", "field.h"):
+        (tmp_path / name).write_text("this is not C++")
+    monkeypatch.setattr(build, "SOURCE", tmp_path)
+    with pytest.raises(RuntimeError, match="kernels failed"):
+        build.build(build.host_level())
+    assert not list(tmp_path.glob("*.partial.so"))

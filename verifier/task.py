@@ -1,0 +1,91 @@
+"""Verify one task: recompute its statement, then run the schedule over the proof's bytes.
+
+Everything that determines what is proved (graph, layouts, parameters, commitment ids) is recomputed from the manifest;
+the record supplies roots, published values and the proof. Called by verifier/run.py.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocol.channel import VerifyingChannel
+from protocol.errors import VerificationError
+from protocol.manifest import RunManifest
+from protocol.params import profile
+from protocol.relation.graph import BOUND, Graph, IntArray
+from protocol.schedule.opening import Committed
+from protocol.schedule.task import TaskShape, run_task
+from protocol.soundness import Soundness, require_bits, task_soundness
+from protocol.statement import Task, commitment_layout, max_blinding, statement_content
+
+MAX_PROOF_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the record holds for one task: the statement's canonical JSON and the proof."""
+
+    content: bytes
+    proof: bytes
+
+
+def published_values(graph: Graph, content: bytes) -> dict[str, IntArray]:
+    """The published values of a recorded statement, with exactly the names and shapes that the relation publishes."""
+    try:
+        stated = json.loads(content)["published"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise VerificationError("malformed", "statement", "canonical JSON with published values", type(error).__name__) from error
+    wanted = {item.name: item.tensor.shape for item in graph.published}
+    if not isinstance(stated, dict) or sorted(stated) != sorted(wanted):
+        raise VerificationError("published-names", "statement", str(sorted(wanted)), str(stated)[:80])
+    out = {}
+    for name, shape in wanted.items():
+        flat, size = stated[name], int(np.prod(shape, dtype=np.int64))
+        if len(shape) != 1 or not isinstance(flat, list) or len(flat) != size:
+            raise VerificationError("published-shape", name, str(shape), str(flat)[:80])
+        if not all(type(x) is int and abs(x) < BOUND for x in flat):
+            raise VerificationError("published-range", name, "integers below 2^62", str(flat)[:80])
+        out[name] = np.array(flat, dtype=np.int64).reshape(shape)
+    return out
+
+
+def verify_task(
+    manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
+) -> tuple[Soundness, dict[str, IntArray]]:
+    """Soundness and published values of an accepted task; VerificationError otherwise."""
+    params = profile(manifest.profile)
+    graph = task.graph(manifest)
+    published = published_values(graph, evidence.content)
+    expected = statement_content(manifest, task, graph.digest(), ids, published)
+    if expected != evidence.content:
+        raise VerificationError("statement", str(task), *first_difference(expected, evidence.content))
+    if len(evidence.proof) > MAX_PROOF_BYTES:
+        raise VerificationError("size", str(task), f"at most {MAX_PROOF_BYTES} bytes", str(len(evidence.proof)))
+    committed = []
+    for role, name in task.commitments:
+        layout, root = commitment_layout(manifest, name), roots[str(name)]
+        if layout.identity(root) != ids[str(name)]:
+            raise VerificationError("commitment-id", str(name), ids[str(name)], layout.identity(root))
+        committed.append(Committed(role, layout, root))
+    shape = TaskShape(graph, params.field)
+    witness = shape.witness_layout(params)
+    soundness = task_soundness(params, shape, [*(c.layout for c in committed), witness], max_blinding(manifest, params))
+    require_bits(soundness, 0, str(task))
+    channel = VerifyingChannel(params.field, evidence.proof)
+    run_task(channel, shape, evidence.content, committed, witness, published, params.queries, None)
+    channel.finish()
+    return soundness, published
+
+
+def first_difference(expected: bytes, actual: bytes) -> tuple[str, str]:
+    """The first differing key of two statements, printable."""
+    try:
+        ours, theirs = json.loads(expected), json.loads(actual)
+        for key in sorted(set(ours) | set(theirs)):
+            if ours.get(key) != theirs.get(key):
+                return f"{key} = {str(ours.get(key))[:120]}", f"{key} = {str(theirs.get(key))[:120]}"
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        pass
+    return "the canonical statement", "other bytes"
