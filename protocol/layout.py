@@ -141,13 +141,13 @@ class CommitmentLayout:
         table = field.eq_table(point[:, : self.variables - self.column_bits])
         return np.ascontiguousarray(table[:, self.rows])
 
-    def weight_at(self, field: Field, slot: Slot, weights: Sequence[U64], point: U64) -> Ext:
-        """W(point) of one claim: eq(leading bits, slot) · Π_axis ⟨weights_axis, eq(point_axis)⟩."""
+    def slot_eq(self, field: Field, slot: Slot, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> tuple[Ext, list[U64]]:
+        """(eq of the leading bits, eq weights per axis) of a slot at a point; `memo` keeps axis weights by shape."""
         lead = self.variables - slot.tensor.variables
-        total = eq_index(field, point[:, :lead], slot.offset >> slot.tensor.variables)
-        for weight, eq in zip(weights, slot.tensor.eq_weights(field, point[:, lead:]), strict=True):
-            total = total * Ext.from_array(field, field.kdot(weight, eq))
-        return total
+        shape = slot.tensor.shape
+        if shape not in memo:
+            memo[shape] = slot.tensor.eq_weights(field, point[:, lead:])
+        return eq_index(field, point[:, :lead], slot.offset >> slot.tensor.variables), memo[shape]
 
     def geometry(self) -> dict[str, object]:
         field = self.code.field

@@ -233,8 +233,7 @@ class Graph:
             for axis, vector in term.vectors:
                 if axis not in axes:
                     raise RelationError(f"{name}: a vector on the summed axis {axis} is not supported")
-                ends = (int(vector.min()), int(vector.max()))
-                scale = [c * v for c in scale for v in ends]
+                scale = [c * v for c in scale for v in (int(vector.min()), int(vector.max()))]
             summed = int(np.prod([lengths[a] for a in term.axes if a not in axes], dtype=np.int64))
             ends = [c * v * summed for c in scale for v in (term.tensor.lo, term.tensor.hi)]
             lo, hi = lo + min(ends), hi + max(ends)

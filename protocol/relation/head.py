@@ -12,6 +12,7 @@ import numpy as np
 
 from protocol.relation.context import Context, Fixed
 from protocol.relation.norm import norm_backward, norm_forward
+from protocol.relation.rounding import rescale
 from protocol.relation.softmax import softmax
 from protocol.relation.tokens import batch_ids, dataset_input, one_hot_ids
 
@@ -33,6 +34,8 @@ def build_head(c: Context) -> None:
     masked = Fixed(g.product("masked_error_W", "sbtd,sbt->sbtd", back.t, mask), back.f)
     d_norm = c.rounded("norm.dx", "sbtd", [masked], "gradient")
     norm_backward(c, "norm", norm, d_norm, None, "dx_out", c.exponent(f"/dx/{model.layers}"), "dx_out", "dx")
-    loss = g.product("loss", "sbt,sbt->s", g.product("token_loss", "sbtv,sbtv->sbt", label, index), mask)
+    # Committed, because its range check gives the sum over tokens a bound that interval arithmetic could not.
+    token_loss = rescale(g, g.product("picked", "sbtv,sbtv->sbt", label, index), 0, 16, "token_loss", signed=False)
+    loss = g.product("loss", "sbt,sbt->s", token_loss, mask)
     if c.m.publish_loss:
         g.publish(loss, "loss")

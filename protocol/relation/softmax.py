@@ -5,7 +5,8 @@
 
 One lookup (x, P, P⁻) in exp:g:fP per cell. Masked cells get x = 65535, where T[x] = T[x−1] = 0 exactly: they add
 nothing and nothing after this needs a mask. S needs no range check of its own: in an unmasked cell S = z − x with z
-and x range-checked, so S is a small integer and its remainder lookup fixes it; in a masked cell nobody reads S.
+and x range-checked, so S is a small integer and its remainder lookup fixes it; in a masked cell nobody reads S. Its
+declared bounds are those of z − x joined with those that an honest value can have.
 """
 
 from protocol.relation.context import Context, Fixed
@@ -20,10 +21,12 @@ def softmax(c: Context, name: str, scores: Fixed, bits: int, mask: Tensor | None
     """(P with `bits` fractional bits, x, g) over the last axis of `scores`; `mask` is a public 0/1 tensor."""
     graph, exact, g = c.g, scores.t, c.exponent(f"{name}.g")
     shift, rows, axes = scores.f - g, exact.axes[:-1], exact.axes
-    s = graph.commit(f"{name}.S", axes, exact.shape, *rounded_bounds(exact, shift))
-    attach(graph, exact, shift, s)
     width = c.m.widths["residual"]
-    z = graph.commit(f"{name}.z", rows, exact.shape[:-1], -(1 << width - 1), (1 << width - 1) - 1)
+    low, high = rounded_bounds(exact, shift)
+    edge = 1 << width - 1
+    s = graph.commit(f"{name}.S", axes, exact.shape, min(low, -edge - LAST), max(high, edge))
+    attach(graph, exact, shift, s)
+    z = graph.commit(f"{name}.z", rows, exact.shape[:-1], -edge, edge - 1)
     graph.hint("softmax_shift", [s] if mask is None else [s, mask], [z], g=g, bits=bits)
     signed_check(graph, z, width, f"{name}.z")
     x = graph.linear(f"{name}.x", axes, (1, z), (-1, s))

@@ -102,14 +102,20 @@ def leaf_claims(
     p_terms: list[tuple[Ext, tuple[str, str], Weights]] = []
     q_terms: list[tuple[Ext, Lookup, int, Weights]] = []
     p_const, q_const = field.zero, field.one
+    memo: dict[tuple[int, ...], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
     for block in plan.blocks:
         k = block.layout.variables
         lead = plan.variables - k
         weight = eq_index(field, point[:, :lead], block.offset >> k)
-        axes = tuple(block.layout.eq_weights(field, point[:, lead:]))
-        mass = weight
-        for w in axes:
-            mass = mass * vector_sum(field, w)
+        shape = block.layout.shape
+        if shape not in memo:
+            vectors = tuple(block.layout.eq_weights(field, point[:, lead:]))
+            total = field.one
+            for w in vectors:
+                total = total * vector_sum(field, w)
+            memo[shape] = vectors, total
+        axes, valid = memo[shape]
+        mass = weight * valid
         q_const = q_const + (fingerprint.constant(plan, block.table) - 1) * mass
         if block.lookup is not None:
             p_const = p_const + mass

@@ -93,11 +93,25 @@ class CombinedWeights:
         return out
 
     def at(self, commitment: Committed, point: U64) -> Ext:
-        """W_c(point): every claim's weight at the point."""
-        total = self.field.zero
+        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩."""
+        layout, field = commitment.layout, self.field
+        memo: dict[tuple[int, ...], list[U64]] = {}
+        at_slot: dict[str, tuple[Ext, list[U64]]] = {}
+        dots: dict[tuple[int, int], Ext] = {}
+        total = field.zero
         for term in self.by_role.get(commitment.role, []):
-            slot = commitment.layout.by_name[term.place[1]]
-            total = total + term.coef * commitment.layout.weight_at(self.field, slot, term.weights, point)
+            name = term.place[1]
+            slot = layout.by_name[name]
+            if name not in at_slot:
+                at_slot[name] = layout.slot_eq(field, slot, point, memo)
+            lead, eqs = at_slot[name]
+            value = term.coef * lead
+            for weight, eq in zip(term.weights, eqs, strict=True):
+                key = (id(weight), id(eq))  # both are alive as long as `dots`: terms and memo hold them
+                if key not in dots:
+                    dots[key] = Ext.from_array(field, field.kdot(weight, eq))
+                value = value * dots[key]
+            total = total + value
         return total
 
 

@@ -72,13 +72,16 @@ class Instance:
         padded[:, : self.tensor.shape[-1]] = self.weights[-1]
         return padded.reshape(2, high.shape[-1], base)
 
-    def end_weights(self, point: U64) -> tuple[Weights, Weights]:
-        """Weights of the claims A'~(point) and B'~(point) on the two factors."""
-        eq, at = {}, 0
-        for axis, n in self.shared:
-            k = bits_of(n)
-            eq[axis] = np.ascontiguousarray(self.field.eq_table(point[:, at : at + k])[:, :n])
-            at += k
+    def end_weights(self, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> tuple[Weights, Weights]:
+        """Weights of the claims A'~(point) and B'~(point) on the two factors; `memo` keeps eq by shared lengths."""
+        lengths = tuple(n for _, n in self.shared)
+        if lengths not in memo:
+            memo[lengths], at = [], 0
+            for n in lengths:
+                k = bits_of(n)
+                memo[lengths].append(np.ascontiguousarray(self.field.eq_table(point[:, at : at + k])[:, :n]))
+                at += k
+        eq = {axis: table for (axis, _), table in zip(self.shared, memo[lengths], strict=True)}
         op, kmul = self.op, self.field.kmul
         if isinstance(op, OneHot):
             batch = op.high.axes[:-1]
@@ -140,11 +143,12 @@ def prove_products(
     point, claim = sumcheck(channel, "products/round", total, variables, prover)
     ends = prover.ends() if prover else []
     out: list[EndClaim] = []
+    memo: dict[tuple[int, ...], list[U64]] = {}  # equal lengths have equal points: the last challenges
     for index, (instance, coef) in enumerate(zip(instances, coefs, strict=True)):
         free = variables - instance.variables
         for r in point[:free]:
             coef = coef * (1 - r)
-        a_weights, b_weights = instance.end_weights(as_point(point[free:]))
+        a_weights, b_weights = instance.end_weights(as_point(point[free:]), memo)
         a_tensor, b_tensor = instance.factors
         known = public(b_tensor, b_weights)
         count = 1 if known is not None else 2

@@ -53,6 +53,9 @@ class Backend(Protocol):
     def eq_table(self, point: U64) -> U64:
         """eq(point, ·): K(2, m) to K(2, 2^m), first variable most significant."""
 
+    def eq_suffixes(self, point: U64) -> list[U64]:
+        """eq_table of the last k variables for k = 0 … m (the last one is eq_table(point)), for rounds that factor eq out."""
+
     def product_round(self, a: U64, b: U64) -> Round:
         """Σ_x A(X, x)·B(X, x) for K(2, 2m) tables."""
 
@@ -66,7 +69,11 @@ class Backend(Protocol):
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, K(2, 2m) to K(2, m)."""
 
     def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
-        """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x); tables K(2, 2h), eq K(2, h)."""
+        """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x); tables K(2, 2h), eq K(2, h). lam must not be 0."""
+
+    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
+        """fold_top of the four tables (p0, p1, q0, q1) by r, then fraction_round on them, in one pass: K(2, 4h) tables,
+        eq K(2, h) to the four folded tables K(2, 2h) and (g(1), g(2))."""
 
     def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
         """In place dst[:, offset + i·n1 + j] += u_i·v_j over K."""

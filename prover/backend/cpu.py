@@ -1,12 +1,13 @@
 """The CPU backend: base.py's methods on the compiled kernels (prover/kernels), Goldilocks only, bit-equal to reference.py.
 
-A kernel takes a struct of 8-byte words (here a ctypes array), then the two extents of its index space. A K array goes in
+A kernel takes a struct of 8-byte words (packed bytes), then the two extents of its index space. A K array goes in
 as the addresses of its two planes, so slices along the last axis are used in place. Threads: VERILORA_THREADS, else all.
 """
 
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from prover.backend.plan import Plan, make_plan
 from prover.kernels import build
 
 AnyArray = npt.NDArray[Any]
+_SIGNATURE = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
 
 
 class CpuBackend:
@@ -109,8 +111,15 @@ class CpuBackend:
         out = np.empty((2, 1 << m), dtype=np.uint64)
         out[:, 0] = (1, 0)
         for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            self._call("vl_eq_step", 1, 1 << k, *_at(out), 1 << k, r0, r1)
+            self._call("vl_eq_step", 1, 1 << k, *_at(out), *_at(out), 1 << k, r0, r1)
         return out
+
+    def eq_suffixes(self, point: U64) -> list[U64]:
+        tables = [self.field.one.array()[:, None]]
+        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
+            tables.append(np.empty((2, 2 << k), dtype=np.uint64))
+            self._call("vl_eq_step", 1, 1 << k, *_at(tables[k]), *_at(tables[k + 1]), 1 << k, r0, r1)
+        return tables
 
     def product_round(self, a: U64, b: U64) -> Round:
         a = _planes(a)
@@ -154,11 +163,21 @@ class CpuBackend:
 
     def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
         half = eq.shape[1]
+        eq, mu = _planes(eq), lam.inverse()
         tables = [_planes(t, 2 * half) for t in (p0, p1, q0, q1)]
-        eq = _planes(eq)
         words = [address for t in (*tables, eq) for address in _at(t)]
-        g = self._sum("vl_fraction_round", 2, 1, half, words, half, lam.c0, lam.c1)
-        return g[0], g[1]
+        g = self._sum("vl_fraction_round", 2, 1, half, words, half, mu.c0, mu.c1)
+        return g[0] * lam, g[1] * lam
+
+    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
+        half = eq.shape[1]
+        eq, mu = _planes(eq), lam.inverse()
+        held = [_planes(t, 4 * half) for t in tables]
+        words = [address for t in (*held, eq) for address in _at(t)]
+        out = np.empty((4, 2, 2 * half), dtype=np.uint64)
+        tail = (out.ctypes.data, half, mu.c0, mu.c1, r.c0, r.c1)
+        g = self._sum("vl_fraction_fold_round", 2, 1, half, words, *tail)
+        return list(out), (g[0] * lam, g[1] * lam)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -184,8 +203,9 @@ class CpuBackend:
 
     def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
         if n0 and n1:
-            body = (ctypes.c_uint64 * len(words))(*words)
-            getattr(self._library, name)(body, ctypes.c_uint64(n0), ctypes.c_uint64(n1))
+            kernel = getattr(self._library, name)
+            kernel.argtypes = _SIGNATURE
+            kernel(struct.pack(f"{len(words)}Q", *words), n0, n1)
 
     def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
         """Kernels with sums over K: the result's address follows the array addresses."""
@@ -207,12 +227,14 @@ def _shape(a: AnyArray, wanted: tuple[int, ...]) -> tuple[int, ...]:
 
 def _planes(a: U64, size: int = -1) -> U64:
     """A K array (2, size) whose planes are contiguous, the array itself where possible."""
-    _shape(a, (2, size))
+    if a.ndim != 2 or a.shape[0] != 2 or size not in (-1, a.shape[1]):
+        raise ValueError(f"array of shape {a.shape} where {(2, size)} is needed")
     return a if a.dtype == np.uint64 and a.strides[-1] == 8 else _words(a)
 
 
 def _at(a: AnyArray) -> tuple[int, int]:
-    return a.ctypes.data, a.ctypes.data + a.strides[0]
+    first = int(a.ctypes.data)
+    return first, first + a.strides[0]
 
 
 def _halves(a: U64) -> tuple[int, int, int, int]:

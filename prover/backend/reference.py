@@ -60,6 +60,10 @@ class ReferenceBackend:
     def eq_table(self, point: U64) -> U64:
         return self.field.eq_table(point)
 
+    def eq_suffixes(self, point: U64) -> list[U64]:
+        m = point.shape[1]
+        return [self.field.eq_table(point[:, m - k :]) for k in range(m + 1)]
+
     def product_round(self, a: U64, b: U64) -> Round:
         (a1, a2), (b1, b2) = self._at_one_two(*_halves(a)), self._at_one_two(*_halves(b))
         return self.kdot(a1, b1), self.kdot(a2, b2)
@@ -89,12 +93,18 @@ class ReferenceBackend:
 
     def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
         f = self.field
+        if not lam:
+            raise ZeroDivisionError("fraction_round with lam = 0")
         values = [self._at_one_two(*_halves(t)) for t in (p0, p1, q0, q1)]
         out = []
         for a, b, c, d in zip(*values, strict=True):  # p0, p1, q0, q1 at X = 1, then at X = 2
             cross = f.add(f.kmul(a, d), f.kmul(b, c))
             out.append(self.kdot(eq, f.add(f.kscale(cross, lam), f.kmul(c, d))))
         return out[0], out[1]
+
+    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
+        folded = [self.fold_top(t, r) for t in tables]
+        return folded, self.fraction_round(*folded, eq, lam)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

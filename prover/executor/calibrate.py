@@ -8,7 +8,7 @@ enter shifts by at most 16: one remainder limb. Called when a run is planned; th
 """
 
 from dataclasses import dataclass, replace
-from math import floor, frexp, log2
+from math import floor, frexp, isfinite, log2
 
 from protocol.manifest import RunManifest
 from protocol.relation.graph import IntArray
@@ -42,6 +42,10 @@ class Calibration:
     losses: list[float]
 
 
+class CalibrationError(ValueError):
+    """The float run diverged, or a magnitude is beyond what exponents can express."""
+
+
 def _ceil_log2(maximum: float) -> int:
     mantissa, exponent = frexp(maximum)
     return exponent - 1 if mantissa == 0.5 else exponent
@@ -53,6 +57,10 @@ def calibrate(
     """`manifest.exponents` holds those of the base arrays ("base/0/W_q" …); the result holds them and all others."""
     run = FloatRun(manifest, base, tokens, mask)
     losses = [run.step(k) for k in range(steps)]
+    wild = [key for key, maximum in run.maxima.items() if not maximum < 2.0**60]
+    if wild or not all(map(isfinite, losses)):
+        raise CalibrationError(f"training diverged in {steps} float64 steps (losses {losses}; {', '.join(wild[:3])}): "
+                               "lower the learning rate")
     exponents, table, widths = dict(manifest.exponents), [], manifest.widths
 
     def place(key: str, bits: int, headroom: int, cap: int | None = None) -> int:

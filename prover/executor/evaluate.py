@@ -12,7 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from protocol.relation.graph import (
-    AxisMap, Committed, Gather, Graph, Hint, Input, IntArray, Linear, OneHot, Operation, Product, Public, Tensor,
+    AxisMap,
+    Committed,
+    Gather,
+    Graph,
+    Hint,
+    Input,
+    IntArray,
+    Linear,
+    OneHot,
+    Operation,
+    Product,
+    Public,
+    Tensor,
 )
 from protocol.relation.tables import table_columns
 

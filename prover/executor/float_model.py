@@ -12,9 +12,9 @@ import torch
 
 from protocol.manifest import RunManifest
 from protocol.relation.graph import IntArray
+from protocol.relation.layer import axis_sizes
 from protocol.relation.lora import BEHIND_NORM, IN_AXES, OUT_AXES, WEIGHT
 from protocol.relation.update import axes_of
-from protocol.relation.layer import axis_sizes
 from protocol.streams import MASTER_BITS, initial_lora_a
 
 Base = Mapping[str, Mapping[str, IntArray]]
@@ -134,7 +134,7 @@ class FloatRun:
         logits = torch.einsum("btd,vd->btv", self.norm("head/norm", x), self.base["head"]["W"])
         log_p = self.softmax("head/vocab", logits).log()
         loss = -(log_p.gather(-1, ids[:, 1:, None]).squeeze(-1) * mask).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         for gradient, _, value in self.traced:
             if value.grad is not None:
                 self.note(gradient, value.grad)

@@ -50,7 +50,7 @@ class ReferenceOps:
         return value[index]
 
     def product(self, op: Product, a: IntArray, b: IntArray, axes: str) -> IntArray:
-        return np.einsum(f"{op.a_axes},{op.b_axes}->{axes}", a, b, optimize=False)
+        return np.asarray(np.einsum(f"{op.a_axes},{op.b_axes}->{axes}", a, b, optimize=False))
 
     def one_hot(self, high: IntArray, low: IntArray, size: int) -> IntArray:
         pairs = high[..., :, None] * low[..., None, :]
@@ -86,7 +86,7 @@ class ReferenceOps:
             index = np.clip(np.where(kept, middle[..., None] - s, 65535), 0, 65535)
             fits = (table[index].sum(axis=-1) <= limit) & (middle >= top)
             low, high = np.where(fits, low, middle), np.where(fits, middle, high)
-        return high
+        return np.asarray(high)
 
     def digits(self, ids: IntArray, base: int, sizes: tuple[int, int]) -> list[IntArray]:
         """One-hot rows of ids // base and ids mod base."""

@@ -6,12 +6,12 @@
 #include "field.h"
 
 template <class V>
-struct Pair {  // the values of low + X·(high - low) at X = 1 and X = 2
+struct Pair {  // the values of low + X·(high - low) at X = 1 and X = 2; the second is loose (plane a not reduced)
     K<V> one, two;
 };
 template <class V>
 VL_FN Pair<V> at_one_two(K<V> low, K<V> high) {
-    return Pair<V>{high, kadd(high, ksub(high, low))};
+    return Pair<V>{high, K<V>{addr(subr(high.a, low.a), high.a), canon(addr(subr(high.b, low.b), high.b))}};
 }
 
 struct KMul {  // out = a·b
@@ -35,15 +35,16 @@ struct KDot {  // Σ a·b
     }
 };
 
-struct EqStep {  // one more variable on top of a table of n1 entries: t becomes (t - r·t, r·t)
-    u64 *t0, *t1;
+struct EqStep {  // one more variable on top of a table of `size` entries: t becomes (t - r·t, r·t), in place or elsewhere
+    const u64 *t0, *t1;
+    u64 *out0, *out1;
     u64 size, r0, r1;
     VL_FN u64 cost() const { return 3; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
         K<V> t = kload<V>(t0, t1, j), ones = kmul(t, kspread<V>(r0, r1));
-        kstore(t0, t1, j, ksub(t, ones));
-        kstore(t0, t1, j + size, ones);
+        kstore(out0, out1, j, ksub(t, ones));
+        kstore(out0, out1, j + size, ones);
     }
 };
 
@@ -81,36 +82,63 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1)
     VL_FN void at(u64, u64 j) const {
         K<V> p0 = kload<V>(p00, p01, j), p1 = kload<V>(p10, p11, j);
         K<V> q0 = kload<V>(q00, q01, j), q1 = kload<V>(q10, q11, j);
-        kstore(p_out0, p_out1, j, kadd(kmul(p0, q1), kmul(p1, q0)));
+        kstore(p_out0, p_out1, j, kmul_add(p0, q1, p1, q0));
         kstore(q_out0, q_out1, j, kmul(q0, q1));
     }
 };
 
-struct FractionRound {  // Σ eq·(λ(p0 q1 + p1 q0) + q0 q1) at X = 1, 2; planes of the four tables, high half at +h
+// One summand of a fraction layer's sumcheck divided by λ, with μ = 1/λ: p0 q1 + p1 q0 + μ q0 q1 = q1·(p0 + μ q0) + p1·q0.
+// Three products instead of four; the caller multiplies the sum by λ. Operands loose, result canonical.
+template <class V>
+VL_FN K<V> fraction_term(K<V> p0, K<V> p1, K<V> q0, K<V> q1, K<V> mu) {
+    K<V> t = kmul(mu, q0);
+    return kmul_add(q1, K<V>{addr(p0.a, t.a), canon(addr(p0.b, t.b))}, p1, q0);
+}
+
+struct FractionRound {  // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2; planes of the four tables, high half at +h
     enum { SUMS = 2 };
     const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11, *eq0, *eq1;
     u64* out;
-    u64 h, lam0, lam1;
-    VL_FN u64 cost() const { return 30; }
-    template <class V>
-    VL_FN K<V> term(K<V> p0, K<V> p1, K<V> q0, K<V> q1) const {
-        // λ(p0 q1 + p1 q0) + q0 q1 = q1·(λ p0 + q0) + λ p1·q0, and λ = 1 (tables scaled beforehand) saves two products
-        if (lam0 != 1 || lam1 != 0) {
-            K<V> lam = kspread<V>(lam0, lam1);
-            p0 = kmul(lam, p0);
-            p1 = kmul(lam, p1);
-        }
-        return kadd(kmul(q1, kadd(p0, q0)), kmul(p1, q0));
-    }
+    u64 h, mu0, mu1;
+    VL_FN u64 cost() const { return 24; }
     template <class V>
     VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
-        K<V> eq = kload<V>(eq0, eq1, j);
+        K<V> eq = kload<V>(eq0, eq1, j), mu = kspread<V>(mu0, mu1);
         Pair<V> p0 = at_one_two(kload<V>(p00, p01, j), kload<V>(p00, p01, j + h));
         Pair<V> p1 = at_one_two(kload<V>(p10, p11, j), kload<V>(p10, p11, j + h));
         Pair<V> q0 = at_one_two(kload<V>(q00, q01, j), kload<V>(q00, q01, j + h));
         Pair<V> q1 = at_one_two(kload<V>(q10, q11, j), kload<V>(q10, q11, j + h));
-        sums[0].mac(eq, term(p0.one, p1.one, q0.one, q1.one));
-        sums[1].mac(eq, term(p0.two, p1.two, q0.two, q1.two));
+        sums[0].mac(eq, fraction_term(p0.one, p1.one, q0.one, q1.one, mu));
+        sums[1].mac(eq, fraction_term(p0.two, p1.two, q0.two, q1.two, mu));
+    }
+};
+
+// fold_top of four tables by r and fraction_round on the result in one pass over memory. Table k has its planes at
+// the pointers before eq (4h entries) and its result (2h entries) at out + 4hk, one plane after the other.
+struct FractionFoldRound {
+    enum { SUMS = 2 };
+    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11, *eq0, *eq1;
+    u64* out;
+    u64* folded;
+    u64 h, mu0, mu1, r0, r1;
+    VL_FN u64 cost() const { return 48; }
+    template <class V>
+    VL_FN K<V> fold(const u64* x0, const u64* x1, u64 table, u64 j) const {
+        K<V> low = kload<V>(x0, x1, j), high = kload<V>(x0, x1, j + 2 * h);
+        K<V> d{subr(high.a, low.a), gsub(high.b, low.b)};
+        K<V> y = kadd(low, kmul(d, kspread<V>(r0, r1)));
+        kstore(folded + 4 * h * table, folded + 4 * h * table + 2 * h, j, y);
+        return y;
+    }
+    template <class V>
+    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
+        K<V> eq = kload<V>(eq0, eq1, j), mu = kspread<V>(mu0, mu1);
+        Pair<V> p0 = at_one_two(fold<V>(p00, p01, 0, j), fold<V>(p00, p01, 0, j + h));
+        Pair<V> p1 = at_one_two(fold<V>(p10, p11, 1, j), fold<V>(p10, p11, 1, j + h));
+        Pair<V> q0 = at_one_two(fold<V>(q00, q01, 2, j), fold<V>(q00, q01, 2, j + h));
+        Pair<V> q1 = at_one_two(fold<V>(q10, q11, 3, j), fold<V>(q10, q11, 3, j + h));
+        sums[0].mac(eq, fraction_term(p0.one, p1.one, q0.one, q1.one, mu));
+        sums[1].mac(eq, fraction_term(p0.two, p1.two, q0.two, q1.two, mu));
     }
 };
 
@@ -268,6 +296,7 @@ VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
 VL_MAP(vl_fraction_layer, FractionLayer)
 VL_SUM(vl_fraction_round, FractionRound)
+VL_SUM(vl_fraction_fold_round, FractionFoldRound)
 VL_MAP(vl_fold_axis_int, FoldAxis<0>)
 VL_MAP(vl_fold_axis_f, FoldAxis<1>)
 VL_MAP(vl_fold_axis_k, FoldAxis<2>)

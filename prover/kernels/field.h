@@ -139,9 +139,18 @@ VL_FN K<V> ksub(K<V> x, K<V> y) {
 }
 
 template <class V>
-VL_FN K<V> kmul(K<V> x, K<V> y) {  // Karatsuba; canonical in, canonical out
+VL_FN K<V> kmul(K<V> x, K<V> y) {  // Karatsuba; operands loose (plane a any, plane b canonical), result canonical
     V low = canon(mulr(x.a, y.a)), high = canon(mulr(x.b, y.b));
     V cross = mulr(addr(x.a, x.b), addr(y.a, y.b));
+    return K<V>{canon(addr(mul7(high), low)), canon(subr(subr(cross, low), high))};
+}
+
+// x·y + z·w; every operand may be loose: plane a any, plane b canonical
+template <class V>
+VL_FN K<V> kmul_add(K<V> x, K<V> y, K<V> z, K<V> w) {
+    V low = canon(addr(mulr(x.a, y.a), canon(mulr(z.a, w.a))));
+    V high = canon(addr(mulr(x.b, y.b), canon(mulr(z.b, w.b))));
+    V cross = addr(mulr(addr(x.a, x.b), addr(y.a, y.b)), canon(mulr(addr(z.a, z.b), addr(w.a, w.b))));
     return K<V>{canon(addr(mul7(high), low)), canon(subr(subr(cross, low), high))};
 }
 

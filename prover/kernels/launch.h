@@ -40,41 +40,8 @@
     }
 
 #else
-#include <cstdlib>
-#include <system_error>
-#include <thread>
-#include <vector>
-
 #include "simd512.h"
-
-static unsigned thread_count() {
-    const char* wanted = std::getenv("VERILORA_THREADS");
-    long count = wanted ? std::strtol(wanted, nullptr, 10) : 0;
-    if (count <= 0) count = (long)std::thread::hardware_concurrency();
-    return count < 1 ? 1 : count > 256 ? 256 : (unsigned)count;
-}
-
-// Splits [0, n) into one range per thread; serial when `work` (about one multiplication each) is not worth a thread.
-// Threads live for one call: no pool survives a fork or waits on a busy machine.
-template <class F>
-static void parallel(u64 n, u64 work, const F& run) {
-    u64 count = thread_count();
-    if (work < (1 << 14)) count = 1;
-    if (count > n) count = n ? n : 1;
-    u64 step = (n + count - 1) / count;
-    if (step > 64) step = (step + 63) / 64 * 64;
-    std::vector<std::thread> threads;
-    u64 begin = 0;
-    for (; begin + step < n; begin += step) {
-        try {
-            threads.emplace_back([&run, begin, step, id = threads.size()] { run((unsigned)id, begin, begin + step); });
-        } catch (const std::system_error&) {
-            break;  // no thread to be had: the rest runs here
-        }
-    }
-    run((unsigned)threads.size(), begin, n);
-    for (auto& t : threads) t.join();
-}
+#include "threads.h"
 
 template <class F>
 static VL_FN void each_row(u64 n1, u64 lo, u64 hi, const F& row) {
@@ -101,7 +68,7 @@ static void run_map(const B& given, u64 n0, u64 n1) {
 template <class B>
 static void run_sum(const B& given, u64 n0, u64 n1) {
     const unsigned S = B::SUMS;
-    std::vector<K<u64>> parts(S * (thread_count() + 1), K<u64>{0, 0});
+    std::vector<K<u64>> parts(S * thread_count(), K<u64>{0, 0});
     parallel(n0 * n1, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
         const B body = given;
         KAcc<u64> sums[S];

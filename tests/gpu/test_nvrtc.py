@@ -11,7 +11,7 @@ import pytest
 
 from prover.kernels import build
 
-ONLY_ON_CPU = {"vl_encode", "vl_lanes", "vl_fraction_fold_round"}
+ONLY_ON_CPU = {"vl_encode", "vl_lanes"}
 
 
 def nvrtc() -> ctypes.CDLL:
@@ -20,6 +20,8 @@ def nvrtc() -> ctypes.CDLL:
     found = [lib for root in roots for lib in sorted(Path(root).rglob("libnvrtc.so.1*"))]
     if not found:
         pytest.skip("nvidia-cuda-nvrtc is not installed")
+    for builtins in found[0].parent.glob("libnvrtc-builtins.so.1*"):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # looked up by name only, so it has to be there already
     return ctypes.CDLL(str(found[0]))
 
 
@@ -32,7 +34,7 @@ def compile_for(arch: str) -> tuple[str, str]:
     names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
     source = (build.SOURCE / "kernels.cpp").read_bytes()
     assert lib.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", len(headers), texts, names) == 0
-    options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--ptxas-options=-v,-warn-spills"]
+    options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--ptxas-options=-v", b"--ptxas-options=-warn-spills"]
     status = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
     lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -42,7 +44,6 @@ def compile_for(arch: str) -> tuple[str, str]:
     lib.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     lib.nvrtcGetPTX(program, ptx)
-    lib.nvrtcGetCUBINSize(program, ctypes.byref(size))
     lib.nvrtcDestroyProgram(ctypes.byref(program))
     return ptx.value.decode(), log.value.decode()
 
@@ -52,10 +53,9 @@ def source_kernels() -> set[str]:
     return set(re.findall(r"\b(vl_\w+)", text)) - ONLY_ON_CPU
 
 
-@pytest.mark.parametrize("arch", ["compute_80", "compute_90", "sm_80", "sm_90"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_source_compiles(arch: str) -> None:
     ptx, log = compile_for(arch)
     assert "error" not in log
     assert "spill" not in log.replace("0 bytes spill stores", "").replace("0 bytes spill loads", "")
-    if arch.startswith("compute"):
-        assert set(re.findall(r"\.entry (vl_\w+)", ptx)) == source_kernels()
+    assert set(re.findall(r"\.entry (vl_\w+)", ptx)) == source_kernels()

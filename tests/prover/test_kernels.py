@@ -92,8 +92,14 @@ def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
     same(cpu.fraction_layer(a, b), REFERENCE.fraction_layer(a, b))
     tables = [elements(rng, 2, 2 * m) for _ in range(4)]
     eq = elements(rng, 2, m)
-    for factor in (lam, F.one, F.zero):
+    for factor in (lam, F.one):
         same(cpu.fraction_round(*tables, eq, factor), REFERENCE.fraction_round(*tables, eq, factor))
+    for backend in (cpu, REFERENCE):
+        with pytest.raises(ZeroDivisionError):
+            backend.fraction_round(*tables, eq, F.zero)
+    larger = [elements(rng, 2, 4 * m) for _ in range(4)]
+    same(tuple(cpu.fraction_fold_round(larger, r, eq, lam)[0]), tuple(REFERENCE.fraction_fold_round(larger, r, eq, lam)[0]))
+    same(cpu.fraction_fold_round(larger, r, eq, lam)[1], REFERENCE.fraction_fold_round(larger, r, eq, lam)[1])
     wide = elements(rng, 2, 8 * m)  # halves of a larger table, as views
     parts = [wide[:, k * 2 * m : (k + 1) * 2 * m] for k in range(4)]
     same(cpu.fraction_round(*parts, eq, lam), REFERENCE.fraction_round(*parts, eq, lam))
@@ -103,6 +109,7 @@ def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
 def test_eq_table(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
     point = elements(rng, 2, m)
     same(cpu.eq_table(point), REFERENCE.eq_table(point))
+    same(tuple(cpu.eq_suffixes(point)), tuple(REFERENCE.eq_suffixes(point)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (2, 9, 7), (1, 17, 16), (5, 3, 33), (2, 40, 8), (1, 300, 64), (3, 1000, 1)])
