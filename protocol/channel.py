@@ -12,7 +12,8 @@ anything is). Challenges: SHA-256 chain with typed, length-prefixed inputs; fiel
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TypeAlias
 
 import numpy as np
@@ -81,7 +82,7 @@ Values: TypeAlias = Sequence[Ext]
 class Channel:
     """Base: the verifier's view. Subclasses say where the bytes of a message come from.
 
-    `checking` is False only while counting, where messages are zeros and no equation can hold.
+    `checking` says whether equations are tested: not while counting (messages are zeros) nor while proving.
     """
 
     checking = True

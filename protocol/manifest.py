@@ -143,8 +143,8 @@ class RunManifest:
 
     def __post_init__(self) -> None:
         _need(self.version == VERSION, "version", str(VERSION), self.version)
-        for name, top in (("batch_size", 1 << 12), ("sequence_length", 1 << 16), ("steps", 1 << 24),
-                          ("window_steps", 1 << 12), ("examples", 1 << 28)):
+        for name, top in (("batch_size", 1 << 12), ("sequence_length", 1 << 12), ("steps", 1 << 20),
+                          ("window_steps", 1 << 12), ("examples", 1 << 22)):
             value = getattr(self, name)
             _need(type(value) is int and 1 <= value <= top, name, f"1 … {top}", value)
         _need(type(self.seed) is int and 0 <= self.seed < 1 << 63, "seed", "0 … 2^63 − 1", self.seed)

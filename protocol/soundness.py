@@ -48,7 +48,8 @@ def task_soundness(params: Params, shape: TaskShape, layouts: Sequence[Commitmen
     variables = max(layout.variables for layout in layouts)
     row_variables = variables - (params.ell.bit_length() - 1)
     rounds = variables + shape.rounds
-    points = [TensorLayout(z.tensor.shape).variables for z in (*shape.graph.zeros, *shape.graph.published)]
+    asserted = [z.tensor for z in shape.graph.zeros] + [item.tensor for item in shape.graph.published]
+    points = [TensorLayout(tensor.shape).variables for tensor in asserted]
     sources = {
         "queries": query_bits(rate, params.queries),
         "folding": size - math.log2(params.n * (row_variables + 1)),

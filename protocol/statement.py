@@ -102,8 +102,11 @@ def commitment_layout(manifest: RunManifest, name: Name) -> CommitmentLayout:
     """The layout that the commitment of this name must have."""
     if name.kind not in manifest.budgets:
         raise VerificationError("manifest", f"budgets.{name.kind}", "a number of openings", "missing")
-    params = profile(manifest.profile)
-    budget = 0 if name.kind in PUBLIC_BASE and manifest.base_visibility == "public" else manifest.budgets[name.kind]
+    params, budget = profile(manifest.profile), manifest.budgets[name.kind]
+    if not 1 <= budget <= params.max_openings:
+        raise VerificationError("manifest", f"budgets.{name.kind}", f"1 … {params.max_openings} ({params.name})", str(budget))
+    if name.kind in PUBLIC_BASE and manifest.base_visibility == "public":
+        budget = 0
     return CommitmentLayout.pack(commitment_tensors(manifest, name.base, window_of(manifest, name)), params.code(budget))
 
 

@@ -42,12 +42,12 @@ class CounterStream:
         return found
 
     def permutation(self, n: int) -> IntArray:
-        """Fisher–Yates: for i = n−1 … 1 swap i with a uniform j ≤ i."""
-        order = np.arange(n, dtype=np.int64)
-        for i in range(n - 1, 0, -1):
-            j = int(self.below(i + 1, 1)[0])
+        """Fisher–Yates: for i = n−1 … 1 swap i with a uniform j ≤ i (a rejected word's successor comes after all)."""
+        order = list(range(n))
+        for i, word in zip(range(n - 1, 0, -1), self.words(n - 1).tolist(), strict=True):
+            j = word % (i + 1) if word < (1 << 64) // (i + 1) * (i + 1) else int(self.below(i + 1, 1)[0])
             order[i], order[j] = order[j], order[i]
-        return order
+        return np.array(order, dtype=np.int64)
 
 
 def initial_lora_a(seed: int, layer: int, module: str, shape: tuple[int, ...]) -> IntArray:

@@ -14,7 +14,7 @@ from protocol.channel import VerifyingChannel
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.params import profile
-from protocol.relation.graph import BOUND, Graph, IntArray
+from protocol.relation.graph import BOUND, Graph, IntArray, RelationError
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from protocol.soundness import Soundness, require_bits, task_soundness
@@ -56,7 +56,10 @@ def verify_task(
 ) -> tuple[Soundness, dict[str, IntArray]]:
     """Soundness and published values of an accepted task; VerificationError otherwise."""
     params = profile(manifest.profile)
-    graph = task.graph(manifest)
+    try:
+        graph = task.graph(manifest)
+    except RelationError as error:  # exponents or widths that no honest run has
+        raise VerificationError("relation", str(task), "a relation whose bounds hold", str(error)) from error
     published = published_values(graph, evidence.content)
     expected = statement_content(manifest, task, graph.digest(), ids, published)
     if expected != evidence.content:

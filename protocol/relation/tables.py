@@ -60,6 +60,8 @@ def softmax_limit(g: int, f_p: int) -> int:
 @lru_cache(maxsize=8)
 def silu_table(f_in: int, f_out: int, f_grad: int) -> tuple[IntArray, IntArray, IntArray]:
     """Columns (i, silu, silu') of silu:fi:fo:fd, each int64[2^16], i from −2^15."""
+    if not (-3 <= f_in <= 16 and 0 <= f_out + 3 <= 20 and 0 <= f_grad <= 16):
+        raise RelationError(f"silu table: fractional bits {f_in}, {f_out}, {f_grad} are out of range")
     half, one = 1 << 15, 1 << GUARD
     step, decay = _exp_fixed(1, f_in) if f_in >= 0 else _exp_fixed(1, 0) ** (1 << -f_in) >> GUARD * ((1 << -f_in) - 1), one
     out, grad = [0] * (2 * half), [0] * (2 * half)

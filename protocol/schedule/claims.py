@@ -11,7 +11,8 @@ Linear operations are their own transpose: a claim's weight vectors are rewritte
 Products and one-hot rows are *atoms*: the caller hides their claimed value and proves it in a batch of sumchecks.
 """
 
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 
@@ -65,9 +66,7 @@ def expand(graph: Graph, field: Field, tensor: Tensor, weights: Weights, coef: E
     while stack:
         c, t, w = stack.pop()
         op = graph.ops[t.index]
-        if isinstance(op, Input):
-            out.terms.append(CellTerm(c, (op.commitment, op.tensor_name), w))
-        elif isinstance(op, Committed):
+        if isinstance(op, Input | Committed):
             out.terms.append(CellTerm(c, (op.commitment, op.tensor_name), w))
         elif isinstance(op, Public):
             out.const = out.const + c * contract(field, field.embed(op.values), w)

@@ -6,7 +6,8 @@ through linear operations to committed tensors, public constants, and nonlinear 
 value and a place in the next batch of sumchecks.
 """
 
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TypeAlias
 
 from protocol.channel import Form

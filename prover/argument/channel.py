@@ -12,6 +12,8 @@ from protocol.schedule.gkr import as_point
 class ProvingChannel(Channel):
     """`pad_values` (2, pads) and `tail_values` (2, tails) are the committed one-time pads; each is used once."""
 
+    checking = False  # the caller verifies the finished proof as a verifier would
+
     def __init__(self, field: Field, pad_values: U64, tail_values: U64, transcript: Transcript | None = None) -> None:
         super().__init__(field, transcript)
         self.pad_values, self.tail_values = pad_values, tail_values

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext
+from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.relation.graph import WITNESS, IntArray
 from protocol.relation.graph import Committed as CommittedOp
@@ -21,6 +21,23 @@ from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.randomness import SecretStream
+
+
+def _extrapolate(field: Field, values: U64, count: int) -> U64:
+    """The polynomial through (k, values_k), k = 0 … n−1, at n … n+count−1, by backward differences: K (2, n) to (2, count)."""
+    planes = []
+    for plane in values.tolist():
+        last, row = [], plane
+        while row:  # the last entry of each row of the difference table
+            last.append(row[-1])
+            row = [(y - x) % field.p for x, y in zip(row, row[1:], strict=False)]
+        out = []
+        for _ in range(count):
+            for k in range(len(last) - 2, -1, -1):
+                last[k] = (last[k] + last[k + 1]) % field.p
+            out.append(last[0])
+        planes.append(out)
+    return field.array(planes).reshape(2, count)
 
 
 class TaskProverImpl:
@@ -58,9 +75,8 @@ class TaskProverImpl:
         out = field.zeros(2, self.shape.products)
         total = len(pairs) - 1
         out[:, : total + 1] = field.kmul(a, b)
-        for k in range(total + 1, 2 * total + 1):
-            weights = as_point(lagrange(field, total + 1, field.ext(k)))
-            out[:, k] = field.kmul(field.kdot(a, weights)[:, None], field.kdot(b, weights)[:, None])[:, 0]
+        further = slice(total + 1, 2 * total + 1)
+        out[:, further] = field.kmul(_extrapolate(field, a, total), _extrapolate(field, b, total))
         return out
 
     def witness_root(self) -> bytes:

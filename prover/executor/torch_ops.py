@@ -1,7 +1,8 @@
 """The operations of prover/executor/reference.py in torch, on CPU or GPU, equal bit for bit.
 
-Contractions run as float64 matrix products whenever the operands' actual maxima show that every partial sum is an
-integer below 2^53 (then float64 is exact in any order of summation), else in int64. Everything else is int64.
+Contractions run as float64 matrix products when the operands' actual maxima show that every partial sum is an integer
+below 2^53 (then float64 is exact in any order of summation); otherwise the larger operand is split in two halves of its
+bits until they do. Everything else is int64.
 """
 
 from collections.abc import Sequence
@@ -65,13 +66,21 @@ class TorchOps:
         contracted = [x for x in op.a_axes if x not in axes]
         if not contracted:
             return self._aligned(a, op.a_axes, axes) * self._aligned(b, op.b_axes, axes)
-        spec, count = f"{op.a_axes},{op.b_axes}->{axes}", 1
+        count = 1
         for axis in contracted:
             count *= a.shape[op.a_axes.index(axis)]
-        largest = [max(abs(v) for v in self.extent(x)) for x in (a, b)]
-        if largest[0] * largest[1] * count < EXACT:
+        return self._contract(f"{op.a_axes},{op.b_axes}->{axes}", count, a, b)
+
+    def _contract(self, spec: str, count: int, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        size_a, size_b = (max(abs(v) for v in self.extent(x)) for x in (a, b))
+        if size_a * size_b * count < EXACT:
             return torch.einsum(spec, a.double(), b.double()).to(torch.int64)
-        return torch.einsum(spec, a, b)
+        shift = max(size_a, size_b).bit_length() // 2
+        split = a if size_a >= size_b else b
+        high, low = split >> shift, split & ((1 << shift) - 1)
+        parts = [self._contract(spec, count, x, b) if size_a >= size_b else self._contract(spec, count, a, x)
+                 for x in (high, low)]
+        return (parts[0] << shift) + parts[1]
 
     @staticmethod
     def _aligned(value: torch.Tensor, axes: str, out: str) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Benchmarks: speeds as ratios to this machine's own multiplication and SHA-256 rates, measured in the same run."""

@@ -1,0 +1,83 @@
+"""`make bench`: prints each figure in its own unit and as a ratio to the bound that this machine's rates imply.
+
+Bounds (docs/protocol.md 8), per committed value at rate 1/4: (log2 ℓ)/2 products for the inverse transform and 4·(log2 n)/2 for
+the forward one, 32 bytes of SHA-256; per lookup: about 130 products (leaves 4, levels 12, rounds 2·(14 + 8)·2 …). Ratio =
+bound / measured: 1 would mean that nothing but these multiplications and hashes takes time.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from benchmarks.machine import measure_machine
+from benchmarks.parts import TaskFigures, commit_seconds_per_value, layer_task, tree_seconds_per_lookup
+from protocol.manifest import Lora, Optimizer, StepRange
+from protocol.model_config import PROJECTIONS
+from protocol.params import profile
+from prover.backend import select
+from prover.executor.prepare import prepare
+from prover.executor.trainer import Trainer
+from prover.files.dataset import load_dataset
+from prover.files.hf_model import open_model
+from prover.witness.task import task_values
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PROFILE = "goldilocks-2^14"
+PRODUCTS_PER_LOOKUP = 130
+
+
+def demo_layer(backend: object) -> TaskFigures:
+    """The task of layer 1, four steps of 4 × 64 tokens, rank 8 on all projections, of the example model."""
+    model = open_model(EXAMPLES / "tiny-llama")
+    dataset = load_dataset(EXAMPLES / "haiku.jsonl", EXAMPLES / "tiny-llama", 64)
+    ready = prepare(
+        model, dataset, name="bench", lora=Lora(8, 16, PROJECTIONS), optimizer=Optimizer("sgd", "0.9", "0.05"), batch_size=4,
+        steps=8, window_steps=4, seed=7, publish_loss=True, base_visibility="private", profile=PROFILE,
+    )
+    trainer = Trainer(ready.manifest, ready.base, ready.tokens, ready.mask)
+    window = StepRange(0, 4)
+    trace = trainer.run_window(window)
+    inputs = trainer.layer_inputs(1, {}) | {("x_in", "x"): trace.x[1], ("dx_in", "dx"): trace.dx[2]}
+    start = time.perf_counter()
+    graph, values = task_values(ready.manifest, "layer", window, 1, inputs)
+    return layer_task(backend, graph, values, time.perf_counter() - start, PROFILE)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    backend, params = select(), profile(PROFILE)
+    machine = measure_machine(backend)
+    per_value = commit_seconds_per_value(backend, params.code(2), 64)
+    per_lookup = tree_seconds_per_lookup(backend, 22)
+    task = demo_layer(backend)
+    products = (params.ell.bit_length() - 1) / 2 + 2 * (params.n.bit_length() - 1)
+    value_bound = products / machine.multiplications + 32 / machine.sha256_bytes
+    lookup_bound = PRODUCTS_PER_LOOKUP / machine.multiplications
+    figures = {
+        "machine": machine.name, "threads": machine.threads, "backend": backend.name,
+        "multiplications_per_s": machine.multiplications, "sha256_bytes_per_s": machine.sha256_bytes,
+        "committed_values_per_s": 1 / per_value, "committed_values_ratio": value_bound / per_value,
+        "lookups_per_s": 1 / per_lookup, "lookups_ratio": lookup_bound / per_lookup,
+        "layer_task": vars(task),
+        "layer_task_ratio_to_kernels": task.prove_seconds / (task.committed * per_value + task.lookups * per_lookup),
+        "verify_to_prove": task.verify_seconds / task.prove_seconds,
+    }
+    if arguments.json:
+        print(json.dumps(figures, indent=1))
+        return
+    print(f"{machine.name}, {machine.threads} threads, backend {backend.name}")
+    print(f"  multiplications (Goldilocks)  {machine.multiplications / 1e6:9.0f} M/s")
+    print(f"  SHA-256                       {machine.sha256_bytes / 1e6:9.0f} MB/s")
+    print(f"  committed values, rate 1/4    {1e-6 / per_value:9.1f} M/s   ratio to bound {value_bound / per_value:.2f}")
+    print(f"  lookups, tree of 2^22         {1e-6 / per_lookup:9.1f} M/s   ratio to bound {lookup_bound / per_lookup:.2f}")
+    print(f"  layer task of the demo        {task.committed / 1e6:.2f} M values, {task.lookups / 1e6:.2f} M lookups")
+    print(f"    witness {task.witness_seconds:.2f} s, prove {task.prove_seconds:.2f} s, verify {task.verify_seconds:.2f} s,"
+          f" {task.prove_seconds / (task.committed * per_value + task.lookups * per_lookup):.1f} × its two main kernels")
+    print(f"    proof {task.proof_bytes} bytes: " + ", ".join(f"{k} {v}" for k, v in sorted(task.parts.items(), key=lambda x: -x[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The machine's own rates, which every other figure is divided by.
+
+multiplications/s: products in Goldilocks by the prover's own kernel (`kmul`, four products each) on arrays that stay in the
+cache; SHA-256 bytes/s: hashlib on one long message, times the number of threads that the prover uses.
+"""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from protocol.field import GOLDILOCKS, U64
+from prover.backend.base import Backend
+
+
+@dataclass(frozen=True)
+class Machine:
+    name: str
+    threads: int
+    multiplications: float
+    sha256_bytes: float
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall time of `work` after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2]
+
+
+def random_elements(shape: tuple[int, ...], seed: int = 1) -> U64:
+    """Field elements for benchmarks; not secret."""
+    words = np.random.default_rng(seed).integers(0, 2**63, shape, dtype=np.uint64)
+    return words % np.uint64(GOLDILOCKS.p)
+
+
+def measure_machine(backend: Backend) -> Machine:
+    threads = int(os.environ.get("VERILORA_THREADS", os.cpu_count() or 1))
+    a, b = random_elements((2, 1 << 16)), random_elements((2, 1 << 16), 2)
+    seconds = median_seconds(lambda: [backend.kmul(a, b) for _ in range(16)])
+    data = bytes(1 << 24)
+    sha = median_seconds(lambda: hashlib.sha256(data).digest(), 3)
+    return Machine(_cpu_name(), threads, 16 * 4 * (1 << 16) / seconds, threads * len(data) / sha)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

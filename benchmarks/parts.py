@@ -1,0 +1,117 @@
+"""What is measured: committing, the lookup tree, and one layer task of the demo's shape, proved and verified."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.machine import median_seconds, random_elements
+from protocol.channel import VerifyingChannel
+from protocol.code import Code
+from protocol.field import GOLDILOCKS, Field
+from protocol.layout import CommitmentLayout
+from protocol.params import Params, profile
+from protocol.relation.graph import Committed as CommittedOp
+from protocol.relation.graph import Graph, IntArray
+from protocol.schedule.lookups import Fingerprint
+from protocol.schedule.opening import Committed
+from protocol.schedule.task import TaskShape, run_task
+from prover.argument.prove import prove_task
+from prover.argument.tree import FractionTreeProver
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, commit
+from prover.randomness import fresh_seed
+
+
+def commit_seconds_per_value(backend: Backend, code: Code, rows: int) -> float:
+    """Encode, hash and build the tree: seconds per committed value."""
+    values, rho = random_elements((rows, code.ell)), random_elements((rows, code.blinding), 2)
+    salts = np.zeros((code.n, 32), dtype=np.uint8)
+
+    def work() -> None:
+        backend.merkle_levels(backend.hash_columns(backend.encode(code, values, rho), salts))
+
+    return median_seconds(work) / values.size
+
+
+def tree_seconds_per_lookup(backend: Backend, log_leaves: int) -> float:
+    """One range-16 lookup tree, leaves to last round: seconds per looked-up value."""
+    field, rows = backend.field, (1 << log_leaves) - (1 << 16)
+    graph = Graph()
+    graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
+    shape = TaskShape(graph, field)
+    values: list[IntArray] = [np.random.default_rng(3).integers(0, 2**16, rows)]
+    counts = {"range:16": np.bincount(values[0], minlength=1 << 16).astype(np.int64)}
+
+    def work() -> None:
+        point, r = [], field.ext(12345, 678)  # what is measured does not depend on the challenges
+        tree = FractionTreeProver(backend, shape.plan, values, counts)
+        tree.build(Fingerprint(r, (field.one, r * r, r + 1), r * 3))
+        for level in range(shape.plan.variables):
+            tree.descend(level, point, r)
+            bound = []
+            for _ in range(level):
+                tree.round()
+                tree.bind(r)
+                bound.append(r)
+            tree.ends()
+            point = [r, *bound]
+
+    return median_seconds(work, 3) / rows
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """One layer task."""
+
+    committed: int
+    lookups: int
+    witness_seconds: float
+    prove_seconds: float
+    verify_seconds: float
+    proof_bytes: int
+    parts: dict[str, int]
+
+
+class _PartChannel(VerifyingChannel):
+    """Counts proof bytes by the first word of the message tag."""
+
+    def __init__(self, field: Field, proof: bytes) -> None:
+        super().__init__(field, proof)
+        self.parts: Counter[str] = Counter()
+
+    def _message(self, tag, size, produce):  # type: ignore[no-untyped-def]
+        head = tag.split("/")[0]
+        self.parts[tag if head == "opening" else head] += size
+        return super()._message(tag, size, produce)
+
+
+def layer_task(backend: Backend, graph: Graph, values: list[IntArray], seconds: float, profile_name: str) -> TaskFigures:
+    """Prove and verify a task whose tensor values are known; `seconds` is what the witness took."""
+    params: Params = profile(profile_name)
+    shape = TaskShape(graph, GOLDILOCKS)
+    groups: dict[str, dict[str, IntArray]] = {}
+    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
+        role = getattr(op, "commitment", "witness")
+        if role != "witness":
+            groups.setdefault(role, {})[op.tensor_name] = values[tensor.index]  # type: ignore[union-attr]
+    inputs: list[tuple[str, CommitmentData]] = []
+    for role, tensors in groups.items():
+        layout = CommitmentLayout.pack([(name, array.shape) for name, array in tensors.items()], params.code(2))
+        inputs.append((role, commit(backend, layout, tensors, fresh_seed())))
+    published = {item.name: values[item.tensor.index] for item in graph.published}
+    witness = shape.witness_layout(params)
+    start = time.perf_counter()
+    proof = prove_task(backend, shape, b"benchmark", inputs, values, published, witness, params.queries, fresh_seed(), lambda: None)
+    proved = time.perf_counter() - start
+    start = time.perf_counter()
+    channel = _PartChannel(GOLDILOCKS, proof)
+    again = TaskShape(graph, GOLDILOCKS)
+    committed = [Committed(role, data.layout, data.root) for role, data in inputs]
+    run_task(channel, again, b"benchmark", committed, again.witness_layout(params), published, params.queries, None)
+    channel.finish()
+    verified = time.perf_counter() - start
+    cells = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, CommittedOp))
+    return TaskFigures(cells, shape.plan.fractions, seconds, proved, verified, len(proof), dict(channel.parts))
+
