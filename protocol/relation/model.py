@@ -4,8 +4,6 @@
 name contains, so that both lay it out alike. Kinds: "range" (a base commitment), "embed", "layer", "head".
 """
 
-import numpy as np
-
 from protocol.manifest import RunManifest, StepRange, base_commitments
 from protocol.relation.context import Context
 from protocol.relation.embed import build_embed
@@ -87,10 +85,3 @@ def _build_range(g: Graph, m: RunManifest, name: str) -> None:
         half = 1 << m.widths[width] - 1
         t = g.input(role, tensor_name, axes, shape, -half, half - 1)
         signed_check(g, t, m.widths[width], tensor_name)
-
-
-def cells(graph: Graph) -> dict[str, int]:
-    """Sizes for plans and logs: committed cells and lookups (cells of all lookups) of one task."""
-    committed = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if type(op).__name__ == "Committed")
-    lookups = sum(int(np.prod(x.columns[0].shape, dtype=np.int64)) for x in graph.lookups)
-    return {"tensors": len(graph.tensors), "committed": committed, "lookups": lookups}

@@ -17,7 +17,7 @@ from dataclasses import field as dataclass_field
 import numpy as np
 
 from protocol.field import I64, U64, Ext, Field
-from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Input, Linear, Product, Public, Tensor
+from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Input, Linear, Public, Tensor
 from protocol.schedule.constraints import CellTerm, Weights
 
 
@@ -113,8 +113,3 @@ def _linear(
 
 def is_public(graph: Graph, tensor: Tensor) -> bool:
     return isinstance(graph.ops[tensor.index], Public)
-
-
-def product_of(graph: Graph, tensor: Tensor) -> Product | None:
-    op = graph.ops[tensor.index]
-    return op if isinstance(op, Product) else None
