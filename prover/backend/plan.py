@@ -1,7 +1,8 @@
 """Tables of the transforms in prover/kernels/ntt.h for one row code; made once per code and kept by the CPU backend.
 
-inverse, forward: 8 words w_16^j; for odd log2(ell) the ell/2 words w_ell^j; then for s = size, size/4, …, 4 the 3·s/4
-words w_s^j, w_s^2j, w_s^3j (j < s/4). scale[c]: s_c^k / ell at the bit-reversed place of k. powers[c] = s_c^ell.
+inverse, forward: 8 words w_16^j, then the twiddles of each pass from the top (see ntt.h), first one pass of radix 2 or 4
+that brings the size to 64·8^k, then radix 8 down to 64, then radix 4 (below 64: radix 2 once if needed, then radix 4).
+scale[c]: s_c^k / ell at the bit-reversed place of k. powers[c] = s_c^ell.
 slots: bit-reversed places of k < min(blinding, ell). Here s_c = shift·g^c, g of order n, c < n/ell.
 """
 
@@ -13,6 +14,10 @@ import numpy as np
 
 from protocol.code import Code
 from protocol.field import I64, U64, Field
+
+
+# exponents of a pass's twiddles: places 1 … R-1 of a bit-reversed order for R = 8, the natural order for R = 4
+_EXPONENTS = {2: (1,), 4: (1, 2, 3), 8: (4, 2, 6, 1, 5, 3, 7)}
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,19 @@ def _twiddles(f: Field, log: int, root: int, inverse: bool) -> U64:
     ell = 1 << log
     powers = f.powers(root, ell)
     size = ell
-    if log % 2:
-        parts.append(powers[: ell // 2])
-        size //= 2
-    while size > 1:
-        j = np.arange(size // 4) * (ell // size)
-        parts += [powers[j], powers[2 * j], powers[3 * j]]
-        size //= 4
+    for radix in _radices(log):
+        j = np.arange(size // radix) * (ell // size)
+        parts += [powers[j * e] for e in _EXPONENTS[radix]]
+        size //= radix
     return np.concatenate(parts)
+
+
+def _radices(log: int) -> list[int]:
+    """Radices of the passes from the top, as first_radix, dif and dit in ntt.h choose them."""
+    if log < 6:
+        return [2] * (log % 2) + [4] * (log // 2)
+    first = [2] if log % 3 == 1 else [4] if log % 3 == 2 else []
+    return first + [8] * (log // 3 - 2) + [4, 4, 4]
 
 
 def _bit_reverse(log: int) -> I64:

@@ -3,8 +3,8 @@
 // The inverse transform is decimation in frequency (natural order in, bit-reversed out), the forward one decimation in
 // time (bit-reversed in, natural out), so that nothing is ever permuted. A codeword on a coset of the n-th roots is n/ell
 // transforms of size ell on cosets s_c·H, s_c = shift·g^c, where p reduces to interp + (t_c - 1)·rho, t_c = s_c^ell.
-// i = g^(n/4) is 2^48, a shift. Tables (prover/backend/plan.py) hold, for the sizes s of the radix-4 passes from the top,
-// w_s^j, w_s^2j, w_s^3j for j < s/4; before them w_16^j, j < 8, and for an odd log2 the w_ell^j of one radix-2 pass.
+// i = g^(n/4) is 2^48, a shift. Tables (prover/backend/plan.py): w_16^j, j < 8, for the last levels on 64 words; then for
+// each pass of radix R on size s, from the top, w_s^(j·e), j < s/R, for e = 1 | 1 2 3 | 4 2 6 1 5 3 7 (R = 2 | 4 | 8).
 #pragma once
 #include "field.h"
 
@@ -56,6 +56,92 @@ VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // forward: w^(s/4)
     d = subr(s1, s3);
 }
 
+// a, b to a + b, a - b; b canonical
+template <class V>
+VL_FN void sum_difference(V& a, V& b) {
+    V s = addr(a, b);
+    b = subr(a, b);
+    a = s;
+}
+
+// Transforms of 8 values without twiddles: the 8th root is w = 2^120 = -2^24, so they take shifts only.
+template <class V>
+VL_FN void dif8(V* r) {  // inverse, natural in (any), bit-reversed out (any)
+    for (int k = 4; k < 8; ++k) r[k] = canon(r[k]);
+    for (int k = 0; k < 4; ++k) sum_difference(r[k], r[k + 4]);
+    // w^-1 = 2^72, w^-2 = -2^48, w^-3 = 2^24; a minus sign is a swap in the next level
+    r[5] = shiftr<24>(shiftr<48>(r[5]));
+    r[6] = shiftr<48>(r[6]);
+    r[7] = shiftr<24>(r[7]);
+    for (int k = 2; k < 8; ++k) r[k] = canon(r[k]);
+    sum_difference(r[0], r[2]);
+    sum_difference(r[1], r[3]);
+    V a = r[4], b = r[5];
+    r[4] = subr(a, r[6]), r[6] = addr(a, r[6]);
+    r[5] = addr(b, r[7]), r[7] = subr(b, r[7]);
+    r[3] = shiftr<48>(r[3]), r[7] = shiftr<48>(r[7]);  // w^-2 again
+    for (int k = 1; k < 8; k += 2) r[k] = canon(r[k]);
+    sum_difference(r[0], r[1]);
+    sum_difference(r[4], r[5]);
+    a = r[2], b = r[6];
+    r[2] = subr(a, r[3]), r[3] = addr(a, r[3]);
+    r[6] = subr(b, r[7]), r[7] = addr(b, r[7]);
+}
+template <class V>
+VL_FN void dit8(V* r) {  // forward, bit-reversed in (odd places canonical, others any), natural out (any)
+    for (int k = 0; k < 8; k += 2) sum_difference(r[k], r[k + 1]);
+    r[3] = shiftr<48>(r[3]), r[7] = shiftr<48>(r[7]);
+    for (int k = 0; k < 8; k += 4) {
+        r[k + 2] = canon(r[k + 2]), r[k + 3] = canon(r[k + 3]);
+        sum_difference(r[k], r[k + 2]);
+        sum_difference(r[k + 1], r[k + 3]);
+    }
+    // w = -2^24, w^2 = 2^48, w^3 = -2^72
+    r[5] = shiftr<24>(r[5]);
+    r[6] = shiftr<48>(r[6]);
+    r[7] = shiftr<24>(shiftr<48>(r[7]));
+    for (int k = 4; k < 8; ++k) r[k] = canon(r[k]);
+    sum_difference(r[0], r[4]);
+    sum_difference(r[2], r[6]);
+    V a = r[1], b = r[3];
+    r[1] = subr(a, r[5]), r[5] = addr(a, r[5]);
+    r[3] = subr(b, r[7]), r[7] = addr(b, r[7]);
+}
+
+struct Dif8 {  // block i of size 8q, index j < q
+    u64* x;
+    const u64* tw;
+    u64 q;
+    VL_FN u64 cost() const { return 8; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 8 * q * i + j;
+        V r[8];
+        for (int k = 0; k < 8; ++k) r[k] = load<V>(p + k * q);
+        dif8(r);
+        store(p, canon(r[0]));
+        for (int k = 1; k < 8; ++k) store(p + k * q, gmul(r[k], load<V>(tw + (k - 1) * q + j)));
+    }
+};
+struct Dit8 {
+    u64* x;
+    const u64* tw;
+    u64 q;
+    VL_FN u64 cost() const { return 8; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        u64* p = x + 8 * q * i + j;
+        V r[8];
+        r[0] = load<V>(p);
+        for (int k = 1; k < 8; ++k) {
+            r[k] = mulr(load<V>(p + k * q), load<V>(tw + (k - 1) * q + j));
+            if (k % 2) r[k] = canon(r[k]);
+        }
+        dit8(r);
+        for (int k = 0; k < 8; ++k) store(p + k * q, canon(r[k]));
+    }
+};
+
 struct Dif4 {
     u64* x;
     const u64* tw;
@@ -87,6 +173,8 @@ VL_MAP(vl_dif2, Dif2)
 VL_MAP(vl_dit2, Dit2)
 VL_MAP(vl_dif4, Dif4)
 VL_MAP(vl_dit4, Dit4)
+VL_MAP(vl_dif8, Dif8)
+VL_MAP(vl_dit8, Dit8)
 
 #ifndef VL_CUDA
 #include <algorithm>
@@ -110,37 +198,42 @@ static VL_FN void dif_base(u64*, const u64*, const u64*) {}
 static VL_FN void dit_base(u64*, const u64*, const u64*) {}
 #endif
 
-// Both recursions go depth first, so that blocks which fit a cache stay there. `top` is the start of the whole table.
+// Depth first, so that blocks which fit a cache stay there. `top` is the start of the whole table. Sizes are 64·8^k, or
+// powers of 4 below.
 static void dif(u64* x, u64 size, const u64* tw, const u64* top) {
     if (size == VL_BASE && VL_BASE > 1) return dif_base(x, tw, top);
     if (size == 1) return;
-    u64 q = size / 4;
-    pass(Dif4{x, tw, q}, q);
-    for (u64 k = 0; k < 4; ++k) dif(x + k * q, q, tw + 3 * q, top);
+    const u64 radix = size > 64 ? 8 : 4, q = size / radix;
+    radix == 8 ? pass(Dif8{x, tw, q}, q) : pass(Dif4{x, tw, q}, q);
+    for (u64 k = 0; k < radix; ++k) dif(x + k * q, q, tw + (radix - 1) * q, top);
 }
 static void dit(u64* x, u64 size, const u64* tw, const u64* top) {
     if (size == VL_BASE && VL_BASE > 1) return dit_base(x, tw, top);
     if (size == 1) return;
-    u64 q = size / 4;
-    for (u64 k = 0; k < 4; ++k) dit(x + k * q, q, tw + 3 * q, top);
-    pass(Dit4{x, tw, q}, q);
+    const u64 radix = size > 64 ? 8 : 4, q = size / radix;
+    for (u64 k = 0; k < radix; ++k) dit(x + k * q, q, tw + (radix - 1) * q, top);
+    radix == 8 ? pass(Dit8{x, tw, q}, q) : pass(Dit4{x, tw, q}, q);
 }
 
-static bool odd_log(u64 size) { return __builtin_ctzll(size) & 1; }
+// The first pass brings a size to 64·8^k (or a power of 4 below 64).
+static u64 first_radix(u64 size) {
+    const unsigned log = (unsigned)__builtin_ctzll(size);
+    return log < 6 ? 1u << (log & 1) : 1u << (log % 3);
+}
 
 static void inverse_transform(u64* x, u64 ell, const u64* table) {  // scaled by ell
+    const u64 radix = first_radix(ell), q = ell / radix;
     const u64* tw = table + 8;
-    if (!odd_log(ell)) return dif(x, ell, tw, table);
-    pass(Dif2{x, tw, ell / 2}, ell / 2);
-    dif(x, ell / 2, tw + ell / 2, table);
-    dif(x + ell / 2, ell / 2, tw + ell / 2, table);
+    if (radix == 2) pass(Dif2{x, tw, q}, q);
+    if (radix == 4) pass(Dif4{x, tw, q}, q);
+    for (u64 k = 0; k < radix; ++k) dif(x + k * q, q, tw + (radix - 1) * q, table);
 }
 static void forward_transform(u64* x, u64 ell, const u64* table) {
+    const u64 radix = first_radix(ell), q = ell / radix;
     const u64* tw = table + 8;
-    if (!odd_log(ell)) return dit(x, ell, tw, table);
-    dit(x, ell / 2, tw + ell / 2, table);
-    dit(x + ell / 2, ell / 2, tw + ell / 2, table);
-    pass(Dit2{x, tw, ell / 2}, ell / 2);
+    for (u64 k = 0; k < radix; ++k) dit(x + k * q, q, tw + (radix - 1) * q, table);
+    if (radix == 2) pass(Dit2{x, tw, q}, q);
+    if (radix == 4) pass(Dit4{x, tw, q}, q);
 }
 
 struct Encode {

@@ -18,6 +18,13 @@ from prover.executor.torch_ops import TorchOps
 STEPWISE = ("x_in", "dx_in")
 
 
+def sizes(graph: Graph) -> dict[str, int]:
+    """For plans and logs: tensors, cells committed by the task, cells looked up."""
+    committed = sum(graph.tensors[i].cells for i in committed_indices(graph))
+    return {"tensors": len(graph.tensors), "committed": committed,
+            "lookups": sum(x.columns[0].cells for x in graph.lookups)}
+
+
 def committed_indices(graph: Graph) -> list[int]:
     return [t.index for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
 

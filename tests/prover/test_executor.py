@@ -1,0 +1,225 @@
+"""The relation executed: torch equals the reference, every assertion holds, and every committed cell is constrained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from protocol.manifest import Optimizer, RunManifest, StepRange
+from protocol.model_config import PROJECTIONS
+from protocol.relation.graph import Committed, Graph, IntArray, Operation
+from protocol.relation.model import build, commitment_tensors
+from prover.executor.calibrate import CalibrationError
+from prover.executor.evaluate import Inputs, RangeOverflow, RelationBroken, check, evaluate
+from prover.executor.reference import ReferenceOps
+from prover.executor.torch_ops import TorchOps
+from prover.executor.trainer import Trainer, WindowTrace
+from prover.witness.task import outputs, task_values
+from tests.toy import EVEN, Toy, toy
+
+torch.set_num_threads(1)  # on a busy machine two spinning threads are slower than one
+
+SUBSETS = [PROJECTIONS, ("q_proj",), ("v_proj", "o_proj"), ("gate_proj",), ("down_proj",), ("k_proj", "up_proj")]
+
+
+def trainer_of(t: Toy, reference: bool = False) -> Trainer:
+    return Trainer(t.manifest, t.base, t.tokens, t.mask, ReferenceOps() if reference else TorchOps())
+
+
+def task_inputs(t: Toy, kind: str, layer: int, trace: WindowTrace, state: Mapping[int, Mapping[str, IntArray]]) -> Inputs:
+    trainer, top = trainer_of(t), t.manifest.model.layers
+    if kind == "embed":
+        return trainer.dataset | {("embedding", "E"): t.base["embedding"]["E"]}
+    if kind == "head":
+        return trainer.dataset | {("head", "W"): t.base["head"]["W"], ("x_in", "x"): trace.x[top]}
+    return trainer.layer_inputs(layer, state) | {("x_in", "x"): trace.x[layer], ("dx_in", "dx"): trace.dx[layer + 1]}
+
+
+def tasks(m: RunManifest) -> list[tuple[str, int]]:
+    return [("embed", 0), *[("layer", n) for n in range(m.model.layers)], ("head", 0)]
+
+
+CASES = {
+    "odd": {"layers": 2, "steps": 3, "window_steps": 2},
+    "even": {"layers": 1, "steps": 2, "window_steps": 2, "sizes": EVEN},
+    "plain sgd": {"layers": 1, "steps": 2, "window_steps": 1, "momentum": "0"},
+    "odd scale": {"layers": 1, "steps": 1, "window_steps": 1, "r": 3, "lora_alpha": 7, "sequence_length": 3},
+    "some modules": {"layers": 2, "steps": 2, "window_steps": 2, "target_modules": ("v_proj", "gate_proj")},
+    "secret loss": {"layers": 1, "steps": 1, "window_steps": 1, "publish_loss": False},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_torch_equals_reference_and_every_assertion_holds(case: str) -> None:
+    t = toy(**CASES[case])  # type: ignore[arg-type]
+    state: Mapping[int, Mapping[str, IntArray]] = {}
+    for window in t.manifest.windows():
+        trace = trainer_of(t).run_window(window, state or None)
+        other = trainer_of(t, reference=True).run_window(window, state or None)
+        for kind, layer in tasks(t.manifest):
+            graph, values = task_values(t.manifest, kind, window, layer, task_inputs(t, kind, layer, trace, state))
+            check(graph, dict(enumerate(values)))
+            found = outputs(graph, dict(enumerate(values)))
+            for result in (trace, other):
+                for (role, name), array in found.items():
+                    assert np.array_equal(array, boundary(result, kind, layer, role, name)), (kind, role, name)
+            for assertion in graph.published:
+                assert np.array_equal(values[assertion.tensor.index], trace.loss)
+            assert bool(graph.published) == (kind == "head" and t.manifest.publish_loss)
+        state = trace.state_out
+    assert all((n in trace.delivered) and trace.delivered[n] for n in range(t.manifest.model.layers))
+
+
+def boundary(trace: WindowTrace, kind: str, layer: int, role: str, name: str) -> IntArray:
+    if role == "x_out":
+        return trace.x[0 if kind == "embed" else layer + 1]
+    if role == "dx_out":
+        return trace.dx[max(trace.dx) if kind == "head" else layer]
+    return (trace.state_out if role == "state_out" else trace.delivered)[layer][name]
+
+
+def test_commitments_hold_what_the_trainer_gives() -> None:
+    t = toy(layers=2, steps=2, window_steps=2)
+    window = t.manifest.windows()[0]
+    trace = trainer_of(t).run_window(window)
+    found = {"state/1": trace.state_out[1], "delivered/0": trace.delivered[0], "x/2": {"x": trace.x[2]},
+             "dx/1": {"dx": trace.dx[1]}, "dataset": {"tokens": t.tokens, "mask": t.mask}, **t.base}
+    for name, arrays in found.items():
+        assert sorted((k, v.shape) for k, v in arrays.items()) == sorted(commitment_tensors(t.manifest, name, window))
+
+
+def test_range_tasks_hold_and_notice() -> None:
+    t = toy()
+    arrays = t.base | {"dataset": {"tokens": t.tokens, "mask": t.mask}}
+    for name, group in arrays.items():
+        inputs = {(name.split("/")[0], k): v for k, v in group.items()}
+        graph, values = task_values(t.manifest, "range", None, name, inputs)
+        check(graph, dict(enumerate(values)))
+        key = next(iter(inputs))
+        bad = inputs[key].copy()
+        bad.flat[-1] = t.manifest.model.vocab if name == "dataset" else 1 << 15
+        with pytest.raises((RangeOverflow, RelationBroken)):
+            graph, values = task_values(t.manifest, "range", None, name, inputs | {key: bad})
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("embed", 0), ("layer", 1), ("head", 0)])
+def test_every_committed_tensor_is_constrained(kind: str, layer: int) -> None:
+    """One cell of one committed tensor off by one, everything virtual recomputed: some assertion must fail."""
+    t = toy(layers=2, steps=2, window_steps=2, sizes=EVEN, batch_size=1, sequence_length=3)
+    window, rng = t.manifest.windows()[0], np.random.default_rng(5)
+    trace = trainer_of(t).run_window(window)
+    inputs = task_inputs(t, kind, layer, trace, {})
+    graph, values = task_values(t.manifest, kind, window, layer, inputs)
+    committed = {i.index: values[i.index] for i, op in zip(graph.tensors, graph.ops, strict=True)
+                 if isinstance(op, Committed)}
+    free, reads = [], virtual_dependencies(graph)
+    for index, honest in committed.items():
+        tensor, lie = graph.tensors[index], honest.copy()
+        cell = rng.integers(lie.size)
+        lie.flat[cell] += -1 if lie.flat[cell] == tensor.hi else 1
+        kept = {i: v for i, v in enumerate(values) if i in committed or index not in reads[i]}
+        changed = kept | {index: lie}
+        todo = [t for t in graph.tensors if t.index not in changed]
+        changed |= evaluate(graph, inputs, todo, ReferenceOps(), changed)
+        try:
+            check(graph, changed)
+            free.append(tensor.name)
+        except RelationBroken:
+            continue
+    assert free == []
+
+
+def sources_of(op: Operation) -> list[int]:
+    found = [term.tensor for term in getattr(op, "terms", ())]
+    found += [getattr(op, key) for key in ("tensor", "a", "b", "high", "low") if hasattr(op, key)]
+    return [t.index for t in found]
+
+
+def virtual_dependencies(graph: Graph) -> list[set[int]]:
+    """For every virtual tensor the committed tensors that it is computed from."""
+    reads: list[set[int]] = []
+    for i, op in enumerate(graph.ops):
+        reads.append({i} if isinstance(op, Committed) else set().union(*[reads[j] for j in sources_of(op)]))
+    return reads
+
+
+def needed(graph: Graph) -> set[int]:
+    """Tensors that an output or a published value depends on."""
+    hints = {t.index: h for h in graph.hints for t in h.outputs}
+    stack = [t.index for t, op in zip(graph.tensors, graph.ops, strict=True)
+             if isinstance(op, Committed) and op.commitment != "witness"] + [p.tensor.index for p in graph.published]
+    seen: set[int] = set()
+    while stack:
+        i = stack.pop()
+        if i in seen:
+            continue
+        seen.add(i)
+        op = graph.ops[i]
+        stack += [t.index for t in (*hints[i].inputs, *hints[i].outputs)] if i in hints else []
+        stack += sources_of(op)
+    return seen
+
+
+@pytest.mark.parametrize("modules", SUBSETS)
+def test_no_dead_committed_values(modules: tuple[str, ...]) -> None:
+    m = toy(layers=2, steps=2, window_steps=2, target_modules=modules, sizes=EVEN).manifest
+    for kind, layer in tasks(m):
+        graph = build(m, kind, m.windows()[0], layer)
+        used = needed(graph)
+        dead = [t.name for t, op in zip(graph.tensors, graph.ops, strict=True)
+                if isinstance(op, Committed) and t.index not in used and ".limb" not in t.name]
+        assert dead == []
+
+
+def test_node_list_does_not_depend_on_the_number_of_steps() -> None:
+    m = toy(layers=2, steps=6, window_steps=3).manifest
+    for kind, layer in tasks(m):
+        graphs = [build(m, kind, StepRange(first, count), layer, True) for first, count in ((0, 1), (0, 3), (3, 1), (3, 3))]
+        lists = [[(type(op).__name__, t.axes) for t, op in zip(g.tensors, g.ops, strict=True)] for g in graphs]
+        assert lists[0] == lists[1] and lists[2] == lists[3] and len(lists[0]) == len(lists[2])
+
+
+def test_relation_digest_depends_on_what_is_proved() -> None:
+    one, other = toy(learning_rate="0.02").manifest, toy(learning_rate="0.03").manifest
+    w = one.windows()[0]
+    digests = {build(one, "layer", w, 0).digest(), build(one, "layer", w, 0).digest()}
+    assert len(digests) == 1 and build(other, "layer", w, 0).digest() not in digests
+
+
+def test_overflow_names_tensor_step_and_value() -> None:
+    t = toy(layers=1, steps=3, window_steps=3)
+    wild = replace(t, manifest=replace(t.manifest, optimizer=Optimizer("sgd", "0.9", "1024")))
+    with pytest.raises(RangeOverflow) as caught:
+        trainer_of(wild).run_window(wild.manifest.windows()[0])
+    assert caught.value.step in (0, 1, 2) and caught.value.tensor and str(caught.value.value) in str(caught.value)
+    assert "recalibrate" in str(caught.value)
+
+
+def test_calibration_refuses_a_diverging_run() -> None:
+    with pytest.raises(CalibrationError, match="learning rate"):
+        toy(layers=1, learning_rate="1024")
+
+
+def test_large_products_stay_exact() -> None:
+    """Beyond 2^53 the float64 path must not be taken."""
+    g = Graph()
+    a, b = g.input("x_in", "a", "sd", (2, 3), -(1 << 29), 1 << 29), g.input("x_in", "b", "vd", (2, 3), -(1 << 29), 1 << 29)
+    p = g.product("p", "sd,vd->sv", a, b)
+    rng = np.random.default_rng(1)
+    inputs = {("x_in", k): rng.integers(-(1 << 29), 1 << 29, (2, 3)) | 1 for k in "ab"}
+    results = [evaluate(g, inputs, [p], ops)[p.index] for ops in (ReferenceOps(), TorchOps())]
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize(("g", "bits"), [(0, 16), (7, 16), (10, 24)])
+def test_softmax_shift_bisection_equals_guess_and_correct(g: int, bits: int) -> None:
+    rng = np.random.default_rng(g)
+    rows = rng.normal(size=(50, 40)) * rng.choice([0.01, 1, 8], (50, 1)) * 2.0**g
+    s, mask = rows.round().astype(np.int64) - 1000, np.tri(50, 40, dtype=np.int64)
+    ours, torch_ops = ReferenceOps(), TorchOps()
+    for m in (None, mask):
+        expected = ours.softmax_shift(s, m, g, bits)
+        found = torch_ops.softmax_shift(torch_ops.load(s), None if m is None else torch_ops.load(m), g, bits)
+        assert np.array_equal(expected, torch_ops.store(found))
