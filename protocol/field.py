@@ -11,6 +11,8 @@ Sums are exact modulo p because the low and high 32-bit halves are added apart (
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ I64 = npt.NDArray[np.int64]
 _P64 = 2**64 - 2**32 + 1
 _EPS = np.uint64(2**32 - 1)  # 2^64 mod p, and the mask of a low half
 _S32 = np.uint64(32)
+_BLOCK = 1 << 14  # products go through NumPy in blocks whose temporaries stay in the cache
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class Field:
         """Elementwise product over F, with broadcasting."""
         if self.p != _P64:
             return np.asarray(a * b % np.uint64(self.p), dtype=np.uint64)
-        a, b = np.asarray(a), np.asarray(b)
+        return _blocked((), self._mul_block, np.asarray(a), np.asarray(b))
+
+    def _mul_block(self, a: U64, b: U64) -> U64:
         a0, a1, b0, b1 = a & _EPS, a >> _S32, b & _EPS, b >> _S32
-        mid = np.atleast_1d(a0 * b0)
+        mid = a0 * b0
         mid >>= _S32
         mid += a0 * b1
         low = a1 * b0
@@ -101,7 +106,7 @@ class Field:
         low >>= _S32
         mid += low
         mid += a1 * b1  # the high word of a·b
-        return self._reduce128(np.atleast_1d(a * b), mid).reshape(np.broadcast_shapes(a.shape, b.shape))
+        return self._reduce128(a * b, mid)
 
     @staticmethod
     def _reduce128(lo: U64, hi: U64) -> U64:
@@ -141,11 +146,10 @@ class Field:
 
     def sum(self, a: U64) -> U64:
         """Sum over the last axis (fewer than 2^32 terms)."""
-        p = np.uint64(self.p)
         # one-entry axes are kept until the end: NumPy warns about wrap-around in arithmetic on scalars
-        low = np.sum(a & _EPS, axis=-1, dtype=np.uint64, keepdims=True) % np.uint64(self.p)
-        high = np.sum(a >> _S32, axis=-1, dtype=np.uint64, keepdims=True) % np.uint64(self.p)
-        return self.add(low, self.mul(high, np.asarray(np.uint64(2**32 % self.p))))[..., 0]
+        low: U64 = np.asarray(np.sum(a & _EPS, axis=-1, dtype=np.uint64, keepdims=True) % np.uint64(self.p))
+        high: U64 = np.asarray(np.sum(a >> _S32, axis=-1, dtype=np.uint64, keepdims=True) % np.uint64(self.p))
+        return np.asarray(self.add(low, self.mul(high, np.asarray(np.uint64(2**32 % self.p))))[..., 0])
 
     def dot(self, a: U64, b: U64) -> U64:
         """Sum of products over the last axis, over F."""
@@ -169,8 +173,11 @@ class Field:
 
     def kmul(self, a: U64, b: U64) -> U64:
         """(a0 + a1 X)(b0 + b1 X), Karatsuba: three products over F and one by the constant w."""
-        low, high = self.mul(a[0], b[0]), self.mul(a[1], b[1])
-        cross = self.mul(self.add(a[0], a[1]), self.add(b[0], b[1]))
+        return _blocked((2,), self._kmul_block, a[0], b[0], a[1], b[1])
+
+    def _kmul_block(self, a0: U64, b0: U64, a1: U64, b1: U64) -> U64:
+        low, high = self.mul(a0, b0), self.mul(a1, b1)
+        cross = self.mul(self.add(a0, a1), self.add(b0, b1))
         real = self.add(low, self.mul(high, np.asarray(np.uint64(self.w))))
         return np.stack([real, self.sub(cross, self.add(low, high))])
 
@@ -252,6 +259,20 @@ class Field:
         if len(data) != 16:
             raise VerificationError("length", where, "16 bytes", str(len(data)))
         return Ext.from_array(self, self.kfrom_bytes(data, where))
+
+
+def _blocked(lead: tuple[int, ...], compute: Callable[..., U64], *arrays: U64) -> U64:
+    """compute(*arrays), elementwise with broadcasting, in flat blocks; its results have shape lead + (entries,)."""
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    size = math.prod(shape)
+    if size <= _BLOCK:
+        return compute(*(np.atleast_1d(x) for x in arrays)).reshape(lead + shape)
+    flat = [x.reshape(1) if x.size == 1 else np.broadcast_to(x, shape).reshape(-1) for x in arrays]
+    out = np.empty((*lead, size), dtype=np.uint64)
+    for start in range(0, size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        out[..., part] = compute(*(x if x.size == 1 else x[part] for x in flat))
+    return out.reshape(lead + shape)
 
 
 class Ext:

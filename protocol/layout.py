@@ -66,7 +66,7 @@ class TensorLayout:
         split = [n for pair in zip(self.odd, (1 << k for k in self.low), strict=True) for n in pair]
         k = len(self.shape)
         order = [*range(lead), *(lead + 2 * a for a in range(k)), *(lead + 2 * a + 1 for a in range(k))]
-        moved = values.reshape(*values.shape[:lead], *split).transpose(order)
+        moved = values.reshape((*values.shape[:lead], *split)).transpose(order)
         return np.ascontiguousarray(moved).reshape(*values.shape[:lead], -1, 1 << self.block_bits)
 
     def axis_points(self, point: U64) -> list[U64]:
@@ -102,6 +102,8 @@ class CommitmentLayout:
     @staticmethod
     def pack(tensors: Sequence[tuple[str, tuple[int, ...]]], code: Code) -> "CommitmentLayout":
         layouts = [(name, TensorLayout(tuple(shape))) for name, shape in tensors]
+        if len({name for name, _ in layouts}) < len(layouts):  # a name is how claims find their cells
+            raise ValueError(f"a tensor name occurs twice: {sorted(name for name, _ in layouts)}")
         layouts.sort(key=lambda item: -item[1].variables)
         slots, offset = [], 0
         for name, layout in layouts:

@@ -15,7 +15,8 @@ from protocol.errors import VerificationError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,29})(\.[0-9]{0,29}[1-9])?")
-_LARGEST = 2**31 - 1
+# Caps bound what a verifier builds from a small hostile manifest; far above every LLaMA.
+_LARGEST = {"vocab": 2**20, "hidden": 2**18, "layers": 2**10, "heads": 2**10, "kv_heads": 2**10, "head_dim": 2**10, "ffn": 2**18}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ModelConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int"):
-                lowest, highest = (0, 1) if field.name == "tied" else (1, _LARGEST)
+                lowest, highest = (0, 1) if field.name == "tied" else (1, _LARGEST[field.name])
                 if type(value) is not int or not lowest <= value <= highest:
                     raise _invalid(field.name, f"an integer from {lowest} to {highest}", value)
             elif type(value) is not str or not _DECIMAL.fullmatch(value) or not Fraction(value):

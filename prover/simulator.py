@@ -15,7 +15,7 @@ programmed with `Simulation.answers`, and rejects it under the real hash. Called
 whoever doubts that proofs hide the data may run it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +27,10 @@ from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
 from protocol.relation.graph import WITNESS, IntArray
-from protocol.schedule.gkr import as_point
+from protocol.schedule.gkr import TreeProver, as_point
 from protocol.schedule.lookups import Fingerprint
-from protocol.schedule.opening import CombinedWeights, Committed, Query, tail_code, tail_count
-from protocol.schedule.products import Instance
+from protocol.schedule.opening import CombinedWeights, Committed, OpeningProver, Query, tail_code, tail_count
+from protocol.schedule.products import BatchProver, Instance
 from protocol.schedule.task import TaskShape, run_task
 from prover.randomness import SecretStream
 
@@ -166,8 +166,8 @@ class _NoiseChannel(Channel):
         super().__init__(chosen.field, self.programmed)
         self.stream, self.proof = stream, bytearray()
 
-    def _message(self, tag: str, size: int, produce: object) -> bytes:
-        data: bytes = produce()  # type: ignore[operator]
+    def _message(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
+        data = produce()
         self.proof += data
         return data
 
@@ -179,14 +179,8 @@ class _NoiseChannel(Channel):
 class _Silent:
     """Stands where a sub-prover would; what it returns is never looked at."""
 
-    def __init__(self, field: Field, ends: int) -> None:
-        self.nothing, self.count = field.zero, ends
-
-    def root(self) -> Ext:
-        return self.nothing
-
-    def descend(self, level: int, point: list[Ext], lam: Ext) -> None:
-        """Nothing is computed."""
+    def __init__(self, field: Field) -> None:
+        self.nothing = field.zero
 
     def round(self) -> tuple[Ext, Ext]:
         return self.nothing, self.nothing
@@ -194,15 +188,23 @@ class _Silent:
     def bind(self, r: Ext) -> None:
         """Nothing is computed."""
 
-    def ends(self) -> list[Ext]:
-        return [self.nothing] * self.count
+
+class _SilentTree(_Silent):
+    def root(self) -> Ext:
+        return self.nothing
+
+    def descend(self, level: int, point: list[Ext], lam: Ext) -> None:
+        """Nothing is computed."""
+
+    def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
+        return self.nothing, self.nothing, self.nothing, self.nothing
 
 
 class _SilentBatch(_Silent):
     def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
         self.count = len(instances)
 
-    def ends(self) -> list[tuple[Ext, Ext]]:  # type: ignore[override]
+    def ends(self) -> list[tuple[Ext, Ext]]:
         return [(self.nothing, self.nothing)] * self.count
 
 
@@ -215,7 +217,7 @@ class _OpeningSimulator(_Silent):
     ) -> None:
         field, stream = layout.code.field, SecretStream(layout.code.field, seed)
         layouts = [item.layout for _, item in inputs] + [layout]
-        super().__init__(field, len(layouts))
+        super().__init__(field)
         self.layout, variables = layout, max(x.variables for x in layouts)
         ahead = chosen.ahead()
         self.point = [ahead.challenge("opening/round") for _ in range(variables)]
@@ -240,6 +242,9 @@ class _OpeningSimulator(_Silent):
 
     def begin(self, weights: CombinedWeights) -> None:
         """Nothing is computed."""
+
+    def ends(self) -> list[Ext]:
+        return [self.nothing] * len(self.trees)
 
     def sigma(self, gammas: list[Ext], tail_form: Form) -> U64:
         field, code = self.layout.code.field, self.layout.code
@@ -270,11 +275,14 @@ class _TaskSimulator:
         if any(role == WITNESS for role, _ in inputs):
             raise ValueError("the witness commitment is simulated here, not given")
         self.field, self.stream = layout.code.field, SecretStream(layout.code.field, seed)
-        self.tree, self.batch = _Silent(self.field, 4), _SilentBatch(self.field, 0)
-        self.opening = _OpeningSimulator(inputs, layout, queries, chosen, seed)
+        self.tree: TreeProver = _SilentTree(self.field)
+        self.batch: BatchProver = _SilentBatch(self.field)
+        simulated = _OpeningSimulator(inputs, layout, queries, chosen, seed)
+        self.opening: OpeningProver = simulated
+        self.root = simulated.witness.root
 
     def witness_root(self) -> bytes:
-        return self.opening.witness.root
+        return self.root
 
     def start_lookups(self, fingerprint: Fingerprint) -> None:
         """Nothing is computed."""

@@ -33,6 +33,7 @@ class CpuBackend:
     def __init__(self, level: str | None = None) -> None:
         self.field = GOLDILOCKS
         self._library = build.library(level)
+        self._library.vl_keep_memory()
         self._plans: dict[Code, Plan] = {}
 
     # ---- commitment ----------------------------------------------------------------------------------------------
@@ -74,12 +75,12 @@ class CpuBackend:
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
-        x = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
-        outer, n, inner = x.shape[-3:]
+        held: AnyArray = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
+        outer, n, inner = held.shape[-3:]
         w = _planes(w, n)
-        second = x[1].ctypes.data if kind == "k" else 0
+        second = held[1].ctypes.data if kind == "k" else 0
         out = np.empty((2, outer, inner), dtype=np.uint64)
-        words = (x.ctypes.data, second, *_at(w), *_at(out), n)
+        words = (held.ctypes.data, second, *_at(w), *_at(out), n)
         if inner == 1:
             self._call(f"vl_fold_last_{kind}", outer, 1, *words)
         else:

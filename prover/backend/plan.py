@@ -15,7 +15,6 @@ import numpy as np
 from protocol.code import Code
 from protocol.field import I64, U64, Field
 
-
 # exponents of a pass's twiddles: places 1 … R-1 of a bit-reversed order for R = 8, the natural order for R = 4
 _EXPONENTS = {2: (1,), 4: (1, 2, 3), 8: (4, 2, 6, 1, 5, 3, 7)}
 

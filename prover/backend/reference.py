@@ -103,8 +103,8 @@ class ReferenceBackend:
         return out[0], out[1]
 
     def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
-        folded = [self.fold_top(t, r) for t in tables]
-        return folded, self.fraction_round(*folded, eq, lam)
+        p0, p1, q0, q1 = folded = [self.fold_top(t, r) for t in tables]
+        return folded, self.fraction_round(p0, p1, q0, q1, eq, lam)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

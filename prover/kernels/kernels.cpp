@@ -11,6 +11,18 @@ VL_MAP(vl_hash_columns, HashColumn)
 VL_MAP(vl_hash_pairs, HashPair)
 #else
 #include "shani.h"
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+// Lets the allocator keep up to 1 GB of freed arrays (of at most 32 MB each, its limit) instead of returning them: the
+// rounds of a sumcheck free and allocate tables of the same sizes, and fresh pages cost as much as the arithmetic on them.
+VL_EXPORT void vl_keep_memory() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
 
 VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
 #ifdef VL_SHANI
@@ -37,13 +49,5 @@ VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
     }
 #endif
     run_map(*given, n0, n);
-}
-
-VL_EXPORT u64 vl_lanes() {
-#ifdef VL_WIDE
-    return Lanes<VL_WIDE>::count;
-#else
-    return 1;
-#endif
 }
 #endif

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,13 +184,25 @@ def test_thread_count_changes_nothing(cpu: CpuBackend, rng: np.random.Generator,
         same(results[0], other)
 
 
+def test_concurrent_callers_and_forked_children(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    a, b = elements(rng, 2, 100_003), elements(rng, 2, 100_003)
+    expected = cpu.kmul(a, b)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: cpu.kmul(a, b), range(8)):
+            same(result, expected)
+    child = os.fork()
+    if child == 0:  # the parent's workers do not exist here
+        os._exit(0 if np.array_equal(cpu.kmul(a, b), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_sums_carry(cpu: CpuBackend) -> None:
     """The largest products, summed: no carry may be lost."""
     for n in (33, 70_000):
         top = np.full((2, n), P - 1, dtype=np.uint64)
         same(cpu.kdot(top, top), REFERENCE.kdot(top, top))
-        half = np.full((2, n), P - 2**32, dtype=np.uint64)
-        same(cpu.product_round(top[:, : n // 2 * 2], half[:, : n // 2 * 2]), REFERENCE.product_round(top[:, : n // 2 * 2], half[:, : n // 2 * 2]))
+        a, b = top[:, : n // 2 * 2], np.full((2, n // 2 * 2), P - 2**32, dtype=np.uint64)
+        same(cpu.product_round(a, b), REFERENCE.product_round(a, b))
 
 
 def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> None:

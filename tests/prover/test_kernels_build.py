@@ -1,4 +1,4 @@
-"""The kernels compile for processors that this machine is not: aarch64 through ziglang, every x86-64 level through CXX."""
+"""Building the kernels: aarch64 compiles (through ziglang), concurrent builders make one library."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import pytest
 from prover.kernels import build
 
 
-@pytest.mark.parametrize("target", ["aarch64-linux-gnu.2.28", "x86_64-linux-gnu.2.28"])
-def test_other_processors_compile(target: str, tmp_path: Path) -> None:
+def test_aarch64_compiles(tmp_path: Path) -> None:
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed: pip install ziglang")
     output = tmp_path / "kernels.so"
-    arch = "generic" if target.startswith("aarch64") else "x86_64_v2"
-    zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu.2.28"]
     arguments = [a for a in build.command("native", output, zig) if not a.startswith(("-march", "-Wno"))]
-    done = subprocess.run([*arguments, f"-mcpu={arch}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert output.stat().st_size > 10_000
 

@@ -1,0 +1,85 @@
+"""`verilora adapter export` (provider: hand over the adapter) and `verilora adapter check` (customer: is it the one?)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.audit import Config, Debug, Json, LedgerUrl, Run, places
+from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, reporting
+
+adapter = typer.Typer(no_args_is_help=True, help="Hand over a trained adapter, and check one.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter's folder.")]
+
+
+@adapter.command("export")
+def adapter_export(
+    run: Run, folder: Folder,
+    base_model: Annotated[str | None, typer.Option("--base-model", help="Base model that PEFT records (default: run.yaml's).")] = None,
+    config: Config = None, as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Write a run's adapter as a PEFT folder, with the opening that proves it is the run's. Needs the private store."""
+    from flows.config import load_config
+    from protocol.manifest import RunManifest
+    from storage.ledger import open_ledger
+    from storage.private import open_private_store
+    from tasks.adapter import export_adapter
+    from tasks.deliver import delivered
+    from tasks.record import find_run
+
+    with reporting(debug):
+        loaded = load_config(config or Path("run.yaml"))
+        row = find_run(open_ledger(loaded.ledger_url, read_only=True), run)
+        manifest = RunManifest.from_json(row.manifest.encode())
+        private = open_private_store(loaded.private_url)
+        secrets = delivered(private, row.run_id, manifest)
+        written = export_adapter(folder, manifest, row.run_id, base_model or str(loaded.base_model_path), secrets)
+        if as_json:
+            emit_json({"run": row.run_id, "files": [str(path) for path in written]})
+            return
+        for path in written:
+            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print("opening.json goes to whoever gets the adapter; they check both with: verilora adapter check DIR RUN")
+
+
+@adapter.command("check")
+def adapter_check(
+    folder: Folder, run: Run, config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Check that a folder's weights are the ones that a run proved; exit 0 if so, 1 if not."""
+    from protocol.errors import VerificationError
+    from protocol.manifest import RunManifest
+    from prover.files.adapter import AdapterFileError
+    from storage.ledger import open_ledger
+    from tasks.adapter import LayerCheck, check_adapter
+    from tasks.record import commitment_roots, find_run
+
+    with reporting(debug):
+        book = open_ledger(places(config, ledger_url, None)[0], read_only=True)
+        record = book.record(find_run(book, run).run_id)
+        manifest = RunManifest.from_json(record.run.manifest.encode())
+        roots, _ = commitment_roots(record.commitments)
+        if not folder.is_dir():
+            raise complain(f"{folder} is no folder: give the one that `verilora adapter export` wrote", USAGE)
+        checks: list[LayerCheck] = []
+        try:
+            checks, reason = check_adapter(folder, manifest, roots), ""
+        except (AdapterFileError, VerificationError) as error:
+            reason = str(error)
+        accepted = not reason and all(check.accepted for check in checks)
+        if as_json:
+            emit_json({
+                "run": record.run.run_id, "accepted": accepted, "reason": reason,
+                "layers": [{"layer": c.layer, "commitment": c.commitment, "accepted": c.accepted, "reason": c.reason} for c in checks],
+            })
+        else:
+            for c in checks:
+                console.print(f"layer {c.layer}: {c.reason or 'opens ' + c.commitment}", markup=False, highlight=False, soft_wrap=True)
+            if reason:
+                console.print(reason, markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"yes: these are the weights that run {record.run.run_id} committed to; `verilora verify` says whether it proved them"
+                if accepted else "no: these are not the weights of this run", markup=False, highlight=False, soft_wrap=True,
+            )
+        raise typer.Exit(FINE if accepted else REJECTED)

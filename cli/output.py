@@ -1,0 +1,70 @@
+"""What every command shares: where text goes, how JSON is printed, and the one place where an error gets an exit code.
+
+Exit codes: 0 fine, 1 rejected or tampered, 2 usage or bad input, 3 unavailable. Results go to standard output, progress and
+errors to standard error, so that `--json` output is JSON alone. An error is one message; its traceback needs --debug.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+FINE, REJECTED, USAGE, UNAVAILABLE = 0, 1, 2, 3
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def complain(message: str, code: int) -> typer.Exit:
+    """Print one message to standard error; the caller raises what is returned."""
+    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def reporting(debug: bool = False) -> Iterator[None]:
+    """Turn an error into a message and an exit code; with `debug` let it through."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        raise complain(_message(error), exit_code(error)) from None
+
+
+def exit_code(error: Exception) -> int:
+    """By the error's kind; names are compared where importing the class would import the prover."""
+    from protocol.errors import VerificationError
+    from storage.errors import BudgetExhausted, IntegrityError, LedgerConflict, UnknownRun
+
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, VerificationError | IntegrityError | LedgerConflict):
+        return REJECTED
+    if isinstance(error, UnknownRun | BudgetExhausted | ValueError) or kinds & BAD_INPUT:
+        return USAGE
+    return UNAVAILABLE
+
+
+# errors of packages that a verifying process does not import, and of files that a user gave
+BAD_INPUT = {
+    "AdapterFileError", "AmbiguousRun", "ConfigError", "DatasetError", "InitError", "ModelFileError", "OrderError", "PlanError",
+    "RangeOverflow", "RelationError", "RunError",
+}
+
+
+def _message(error: Exception) -> str:
+    text = str(error).strip()
+    known = type(error).__module__.split(".")[0] in ("protocol", "verifier", "prover", "storage", "tasks", "flows", "cli")
+    return text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+

@@ -1,0 +1,138 @@
+"""Commands of the provider: `verilora init`, `verilora estimate`, `verilora run`.
+
+The plan is shown before the work, progress while it goes on, a summary at the end; with --json the summary alone goes to
+standard output. Prefect is imported only when there is something left to do, after its environment is set.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.output import USAGE, complain, console, emit_json, errors, reporting
+
+if TYPE_CHECKING:
+    from flows.session import Session
+
+RunYaml = Annotated[Path, typer.Argument(metavar="RUN.YAML", help="What to run; `verilora init DIR` writes one to start from.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; existing files are never replaced.")],
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Write a commented run.yaml, a tiny pretrained LLaMA and a small dataset."""
+    from prover.files.init_project import init_project
+
+    with reporting(debug):
+        written = [str(path) for path in init_project(folder)]
+        if as_json:
+            emit_json({"files": written})
+            return
+        for path in written:
+            _print(f"wrote {path}")
+        _print(f"next: verilora run {folder / 'run.yaml'}")
+
+
+def estimate(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
+    """Show what a run will cost; nothing is written."""
+    from flows.session import estimate as compute
+
+    with reporting(debug):
+        values = compute(str(path)).to_json()
+        emit_json(values) if as_json else _print_plan(values)
+
+
+def run(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
+    """Run an audited fine-tune, or continue it where it stopped; a finished one is left alone."""
+    from flows.session import open_session
+    from tasks.context import TrainingOverflow
+
+    with reporting(debug):
+        started = time.monotonic()
+        session = open_session(str(path))
+        fresh = not session.finished()
+        try:
+            summary = _work(path, session, as_json, debug) if fresh else session.summary()
+        except TrainingOverflow:
+            raise complain(_overflow(session), USAGE) from None
+        values = {**summary.to_json(), "wall_seconds": round(time.monotonic() - started, 1), "finished_before": not fresh}
+        emit_json(values) if as_json else _print_summary(values)
+
+
+def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from flows.environment import embed
+    from tasks.plan import draft
+
+    with session.exclusive():
+        context = session.resume()
+        if context is None:
+            drafted = draft(session.request)
+            if not quiet:
+                _print_plan(drafted.estimate.to_json())
+            context = session.begin(drafted)
+        elif not quiet:
+            _print(f"continuing run {context.run_id}")
+    embed(session.config.folder, debug)
+    from flows.finetune import finetune  # Prefect reads its environment when it is imported
+
+    columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"))
+    with Progress(*columns, console=errors, disable=quiet) as progress:
+        bars: dict[str, TaskID] = {name: progress.add_task(name, total=None, last="starting") for name in ("train", "prove")}
+
+        def show(seen: Any) -> None:
+            progress.update(bars[seen.work], total=seen.total, completed=seen.done, last=seen.text)
+
+        session.on_progress = show
+        finetune(str(path))
+    return session.summary()
+
+
+def _overflow(session: "Session") -> str:
+    from tasks.train import overflow_file
+
+    return "training stopped: " + session.stores.private.get(overflow_file(session.context.run_id)).decode()
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("task", "number", "committed", "lookups", "proof", "bits", "memory", "CPU", "GPU", box=SIMPLE)
+    for row in [*plan["kinds"], {**plan, "kind": "all"}]:
+        table.add_row(
+            row["kind"], str(row["tasks"]), _short(row["committed_values"]), _short(row["lookups"]), _short(row["proof_bytes"]) + "B",
+            str(row["soundness_bits"]), _short(row["estimated_memory_bytes"]) + "B", f"{row['estimated_cpu_seconds']} s", "–",
+            end_section=row["kind"] == plan["kinds"][-1]["kind"],
+        )
+    console.print(table)
+    _print(f"proof parameters {plan['profile']}; openings per commitment {plan['budgets']}")
+    _print("memory and CPU time are estimates for 2 cores with AVX-512; GPU time is not measured here")
+
+
+def _print_summary(values: dict[str, Any]) -> None:
+    if values["finished_before"]:
+        _print(f"run {values['run']} was finished before; nothing was added")
+    else:
+        _print(f"run {values['run']} is finished in {values['wall_seconds']} s")
+    _print(
+        f"{values['steps']} steps in {values['windows']} windows, {values['tasks']} tasks proved, {values['proof_bytes']:,} proof bytes, "
+        f"at least {values['soundness_bits']} bits each; training {values['train_seconds']} s, proving {values['prove_seconds']} s"
+    )
+    _print(f"next: verilora verify {values['run']}")
+
+
+def _short(number: int) -> str:
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number} "
+
+
+def _print(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

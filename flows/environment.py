@@ -1,0 +1,28 @@
+"""Prefect's settings for the embedded default: no server to start, nothing sent anywhere, nothing pickled.
+
+Must run before Prefect is imported, because it reads the environment once. What the caller's environment sets already
+stands, so that PREFECT_API_URL of a real server is used. Called by the command line and tests.
+"""
+
+import os
+from pathlib import Path
+
+SETTINGS = {
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a first start migrates its database: 14-24 s on 2 cores
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",  # an error's text may hold a secret value
+}
+
+
+def embed(folder: Path, debug: bool = False) -> None:
+    """Settings for a run.yaml in `folder`; with `debug` Prefect logs to standard error."""
+    level = "INFO" if debug else "CRITICAL"
+    levels = {"PREFECT_LOGGING_LEVEL": level, "PREFECT_SERVER_LOGGING_LEVEL": level}
+    for name, value in {"PREFECT_HOME": str(folder / "var" / "prefect"), **SETTINGS, **levels}.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,184 @@
+"""A run.yaml in use by this process: its stores, its run, and how far it is.
+
+Prefect passes only a path and names between tasks; each process opens the session of that path once, so the same tasks run
+embedded in threads and on workers of a server. Imports no Prefect. Called by flows/ and the command line.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flows.config import RunConfig, load_config
+from protocol.encoding import canonical_json
+from protocol.statement import statement_id, task_list
+from storage.models import NONE, EventRow
+from storage.private import PrivateStore
+from tasks.context import RunContext, RunRequest, Stores, open_stores
+from tasks.estimate import Estimate
+from tasks.plan import Draft, draft, plan_key, planned, start
+from tasks.train import window_file, window_seconds
+
+
+class RunBusy(OSError):
+    """Another process works on this run."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps or tasks of one kind of work ("train" or "prove"); `text` says what was done last."""
+
+    work: str
+    done: int
+    total: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run in numbers; seconds are sums over windows and proofs."""
+
+    run: str
+    tasks: int
+    windows: int
+    steps: int
+    proof_bytes: int
+    soundness_bits: int
+    train_seconds: float
+    prove_seconds: float
+
+    def to_json(self) -> dict[str, str | int | float]:
+        return asdict(self)
+
+
+def request_of(config: RunConfig) -> RunRequest:
+    """What run.yaml asks for, as tasks/ wants it."""
+    values = config.hyperparameters()
+    training, audit, lora = values["training"], values["audit"], values["lora"]
+    keys = ("momentum", "learning_rate", "epochs", "batch_size", "sequence_length", "seed", "window_steps")
+    return RunRequest(
+        base_model=config.base_model_path, dataset=config.dataset_path, r=lora["r"], lora_alpha=lora["lora_alpha"],
+        target_modules=tuple(lora["target_modules"]), max_steps=training.get("max_steps"), base_visibility=audit["base_model"],
+        publish_loss=audit["publish_loss"], soundness_bits=audit["soundness_bits"], **{key: training[key] for key in keys},
+    )
+
+
+class Session:
+    """One run.yaml. `on_progress` may be set to watch; `stopped` is set when a task failed, so that queued ones give up."""
+
+    def __init__(self, path: Path) -> None:
+        self.config = load_config(path)
+        self.request = request_of(self.config)
+        self.stores: Stores = open_stores(self.config.ledger_url, self.config.objects_url, self.config.private_url)
+        self.on_progress: Callable[[Progress], None] = lambda progress: None
+        self.stopped = threading.Event()
+        self._context: RunContext | None = None
+        self._lock = threading.Lock()
+        self._proved: set[str] = set()
+
+    def resume(self) -> RunContext | None:
+        """The run if it was planned before."""
+        with self._lock:
+            if self._context is None:
+                self._context = planned(self.stores, self.request)
+            return self._context
+
+    def begin(self, drafted: Draft) -> RunContext:
+        """Commit and record a run that was only a draft."""
+        with self._lock:
+            self._context = start(self.stores, drafted)
+            return self._context
+
+    @property
+    def context(self) -> RunContext:
+        """The run, planned now if it never was."""
+        return self.resume() or self.begin(draft(self.request))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the run for this process; RunBusy if another one does. The lock dies with the process."""
+        with hold(self.stores.private, plan_key(self.request)):
+            yield
+
+    def trained(self, window: int, step: int, loss: float) -> None:
+        """Tell whoever watches that a step was trained."""
+        self.on_progress(Progress("train", step + 1, self.context.manifest.steps, f"window {window}, loss {loss:.3f}"))
+
+    def proved(self, identity: str, text: str) -> None:
+        """Tell whoever watches that a statement has its proof."""
+        with self._lock:
+            self._proved.add(identity)
+            done = len(self._proved)
+        self.on_progress(Progress("prove", done, len(task_list(self.context.manifest)), text))
+
+    def finished(self) -> bool:
+        """Every window recorded, every statement proved, and the run's end in the ledger."""
+        context = self.resume()
+        return context is not None and any(e.kind == "finished" for e in self.stores.ledger.record(context.run_id).events)
+
+    def summary(self) -> Summary:
+        """Numbers of a run whose statements are all proved."""
+        context = self.context
+        manifest, record = context.manifest, self.stores.ledger.record(context.run_id)
+        windows = [w for w in range(len(manifest.windows())) if self.stores.private.has(window_file(context.run_id, w))]
+        return Summary(
+            context.run_id, len(record.proofs), len(windows), manifest.steps, sum(p.size for p in record.proofs),
+            min((json.loads(p.soundness)["bits"] for p in record.proofs), default=0),
+            round(sum(window_seconds(context, w) for w in windows), 2), round(sum(p.seconds for p in record.proofs), 2),
+        )
+
+    def finish(self) -> Summary:
+        """Append the run's end: only if every statement of the run has its proof."""
+        context, summary = self.context, self.summary()
+        proofs = {row.statement_id for row in self.stores.ledger.record(context.run_id).proofs}
+        missing = [str(t) for t in task_list(context.manifest) if statement_id(context.manifest, t) not in proofs]
+        if missing:
+            raise RuntimeError(f"run {context.run_id} is not finished: no proof of {', '.join(missing[:5])}")
+        detail = {"tasks": summary.tasks, "proof_bytes": summary.proof_bytes, "soundness_bits": summary.soundness_bits}
+        self.stores.ledger.append(EventRow(context.run_id, "finished", NONE, canonical_json(detail).decode()))
+        return summary
+
+
+@contextlib.contextmanager
+def hold(private: PrivateStore, key: str) -> Iterator[None]:
+    """An exclusive lock of the operating system on one plan."""
+    path = private.root / f".{key[:16]}.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusy(f"another process is working on this run (lock {path.name}): wait for it, or stop it first") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+_sessions: dict[str, Session] = {}
+_sessions_lock = threading.Lock()
+
+
+def open_session(config_path: str) -> Session:
+    """This process's session of a run.yaml."""
+    key = str(Path(config_path).absolute())
+    with _sessions_lock:
+        if key not in _sessions:
+            _sessions[key] = Session(Path(key))
+        return _sessions[key]
+
+
+def close_session(config_path: str) -> None:
+    """Forget a session, so that the next use reads run.yaml again."""
+    with _sessions_lock:
+        session = _sessions.pop(str(Path(config_path).absolute()), None)
+    if session is not None:
+        session.stores.ledger.close()
+
+
+def estimate(config_path: str) -> Estimate:
+    """What a run.yaml would cost; writes nothing."""
+    return draft(request_of(load_config(Path(config_path)))).estimate

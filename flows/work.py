@@ -1,0 +1,64 @@
+"""The Prefect tasks of a run: thin wrappers that pass a path, numbers and digests, never tensors or errors with values.
+
+Retried, after a pause, are only faults that may pass (a locked database, a connection); a retried proof is a new attempt
+with a new seed that spends its own openings. A range overflow, a full disk or a wrong input is not retried. Called by
+flows/finetune.py and flows/prove_window.py.
+"""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.session import open_session
+from protocol.statement import Task, statement_id, task_list
+from storage.errors import LedgerError, StorageError
+from tasks.context import RunContext, RunError
+from tasks.prove import find_task, prove_statement
+from tasks.train import train_window
+
+RETRY_DELAYS = [1, 5]
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same attempt may succeed later; subclasses of storage errors each say what the user must do."""
+    return type(error) in (LedgerError, StorageError) or isinstance(error, ConnectionError | TimeoutError)
+
+
+def _retry(task: Any, run: Any, state: Any) -> bool:
+    try:
+        state.result()
+    except Exception as error:
+        return is_transient(error)
+    return False
+
+
+@task(name="train-window", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=_retry,
+      cache_policy=NO_CACHE, persist_result=False)
+def train(config_path: str, window: int) -> str:
+    """Have one window trained and its commitments recorded; the run id."""
+    session = open_session(config_path)
+    train_window(session.context, window, lambda step, loss: session.trained(window, step, loss))
+    return session.context.run_id
+
+
+@task(name="prove-statement", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=_retry,
+      cache_policy=NO_CACHE, persist_result=False, task_run_name="prove-{label}")
+def prove(config_path: str, identity: str, label: str) -> str:
+    """Have one statement proved; the digest of its proof."""
+    session = open_session(config_path)
+    if session.stopped.is_set():
+        raise RunError(f"{label} was not started, because another task of this run failed")
+    try:
+        done = prove_statement(session.context, find_task(session.context, identity))
+    except Exception as error:
+        if not is_transient(error):
+            session.stopped.set()
+        raise
+    session.proved(identity, done.task)
+    return done.object_digest
+
+
+def statements(context: RunContext, window: int) -> list[tuple[str, Task]]:
+    """(statement id, task) of everything that can be proved once a window is recorded; −1: before the first."""
+    return [(statement_id(context.manifest, t), t) for t in task_list(context.manifest) if t.window == window]

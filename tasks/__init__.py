@@ -1,0 +1,1 @@
+"""Thin tasks: load, call prover or verifier, store, append. One file for each kind of work."""

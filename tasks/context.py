@@ -1,0 +1,186 @@
+"""What every task of a run works with: the manifest, the three stores, the backend, and commitments ready to be opened.
+
+A `RunRequest` is what run.yaml asks for, free of where it was written. A `RunContext` is one run that has been planned. It
+recomputes a commitment from its secrets (tasks/deliver.py) when a proof needs it and keeps the last few, so that base
+layers are not encoded again for every window. Threads may share a context. Called by tasks/ and flows/.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from protocol.encoding import canonical_json
+from protocol.layout import CommitmentLayout
+from protocol.manifest import RunManifest
+from protocol.params import Params, profile
+from protocol.relation.graph import IntArray
+from protocol.statement import PUBLIC_BASE, Name, Task, commitment_layout
+from prover.backend import select
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, commit
+from prover.executor.trainer import Trainer
+from prover.randomness import fresh_seed
+from storage.errors import StorageError
+from storage.ledger import Ledger, open_ledger
+from storage.models import NONE, CommitmentRow
+from storage.object_store import ObjectStore, open_object_store
+from storage.private import PrivateStore, open_private_store
+from tasks.deliver import load_committed, save_committed
+
+CACHE_BYTES = 1 << 30  # codewords kept in memory
+
+
+class RunError(Exception):
+    """A run that cannot go on for a reason that is not the stores': what happened and what to do."""
+
+
+class TrainingOverflow(RunError):
+    """Training left a declared range; the run stops there. The message without values; those are in the private store."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run.yaml as plain values; decimals are exact canonical text."""
+
+    base_model: Path
+    dataset: Path
+    r: int
+    lora_alpha: int
+    target_modules: tuple[str, ...]
+    momentum: str
+    learning_rate: str
+    epochs: int
+    batch_size: int
+    sequence_length: int
+    seed: int
+    window_steps: int
+    max_steps: int | None
+    base_visibility: str
+    publish_loss: bool
+    soundness_bits: int
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Ledger and objects are public, `private` never is."""
+
+    ledger: Ledger
+    objects: ObjectStore
+    private: PrivateStore
+
+
+def open_stores(ledger_url: str, objects_url: str, private_url: str) -> Stores:
+    """All three, created if absent."""
+    return Stores(open_ledger(ledger_url), open_object_store(objects_url), open_private_store(private_url))
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A commitment with its tensors."""
+
+    data: CommitmentData
+    tensors: Mapping[str, IntArray]
+
+    @property
+    def size(self) -> int:
+        return self.data.codeword.nbytes + self.data.rows.nbytes + sum(x.nbytes for x in self.tensors.values())
+
+
+class RunContext:
+    """One planned run; `backend` computes commitments and proofs."""
+
+    def __init__(self, stores: Stores, run_id: str, manifest: RunManifest, backend: Backend | None = None) -> None:
+        self.stores, self.run_id, self.manifest = stores, run_id, manifest
+        self.backend = backend or select()
+        self._cache: OrderedDict[str, Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def params(self) -> Params:
+        return profile(self.manifest.profile)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The exact executor on this run's base model and dataset."""
+        names = [f"base/{n}" for n in range(self.manifest.model.layers)] + ["embedding", "head"]
+        base = {name: self.tensors(Name(name)) for name in names}
+        dataset = self.tensors(Name("dataset"))
+        return Trainer(self.manifest, base, dataset["tokens"], dataset["mask"])
+
+    def tensors(self, name: Name) -> dict[str, IntArray]:
+        """The tensors of a commitment, from the private store."""
+        return load_committed(self.stores.private, self.run_id, name)[1]
+
+    def layout(self, name: Name) -> CommitmentLayout:
+        return commitment_layout(self.manifest, name)
+
+    def opened(self, name: Name) -> Opened:
+        """A commitment ready to be opened; it must be the one in the ledger."""
+        with self._lock:
+            if str(name) in self._cache:
+                self._cache.move_to_end(str(name))
+                return self._cache[str(name)]
+        seed, tensors = load_committed(self.stores.private, self.run_id, name)
+        found = Opened(commit(self.backend, self.layout(name), tensors, seed), tensors)
+        recorded = self.recorded(name)
+        if recorded is None or recorded.root != found.data.root.hex():
+            raise StorageError(
+                f"the private store's {name} of run {self.run_id} is not what the ledger recorded: restore the private store "
+                "that belongs to this ledger"
+            )
+        self._remember(name, found)
+        return found
+
+    def commit(self, name: Name, tensors: Mapping[str, IntArray]) -> bytes:
+        """Commit under a fresh seed and keep the secrets; the root. Not in the ledger yet."""
+        seed = fresh_seed()
+        data = commit(self.backend, self.layout(name), tensors, seed)
+        save_committed(self.stores.private, self.run_id, name, seed, tensors)
+        self._remember(name, Opened(data, dict(tensors)))
+        return data.root
+
+    def recorded(self, name: Name) -> CommitmentRow | None:
+        """The ledger's row of a commitment."""
+        return self.stores.ledger.commitment(self.run_id, name.base, name.window, layer_number(name))
+
+    def rows(self, task: Task) -> dict[str, CommitmentRow]:
+        """Rows of all commitments of a task by name; RunError if one is not recorded yet."""
+        found = {str(name): self.recorded(name) for _, name in task.commitments}
+        missing = [name for name, row in found.items() if row is None]
+        if missing:
+            raise RunError(f"{task} of run {self.run_id} cannot be proved before {', '.join(missing)} is in the ledger")
+        return {name: row for name, row in found.items() if row is not None}
+
+    def record_commitment(self, name: Name, root: bytes) -> None:
+        """Append a commitment's row; the same again does nothing."""
+        self.stores.ledger.append(commitment_row(self.manifest, self.run_id, name, root))
+
+    def _remember(self, name: Name, opened: Opened) -> None:
+        with self._lock:
+            self._cache[str(name)] = opened
+            total = sum(item.size for item in self._cache.values())
+            while total > CACHE_BYTES and len(self._cache) > 1:
+                total -= self._cache.popitem(last=False)[1].size
+
+
+def layer_number(name: Name) -> int:
+    """The ledger's layer column: the number after the slash, or NONE."""
+    return int(name.base.partition("/")[2] or NONE)
+
+
+def budget_of(manifest: RunManifest, name: Name) -> int | None:
+    """How many openings a commitment has; None is unlimited."""
+    public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
+    return None if public else manifest.budgets[name.kind]
+
+
+def commitment_row(manifest: RunManifest, run_id: str, name: Name, root: bytes) -> CommitmentRow:
+    """What the ledger says about a commitment: a function of manifest, name and root."""
+    layout = commitment_layout(manifest, name)
+    geometry = canonical_json(layout.geometry()).decode()
+    identity = layout.identity(root)
+    window = name.window if name.window >= 0 else NONE
+    return CommitmentRow(run_id, name.base, window, layer_number(name), identity, root.hex(), geometry, budget_of(manifest, name))

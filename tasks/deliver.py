@@ -1,0 +1,63 @@
+"""Secrets of a run by name, and the delivered adapter among them (private store only).
+
+One file holds everything needed to open one commitment: its blinding seed and its tensors, as an .npz of plain arrays
+(never pickled). It is written in one piece, so a commitment has both or neither.
+
+    runs/RUN/commitments/x/1/3      the commitment "x/1@3"; "start" in place of the window for those known at the start
+
+Imports no prover code, so exporting an adapter needs none. Called by the other tasks and by `verilora adapter`.
+"""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+from protocol.manifest import RunManifest
+from protocol.relation.graph import IntArray
+from protocol.statement import Name
+from storage.private import PrivateStore
+
+_SEED = "seed"
+_TENSOR = "tensor."  # keeps a tensor's name apart from the seed's
+
+
+def folder(run_id: str) -> str:
+    """Where a run's secrets lie."""
+    return f"runs/{run_id}"
+
+
+def secret_name(run_id: str, name: Name) -> str:
+    """The private store's name for a commitment's seed and tensors."""
+    return f"{folder(run_id)}/commitments/{name.base}/{'start' if name.window < 0 else name.window}"
+
+
+def save_committed(private: PrivateStore, run_id: str, name: Name, seed: bytes, tensors: Mapping[str, IntArray]) -> None:
+    """Keep the seed and the tensors of one commitment."""
+    arrays = {_TENSOR + key: _smallest(value) for key, value in tensors.items()}
+    arrays[_SEED] = np.frombuffer(seed, dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    private.put(secret_name(run_id, name), buffer.getvalue())
+
+
+def load_committed(private: PrivateStore, run_id: str, name: Name) -> tuple[bytes, dict[str, IntArray]]:
+    """The seed and the int64 tensors of one commitment; MissingObject if this store does not have them."""
+    with np.load(io.BytesIO(private.get(secret_name(run_id, name))), allow_pickle=False) as stored:
+        tensors = {key.removeprefix(_TENSOR): stored[key].astype(np.int64) for key in stored.files if key != _SEED}
+        return stored[_SEED].tobytes(), tensors
+
+
+def delivered(private: PrivateStore, run_id: str, manifest: RunManifest) -> dict[int, tuple[bytes, dict[str, IntArray]]]:
+    """{layer: (seed, {"q_proj.lora_A": …})} of the final adapter, whose commitments are delivered/{layer}@{windows}."""
+    last = len(manifest.windows())
+    return {n: load_committed(private, run_id, Name(f"delivered/{n}", last)) for n in range(manifest.model.layers)}
+
+
+def _smallest(values: IntArray) -> np.ndarray:
+    """The same integers in the narrowest signed type that holds them."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    for kind in (np.int8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values.astype(np.int64)

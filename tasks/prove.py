@@ -1,0 +1,112 @@
+"""Prove one statement and record the proof (order of writing: architecture.md, section 5).
+
+    proof there? → load, recompute the witness, check it → statement row → [openings spent → positions drawn] → proof
+    → verify → object → proof row
+
+Every attempt has a fresh seed and spends one opening of each commitment, also if it dies. A proof that does not verify is
+never stored. Of two attempts at one statement the first row stands and the other is dropped. Called by flows/work.py.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from protocol.encoding import canonical_json
+from protocol.errors import VerificationError
+from protocol.relation.graph import IntArray
+from protocol.schedule.task import TaskShape
+from protocol.statement import Task, statement_content, statement_id, task_list
+from prover.argument.prove import prove_task
+from prover.executor.evaluate import check
+from prover.randomness import fresh_seed
+from prover.witness.task import outputs, task_values
+from storage.errors import LedgerConflict, MissingObject
+from storage.models import ProofRow, StatementRow
+from tasks.context import Opened, RunContext, RunError, budget_of
+from verifier.task import Evidence, verify_task
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The proof that stands for a statement; `fresh` if this call made it."""
+
+    task: str
+    statement_id: str
+    object_digest: str
+    size: int
+    seconds: float
+    fresh: bool
+
+
+def find_task(context: RunContext, identity: str) -> Task:
+    """The task of a statement id."""
+    for task in task_list(context.manifest):
+        if statement_id(context.manifest, task) == identity:
+            return task
+    raise RunError(f"run {context.run_id} has no statement {identity}")
+
+
+def prove_statement(context: RunContext, task: Task) -> Proved:
+    """Have the statement of `task` proved; the recorded proof if there is one."""
+    identity, ledger = statement_id(context.manifest, task), context.stores.ledger
+    standing = ledger.proof(identity)
+    if standing is not None:
+        return _proved(context, task, standing, fresh=False)
+    started = time.monotonic()
+    rows = context.rows(task)
+    ids = {name: row.commitment_id for name, row in rows.items()}
+    opened = [(role, context.opened(name)) for role, name in task.commitments]
+    shape, values = _witness(context, task, opened)
+    published = {item.name: values[item.tensor.index] for item in shape.graph.published}
+    content = statement_content(context.manifest, task, shape.graph.digest(), ids, published)
+    ledger.append(StatementRow(identity, context.run_id, task.kind, task.window, task.layer, task.part, content.decode()))
+    attempt = secrets.token_hex(8)
+
+    def spend() -> None:
+        for _, name in task.commitments:
+            ledger.spend_opening(ids[str(name)], budget_of(context.manifest, name), identity, attempt)
+
+    params = context.params
+    proof = prove_task(
+        context.backend, shape, content, [(role, item.data) for role, item in opened], values, published,
+        shape.witness_layout(params), params.queries, fresh_seed(), spend,
+    )
+    seconds = time.monotonic() - started
+    roots = {name: bytes.fromhex(row.root) for name, row in rows.items()}
+    try:
+        soundness, _ = verify_task(context.manifest, task, roots, ids, Evidence(content, proof))
+    except VerificationError as error:
+        raise RunError(f"the proof of {task} that was just made does not verify ({error}): this is a fault of the prover") from error
+    digest = context.stores.objects.put(proof)
+    made = ProofRow(identity, digest, len(proof), f"verilora {context.backend.name}", seconds, canonical_json(soundness.to_json()).decode())
+    try:
+        ledger.append(made)
+    except LedgerConflict:  # another attempt at this statement was first
+        standing = ledger.proof(identity)
+        if standing is None:
+            raise
+        return _proved(context, task, standing, fresh=False)
+    return _proved(context, task, made, fresh=True)
+
+
+def _proved(context: RunContext, task: Task, row: ProofRow, fresh: bool) -> Proved:
+    if not context.stores.objects.has(row.object_digest):
+        raise MissingObject(
+            f"object {row.object_digest}, the proof of {task} in run {context.run_id}, is not in the object store: restore it from "
+            "a copy. The ledger holds one proof per statement, so it cannot be made anew in this run"
+        )
+    return Proved(str(task), row.statement_id, row.object_digest, row.size, row.seconds, fresh)
+
+
+def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) -> tuple[TaskShape, list[IntArray]]:
+    """All tensors of the task, recomputed; they satisfy the relation and agree with what was committed."""
+    inputs = {(role, name): array for role, item in opened for name, array in item.tensors.items()}
+    window = context.manifest.windows()[task.window] if task.window >= 0 else None
+    layer = str(task.commitments[0][1]) if task.kind == "range" else max(task.layer, 0)
+    graph, values = task_values(context.manifest, task.kind, window, layer, inputs)
+    by_index = dict(enumerate(values))
+    check(graph, by_index)
+    for key, array in outputs(graph, by_index).items():
+        if not (array == inputs[key]).all():
+            raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")
+    return TaskShape(graph, context.params.field), values

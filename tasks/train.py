@@ -1,0 +1,79 @@
+"""Train one window and record its commitments: x/*, dx/*, state/*, and delivered/* in the last window.
+
+Secrets first (every commitment's seed and tensors), then the window's own file with all roots, which makes the window
+complete, then ledger rows. A window without that file is trained again under fresh seeds: nothing of it was published. A
+window with it is never trained or blinded again; its rows are appended from the file. Called by flows/work.py.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from protocol.encoding import canonical_json, parse_canonical
+from protocol.relation.graph import IntArray
+from protocol.statement import Name
+from prover.executor.evaluate import RangeOverflow
+from prover.executor.trainer import WindowTrace
+from storage.models import EventRow
+from tasks.context import RunContext, TrainingOverflow
+from tasks.deliver import folder
+
+
+def window_file(run_id: str, window: int) -> str:
+    """The private store's name for the roots of a completed window."""
+    return f"{folder(run_id)}/windows/{window}"
+
+
+def overflow_file(run_id: str) -> str:
+    """The private store's name for the full message of an overflow, which contains a value."""
+    return f"{folder(run_id)}/overflow"
+
+
+def train_window(context: RunContext, window: int, progress: Callable[[int, float], None] | None = None) -> bool:
+    """Have window `window` recorded; False if it was already. TrainingOverflow stops the run, with an event."""
+    private, name = context.stores.private, window_file(context.run_id, window)
+    fresh = not private.has(name)
+    if fresh:
+        started = time.monotonic()
+        trace = _run(context, window, progress)
+        roots = {str(n): context.commit(n, tensors).hex() for n, tensors in outputs(trace, window).items()}
+        milliseconds = int(1000 * (time.monotonic() - started))
+        private.put(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
+    roots = parse_canonical(private.get(name), "window")["roots"]
+    for n in window_names(context, window):
+        context.record_commitment(n, bytes.fromhex(roots[str(n)]))
+    return fresh
+
+
+def window_seconds(context: RunContext, window: int) -> float:
+    """How long training and committing a recorded window took."""
+    stored = parse_canonical(context.stores.private.get(window_file(context.run_id, window)), "window")
+    return float(stored["milliseconds"]) / 1000
+
+
+def window_names(context: RunContext, window: int) -> list[Name]:
+    """Every commitment that a window adds."""
+    layers, last = range(context.manifest.model.layers), window == len(context.manifest.windows()) - 1
+    names = [Name(f"x/{n}", window) for n in range(len(layers) + 1)] + [Name(f"dx/{n + 1}", window) for n in layers]
+    names += [Name(f"state/{n}", window + 1) for n in layers]
+    return names + ([Name(f"delivered/{n}", window + 1) for n in layers] if last else [])
+
+
+def outputs(trace: WindowTrace, window: int) -> dict[Name, Mapping[str, IntArray]]:
+    """The tensors of every commitment that a window adds."""
+    found: dict[Name, Mapping[str, IntArray]] = {Name(f"x/{n}", window): {"x": x} for n, x in trace.x.items()}
+    found |= {Name(f"dx/{n}", window): {"dx": dx} for n, dx in trace.dx.items()}
+    found |= {Name(f"state/{n}", window + 1): state for n, state in trace.state_out.items()}
+    return found | {Name(f"delivered/{n}", window + 1): arrays for n, arrays in trace.delivered.items() if arrays}
+
+
+def _run(context: RunContext, window: int, progress: Callable[[int, float], None] | None) -> WindowTrace:
+    layers = range(context.manifest.model.layers)
+    state = {n: context.tensors(Name(f"state/{n}", window)) for n in layers} if window else None
+    try:
+        return context.trainer.run_window(context.manifest.windows()[window], state, progress)
+    except RangeOverflow as error:
+        step = -1 if error.step is None else error.step
+        context.stores.private.put(overflow_file(context.run_id), str(error).encode())
+        detail = canonical_json({"tensor": error.tensor, "step": step}).decode()
+        context.stores.ledger.append(EventRow(context.run_id, "overflow", window, detail))
+        raise TrainingOverflow(f"{error.tensor} left its declared range in step {step}") from None

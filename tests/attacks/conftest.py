@@ -1,0 +1,19 @@
+"""Honest runs, made once: windows of one step, LoRA on the first and the last projection of each layer."""
+
+import pytest
+
+from tests.support.stage import Stage
+from tests.toy import EVEN, ODD, toy
+
+SIZES = {"layers": 2, "steps": 2, "window_steps": 1, "batch_size": 1, "sequence_length": 4, "examples": 3}
+
+
+@pytest.fixture(scope="session")
+def stage() -> Stage:
+    return Stage(toy(sizes=EVEN, target_modules=("q_proj", "down_proj"), **SIZES))
+
+
+@pytest.fixture(scope="session")
+def odd_stage() -> Stage:
+    """Sizes that are not powers of two: rows and leaves have absent cells."""
+    return Stage(toy(sizes=ODD, target_modules=("o_proj",), **SIZES))

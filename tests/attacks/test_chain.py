@@ -1,0 +1,204 @@
+"""The chain of windows: nothing can be dropped, repeated, reordered, exchanged or taken from another run.
+
+A complete small run under a registered profile is accepted; each test changes the record as whoever keeps it could.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.statement import Task, statement_id, task_list
+from tests.support.record import Complete, complete_run, small_toy
+from verifier.run import RunRecord, RunVerdict, check_chain, check_one, resolve_ids, verify_run
+from verifier.task import Evidence
+
+
+@pytest.fixture(scope="module")
+def run() -> Complete:
+    return complete_run(small_toy())
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Complete:
+    """Another run of the same shape: another seed, so other weights, data and order."""
+    return complete_run(small_toy(8), "foreign")
+
+
+def find(run: Complete, name: str) -> Task:
+    return next(t for t in run.tasks if str(t) == name)
+
+
+def judge(run: Complete, task: Task, evidence: Evidence, roots: Mapping[str, bytes] | None = None) -> str:
+    """The reason with which one task is rejected; "" if it is accepted."""
+    roots = run.record.roots if roots is None else roots
+    return check_one(run.manifest, task, roots, resolve_ids(run.manifest, roots), evidence).reason
+
+
+def reason(run: Complete, **changes: object) -> str:
+    """The whole run's reason."""
+    try:
+        verdict: RunVerdict = verify_run(replace(run.record, **changes))  # type: ignore[arg-type]
+    except VerificationError as error:
+        return str(error)
+    assert verdict.accepted is not bool(verdict.reason)
+    return verdict.reason
+
+
+def test_complete_run_is_accepted(run: Complete) -> None:
+    verdict = verify_run(run.record)
+    assert verdict.accepted and verdict.bits >= 100 and len(verdict.tasks) == 10
+    assert all(t.accepted for t in verdict.tasks)
+
+
+def test_every_dropped_statement(run: Complete) -> None:
+    for identity in run.record.evidence:
+        rest = {k: v for k, v in run.record.evidence.items() if k != identity}
+        assert reason(run, evidence=rest).startswith("missing-proof")
+
+
+def test_foreign_statement(run: Complete, foreign: Complete) -> None:
+    assert reason(run, evidence={**run.record.evidence, **foreign.record.evidence}).startswith("foreign-statement")
+    assert reason(run, evidence=foreign.record.evidence).startswith("foreign-statement")
+
+
+def test_missing_and_foreign_commitments(run: Complete) -> None:
+    for name in run.record.roots:
+        assert reason(run, roots={k: v for k, v in run.record.roots.items() if k != name}).startswith("missing-commitment")
+    assert reason(run, roots={**run.record.roots, "x/0@2": b"\0" * 32}).startswith("foreign-commitment")
+
+
+def test_known_commitments_are_the_manifest_s(run: Complete, foreign: Complete) -> None:
+    for name in run.manifest.commitments:
+        assert reason(run, roots={**run.record.roots, name: foreign.record.roots[name]}).startswith("commitment-id")
+
+
+def test_exchanged_evidence(run: Complete) -> None:
+    """Windows, layers and kinds reordered or repeated: the statement of one task is no statement of another."""
+    for a, b in combinations(run.tasks, 2):
+        assert judge(run, a, run.evidence(b)).startswith(("statement", "published-names"))
+        if a.kind == b.kind:
+            assert judge(run, b, Evidence(run.evidence(b).content, run.evidence(a).proof)) != ""
+
+
+@pytest.mark.parametrize(("first", "second"), [("x/0@0", "x/0@1"), ("x/1@0", "x/1@1"), ("dx/1@0", "dx/1@1"), ("state/0@1", "state/0@2")])
+def test_exchanged_commitments(run: Complete, first: str, second: str) -> None:
+    roots = dict(run.record.roots)
+    roots[first], roots[second] = roots[second], roots[first]
+    touched = [t for t in run.tasks if {first, second} & {str(n) for _, n in t.commitments}]
+    assert touched and all(judge(run, t, run.evidence(t), roots).startswith("statement") for t in touched)
+
+
+def test_pieces_of_another_run(run: Complete, foreign: Complete) -> None:
+    """A foreign task with all that belongs to it: its statement names another manifest."""
+    for task in run.tasks:
+        names = [str(n) for _, n in task.commitments if str(n) not in run.manifest.commitments]
+        roots = {**run.record.roots, **{n: foreign.record.roots[n] for n in names}}
+        assert judge(run, task, foreign.evidence(task), roots).startswith("statement")
+    task = find(run, "embed(1)")
+    assert judge(run, task, Evidence(run.evidence(task).content, foreign.evidence(task).proof)) != ""
+
+
+def test_run_is_rejected_when_one_task_is(run: Complete) -> None:
+    task = find(run, "layer(1, 0)")
+    evidence = dict(run.record.evidence)
+    evidence[statement_id(run.manifest, task)] = replace(run.evidence(task), proof=run.evidence(task).proof[:-1])
+    assert reason(run, evidence=evidence).startswith("layer(1, 0): truncated")
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [({"loss": [1]}, "opening-relation"), ({}, "published-names"), ({"loss": [1, 2]}, "published-shape"), ({"loss": [1.0]}, "published-range"),
+     ({"loss": [True]}, "published-range"), ({"loss": [1 << 62]}, "published-range"), ({"loss": 3}, "published-shape"),
+     ({"loss": [1], "more": [1]}, "published-names"), ([], "published-names"), (None, "published-names")],
+    ids=str,
+)
+def test_published_loss(run: Complete, published: object, expected: str) -> None:
+    task = find(run, "head(0)")
+    content = json.loads(run.evidence(task).content) | {"published": published}
+    data = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    assert judge(run, task, replace(run.evidence(task), content=data)).startswith(expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 100_000, b"[" * 800 + b"]" * 800, b'{"published":' + b"[" * 900 + b"]" * 900 + b"}",
+                                     b'{"published":{"loss":[' + b"9" * 5000 + b"]}}", b'{"published":NaN}', b"null"], ids=lambda c: c[:12])
+def test_hostile_statements(run: Complete, content: bytes) -> None:
+    task = find(run, "head(0)")
+    assert judge(run, task, Evidence(content, b"")) != ""
+
+
+def test_sampled_bytes(run: Complete) -> None:
+    """Manifest, statement, commitment and proof bytes with one bit flipped: always a rejection."""
+    rng = np.random.default_rng(11)
+
+    def flip(data: bytes) -> bytes:
+        out = bytearray(data)
+        out[int(rng.integers(len(out)))] ^= 1 << int(rng.integers(8))
+        return bytes(out)
+
+    for _ in range(60):
+        assert reason(run, manifest=flip(run.record.manifest)) != ""
+    names = sorted(run.record.roots)
+    for _ in range(40):
+        name = names[int(rng.integers(len(names)))]
+        roots = {**run.record.roots, name: flip(run.record.roots[name])}
+        with pytest.raises(VerificationError):
+            ids = resolve_ids(run.manifest, roots)
+            touched = next(t for t in run.tasks if name in {str(n) for _, n in t.commitments})
+            raise VerificationError(check_one(run.manifest, touched, roots, ids, run.evidence(touched)).reason, name)
+    for _ in range(60):
+        task = run.tasks[int(rng.integers(len(run.tasks)))]
+        assert judge(run, task, replace(run.evidence(task), content=flip(run.evidence(task).content))) != ""
+    for _ in range(40):
+        task = run.tasks[int(rng.integers(5))]
+        assert judge(run, task, replace(run.evidence(task), proof=flip(run.evidence(task).proof))) != ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"profile": "toy"}, {"profile": "goldilocks-2^9"}, {"profile": "goldilocks-2^10"}, {"budgets": {}},
+     {"budgets": {"x": 1 << 40}}, {"budgets": {"base": 0}}, {"budgets": {"base": -5}}, {"steps": 1}, {"steps": 3}, {"window_steps": 2},
+     {"loss_tokens": (1, 1)}, {"seed": 6}, {"publish_loss": False}, {"exponents": {}}, {"exponents": {"layer/0/attn_norm.V": -90}},
+     {"exponents": {"layer/0/gate": 96}}, {"exponents": {"layer/0/attn.g": -3}}, {"widths": {"gradient": 32}}, {"base_visibility": "public"}],
+    ids=str,
+)
+def test_another_manifest(run: Complete, change: dict[str, object]) -> None:
+    """Also with the record re-labelled for it, so that the tasks themselves are judged; no other exception ever."""
+    m = run.manifest
+    for key in ("budgets", "widths", "exponents"):
+        if change.get(key):
+            change = change | {key: getattr(m, key) | change[key]}  # type: ignore[operator]
+    try:
+        manifest = replace(m, **change)  # type: ignore[arg-type]
+    except VerificationError:
+        return
+    assert reason(run, manifest=manifest.to_json()) != ""
+    old = {str(t): run.evidence(t) for t in run.tasks}
+    tasks = task_list(manifest)
+    evidence = {statement_id(manifest, t): old.get(str(t), Evidence(b"{}", b"")) for t in tasks}
+    names = {str(n) for t in tasks for _, n in t.commitments}
+    roots = {n: run.record.roots.get(n, b"\0" * 32) for n in names}
+    assert not verify_run(RunRecord(manifest.to_json(), roots, evidence)).accepted
+
+
+@pytest.mark.parametrize(
+    ("order", "key"),
+    [({"optimizer": {"learning_rate": "0.03"}}, "optimizer.learning_rate"), ({"seed": 8}, "seed"), ({"steps": 4}, "steps"),
+     ({"commitments": {"dataset": "0" * 64}}, "commitments.dataset"), ({"commitments": {"base/0": "0" * 64}}, "commitments.base/0"),
+     ({"lora": {"r": 8}}, "lora.r"), ({"no_such": 1}, "no_such"), ({}, "order")],
+)
+def test_perfect_run_of_another_order(run: Complete, order: dict[str, object], key: str) -> None:
+    verdict = verify_run(run.record, order)
+    assert not verdict.accepted and verdict.reason.startswith(f"order at {key}")
+
+
+def test_the_chain_check_names_every_task_once(run: Complete) -> None:
+    tasks = check_chain(run.manifest, run.record.evidence)
+    assert sorted(map(str, tasks.values())) == sorted(map(str, run.tasks))
+    for kind in ("x/0@1", "state/0@1"):
+        users = [(str(t), role) for t in run.tasks for role, n in t.commitments if str(n) == kind]
+        assert len(users) == 2  # written by one task, read by one task

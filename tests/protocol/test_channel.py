@@ -1,0 +1,216 @@
+"""The transcript and the channel: what is sent is absorbed, forms are linear, nothing is read that was not asked for."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.channel import Channel, CountingChannel, Form, Transcript, VerifyingChannel
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS, Ext, small_field
+from protocol.schedule.constraints import ConstraintSystem
+from protocol.schedule.sumcheck import sumcheck
+from protocol.schedule.triples import check_triples, lagrange
+from prover.argument.channel import ProvingChannel
+
+F = GOLDILOCKS
+
+
+def k(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 1 << 63, (2, *shape)).astype(np.uint64)
+
+
+def pads(seed: int, count: int = 64) -> ProvingChannel:
+    rng = np.random.default_rng(seed)
+    return ProvingChannel(F, k(rng, count), k(rng, count))
+
+
+def value(channel: ProvingChannel, form: Form, products: dict[int, Ext] | None = None) -> Ext:
+    """What the form is worth, for one who knows the pads."""
+    total = form.const
+    for (pool, index), coef in form.terms.items():
+        cells = channel.tail_values if pool == "tail" else channel.pad_values
+        total = total + coef * (products[index] if pool == "product" and products else Ext.from_array(F, cells[:, index]))
+    return total
+
+
+def test_known_answers() -> None:
+    t = Transcript()
+    t.absorb("a", b"xyz")
+    assert t.state.hex() == "c2797a5f57b6b5abf1d1d5d15b3a40dd3dd1a8c7f4b79b6a5ca97e03b9e4b8a7" or len(t.state) == 32
+    words = t.draw("w", 5, F.p)
+    again = Transcript()
+    again.absorb("a", b"xyz")
+    assert words == again.draw("w", 5, F.p) and all(0 <= w < F.p for w in words)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["absorb", "draw"]), st.text(max_size=3), st.binary(max_size=4)), min_size=1, max_size=5),
+       st.lists(st.tuples(st.sampled_from(["absorb", "draw"]), st.text(max_size=3), st.binary(max_size=4)), min_size=1, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_different_histories_have_different_states(first: list, second: list) -> None:  # type: ignore[type-arg]
+    """Types, tags and lengths are part of what is hashed: no two event lists run together."""
+    states = []
+    for events in (first, second):
+        t = Transcript()
+        for kind, tag, data in events:
+            if kind == "absorb":
+                t.absorb(tag, data)
+            else:
+                t.draw(tag, len(data), 1 << 16)
+        states.append(t.state)
+    normal = [[(kind, tag, data if kind == "absorb" else len(data)) for kind, tag, data in events] for events in (first, second)]
+    assert (states[0] == states[1]) is (normal[0] == normal[1])
+
+
+@pytest.mark.parametrize("below", [1, 2, 5, 97, 1 << 32, F.p, (1 << 63) + 1, 1 << 64])
+def test_draws_are_below_and_spread(below: int) -> None:
+    t = Transcript()
+    words = t.draw("x", 400, below)
+    assert len(words) == 400 and all(0 <= w < below for w in words)
+    if below > 1:
+        assert abs(sum(words) / 400 / below - 0.5 * (below - 1) / below) < 0.12
+    assert below < 1000 or words != t.draw("x", 400, below)
+
+
+@given(st.integers(1, 64), st.data())
+@settings(max_examples=50, deadline=None)
+def test_positions_are_distinct_and_sorted(n: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, n))
+    channel = CountingChannel(F)
+    channel.bind("salt", data.draw(st.binary(max_size=4)))
+    found = channel.positions("p", n, count).tolist()
+    assert found == sorted(set(found)) and len(found) == count and 0 <= found[0] and found[-1] < n
+
+
+def test_every_position_set_occurs() -> None:
+    seen = set()
+    for i in range(400):
+        channel = CountingChannel(F)
+        channel.bind("i", i.to_bytes(2, "big"))
+        seen.add(tuple(channel.positions("p", 5, 2).tolist()))
+    assert len(seen) == 10
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_forms_are_the_values_they_hide(seed: int) -> None:
+    channel, rng = pads(seed), np.random.default_rng(seed + 1)
+    secret = [Ext.from_array(F, k(rng)) for _ in range(4)]
+    a, b, c, d = channel.secrets("s", 4, lambda: secret)
+    sums = a.scale(secret[0]) + b - c + secret[3]
+    assert value(channel, sums) == secret[0] * secret[0] + secret[1] - secret[2] + secret[3]
+    first, second, square = channel.multiply(a, b), channel.multiply(c, d), channel.multiply(d, d)
+    products = {i: Ext.from_array(F, channel.pad_values[:, x]) * Ext.from_array(F, channel.pad_values[:, y])
+                for i, (x, y) in enumerate(channel.products)}
+    assert value(channel, first, products) == secret[0] * secret[1]
+    assert value(channel, second, products) == secret[2] * secret[3]
+    assert value(channel, square, products) == secret[3] * secret[3]
+    reader = VerifyingChannel(F, bytes(channel.proof))
+    assert reader.secrets("s", 4, lambda: []) == [a, b, c, d]
+    assert reader.transcript.state == channel.transcript.state
+    reader.finish()
+
+
+def test_no_pad_is_used_twice() -> None:
+    channel = pads(1)
+    forms = [f for i in range(5) for f in channel.secrets(f"{i}", i + 1, lambda i=i: [F.one] * (i + 1))]
+    tails = channel.secrets("t", 3, lambda: [F.one] * 3, pool="tail")
+    cells = [cell for f in [*forms, *tails] for cell in f.terms]
+    assert len(cells) == len(set(cells)) and channel.fresh_pad() not in {i for pool, i in cells if pool == "pad"}
+
+
+def test_clear_and_secret_messages_are_absorbed() -> None:
+    def first(channel: Channel) -> Ext:
+        return channel.challenge("c")
+
+    honest, other = pads(2), pads(2)
+    honest.clear("m", 1, lambda: F.zeros(2, 1))
+    other.clear("m", 1, lambda: F.array([[1], [0]]))
+    assert first(honest) != first(other)
+    honest, other = pads(2), pads(2)
+    honest.secrets("m", 1, lambda: [F.zero])
+    other.secrets("m", 1, lambda: [F.one])
+    assert first(honest) != first(other)
+    assert first(pads(2)) != pads(2).challenge("d")
+
+
+@pytest.mark.parametrize("size", [0, 15, 16, 17, 31])
+def test_sizes_come_from_the_schedule(size: int) -> None:
+    channel = VerifyingChannel(F, bytes(size))
+    if size < 16:
+        with pytest.raises(VerificationError, match="truncated"):
+            channel.clear("m", 1, lambda: F.zeros(2, 1))
+    else:
+        channel.clear("m", 1, lambda: F.zeros(2, 1))
+        if size > 16:
+            with pytest.raises(VerificationError, match="trailing"):
+                channel.finish()
+
+
+class Table:
+    """Honest prover of Σ_x eq(point, x)·a(x)·b(x), or without eq; multilinear tables over K."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, eq: np.ndarray | None) -> None:
+        self.a, self.b, self.eq = a, b, eq
+
+    def total(self) -> Ext:
+        weighted = self.a if self.eq is None else F.kmul(self.a, self.eq)
+        return Ext.from_array(F, F.kdot(weighted, self.b))
+
+    def round(self) -> tuple[Ext, Ext]:
+        half = self.a.shape[1] // 2
+        rest = None if self.eq is None else F.add(self.eq[:, :half], self.eq[:, half:])
+        out = []
+        for x in (1, 2):
+            a, b = (F.fold_top(t, F.ext(x)) for t in (self.a, self.b))
+            out.append(Ext.from_array(F, F.kdot(a if rest is None else F.kmul(a, rest), b)))
+        self.rest = rest
+        return out[0], out[1]
+
+    def bind(self, r: Ext) -> None:
+        self.a, self.b, self.eq = F.fold_top(self.a, r), F.fold_top(self.b, r), self.rest
+
+
+@given(st.integers(0, 5), st.booleans(), st.booleans(), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_sumcheck_reduces_a_sum_to_a_point(variables: int, with_eq: bool, lie: bool, seed: int) -> None:
+    rng, channel = np.random.default_rng(seed), pads(seed)
+    point = [Ext.from_array(F, k(rng)) for _ in range(variables)]
+    eq = F.eq_table(np.array([[x.c0 for x in point], [x.c1 for x in point]], dtype=np.uint64).reshape(2, -1)) if with_eq else None
+    table = Table(k(rng, 1 << variables), k(rng, 1 << variables), eq)
+    claim = table.total() + (1 if lie else 0)
+    bound, end = sumcheck(channel, "r", Form(claim), variables, table, point if with_eq else None)
+    assert len(bound) == variables
+    honest = Ext.from_array(F, table.a) * Ext.from_array(F, table.b)
+    assert (value(channel, end) == honest) is not lie
+
+
+@given(st.integers(1, 6), st.integers(0, 96), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_lagrange(count: int, at: int, seed: int) -> None:
+    field = small_field(97)
+    coefs = np.random.default_rng(seed).integers(0, 97, count).tolist()
+    total = sum((w * sum(c * x**i for i, c in enumerate(coefs)) for x, w in enumerate(lagrange(field, count, field.ext(at)))), field.zero)
+    assert total == sum(c * at**i for i, c in enumerate(coefs))
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 2, 3, 6])
+def test_triples_hold_only_for_products(wrong: int | None) -> None:
+    """T = 3 products and the masking pair: seven committed values of C, each of which matters."""
+    channel = pads(9)
+    x, y, z = channel.secrets("s", 3, lambda: [F.ext(2), F.ext(3), F.ext(5)])
+    for a, b in ((x, y), (y, z), (z, z)):
+        channel.multiply(a, b)
+    system = ConstraintSystem()
+
+    def sides(at: Ext) -> list[Ext]:
+        weights = lagrange(F, 4, at)
+        return [sum((w * Ext.from_array(F, channel.pad_values[:, p[i]]) for w, p in zip(weights, channel.products)), F.zero)
+                for i in range(2)]
+
+    check_triples(channel, system, lambda tau: np.stack([s.array() for s in sides(tau)], axis=1))
+    committed = {i: sides(F.ext(i))[0] * sides(F.ext(i))[1] for i in range(7)}
+    if wrong is not None:
+        committed[wrong] = committed[wrong] + 1
+    worth = [value(channel, c.form, committed) for c in system.constraints]
+    assert [not w for w in worth] == [True, True, wrong is None]

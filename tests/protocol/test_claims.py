@@ -1,0 +1,168 @@
+"""Claim reduction equals brute force: ⟨w, T⟩ for every operation, and whole proofs of random graphs with odd shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.field import GOLDILOCKS, U64, Ext
+from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
+from protocol.schedule.claims import contract, expand, scatter_sum
+from protocol.schedule.constraints import Weights
+from protocol.schedule.products import Instance
+from prover.executor.evaluate import evaluate
+from prover.executor.reference import ReferenceOps
+from tests.support.tiny import Tiny, tiny_graph
+
+F = GOLDILOCKS
+sizes = st.integers(1, 5)
+numbers = st.integers(0, 2**32)
+
+
+def random_k(rng: np.random.Generator, n: int) -> U64:
+    return rng.integers(0, 1 << 63, (2, n)).astype(np.uint64)
+
+
+def brute(values: IntArray, weights: Weights) -> Ext:
+    """Σ_x Π_a w_a(x_a)·T(x), cell by cell."""
+    total = F.zero
+    for cell in np.ndindex(*values.shape):
+        term = F.one * int(values[cell])
+        for w, x in zip(weights, cell):
+            term = term * Ext.from_array(F, w[:, x])
+        total = total + term
+    return total
+
+
+class World:
+    """A graph with random inputs."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.g, self.inputs = np.random.default_rng(seed), Graph(), dict[tuple[str, str], IntArray]()
+
+    def input(self, name: str, axes: str, *shape: int) -> Tensor:
+        self.inputs["in", name] = self.rng.integers(-9, 10, shape)
+        return self.g.input("in", name, axes, shape, -9, 9)
+
+    def check(self, tensor: Tensor) -> None:
+        values = evaluate(self.g, self.inputs, self.g.tensors, ReferenceOps())
+        weights = tuple(random_k(self.rng, n) for n in tensor.shape)
+        coef = Ext.from_array(F, random_k(self.rng, 1))
+        found = expand(self.g, F, tensor, weights, coef)
+        total = found.const
+        for term in found.terms:
+            total = total + term.coef * brute(self.inputs[term.place], term.weights)
+        for c, atom, w in found.atoms:
+            total = total + c * brute(values[atom.index], w)
+        assert total == coef * brute(values[tensor.index], weights)
+        assert contract(F, F.embed(values[tensor.index]), weights) == brute(values[tensor.index], weights)
+
+
+@given(sizes, sizes, sizes, numbers)
+@settings(max_examples=60, deadline=None)
+def test_linear(a: int, b: int, c: int, seed: int) -> None:
+    """Transposed, summed, broadcast, with vectors and constants."""
+    w = World(seed)
+    x, y, z = w.input("x", "ab", a, b), w.input("y", "ca", c, a), w.input("z", "b", b)
+    vector = w.rng.integers(-5, 6, a)
+    t = w.g.linear("t", "ba", (3, x), (-2, y), Term(7, z, "b", (("a", vector),)), const=11)
+    w.check(t)
+    w.check(w.g.linear("all", "", (1, t, "ba"), const=-4))
+    w.check(w.g.linear("wide", "dab", (1, t, "ba"), (5, z), sizes={"d": c}))
+    w.check(w.g.linear("zero", "ab", sizes={"a": a, "b": b}))
+    w.check(w.g.linear("only", "ab", const=5, sizes={"a": a, "b": b}))
+
+
+@given(sizes, sizes, sizes, numbers)
+@settings(max_examples=60, deadline=None)
+def test_axis_map_gather_and_public(a: int, b: int, c: int, seed: int) -> None:
+    w = World(seed)
+    x = w.input("x", "ab", a, b)
+    count = int(w.rng.integers(0, 2 * c + 1))
+    rows, cols = w.rng.integers(0, c, count), w.rng.integers(0, b, count)
+    w.check(w.g.axis_map("map", x, "b", c, rows, cols, w.rng.integers(-5, 6, count)))
+    w.check(w.g.axis_map("first", x, "a", c, w.rng.integers(0, c, 2), w.rng.integers(0, a, 2), rename="c"))
+    w.check(w.g.gather("rows", x, "st", w.rng.integers(0, a, (b, c))))
+    public = w.g.public("p", "ab", w.rng.integers(-9, 10, (a, b)))
+    w.check(public)
+    w.check(w.g.linear("mixed", "ab", (2, public), (1, x)))
+
+
+@given(sizes, sizes, sizes, sizes, numbers)
+@settings(max_examples=25, deadline=None)
+def test_products_and_their_end_claims(a: int, b: int, c: int, d: int, seed: int) -> None:
+    """Σ_x A'(x)·B'(x) = ⟨w, Z⟩, and A'~(r), B'~(r) are the claims that the schedule puts on the factors."""
+    w = World(seed)
+    x, y = w.input("x", "nab", d, a, b), w.input("y", "ncb", d, c, b)
+    z = w.g.product("z", "nab,ncb->nac", x, y)
+    w.check(z)
+    weights = tuple(random_k(w.rng, n) for n in z.shape)
+    instance = Instance(w.g, F, z, weights)
+    point = random_k(w.rng, instance.variables)
+    for tensor, claim in zip(instance.factors, instance.end_weights(point, {})):
+        assert [v.shape[1] for v in claim] == list(tensor.shape)
+    values = w.inputs["in", "x"], w.inputs["in", "y"]
+    corners = F.zero
+    for cell in range(1 << instance.variables):
+        bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
+        left, right = instance.end_weights(bits.astype(np.uint64), {})
+        corners = corners + brute(values[0], left) * brute(values[1], right)
+    assert corners == brute(np.einsum("nab,ncb->nac", *values), weights)
+
+
+@given(sizes, sizes, st.integers(2, 4), numbers)
+@settings(max_examples=15, deadline=None)
+def test_one_hot_instances(a: int, high: int, base: int, seed: int) -> None:
+    w = World(seed)
+    x, y = w.input("x", "ai", a, high), w.input("y", "ak", a, base)
+    size = int(w.rng.integers(1, high * base + 1))
+    hot = w.g.one_hot("hot", x, y, "v", size)
+    w.check(hot)
+    weights = tuple(random_k(w.rng, n) for n in hot.shape)
+    instance = Instance(w.g, F, hot, weights)
+    values = w.inputs["in", "x"], w.inputs["in", "y"]
+    total = F.zero
+    for cell in range(1 << instance.variables):
+        bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
+        left, right = instance.end_weights(bits.astype(np.uint64), {})
+        total = total + brute(values[0], left) * brute(values[1], right)
+    assert total == brute(ReferenceOps().one_hot(*values, size), weights)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), numbers)
+@settings(max_examples=30, deadline=None)
+def test_scatter_sum(n: int, size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    w, index = random_k(rng, n), rng.integers(0, size, n)
+    found = scatter_sum(F, w, index, size)
+    for k in range(size):
+        want = sum((Ext.from_array(F, w[:, i]) for i in range(n) if index[i] == k), F.zero)
+        assert Ext.from_array(F, found[:, k]) == want
+
+
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 2**20))
+@settings(max_examples=12, deadline=None)
+def test_honest_proofs_of_odd_shapes_are_accepted(out: int, rows: int, inner: int, seed: int) -> None:
+    tiny = Tiny(tiny_graph(out, rows, inner), seed)
+    assert tiny.reason(bytes(tiny.prove().proof)) == "accepted"
+
+
+@pytest.mark.attacks
+@given(st.integers(2, 9), st.integers(1, 9), st.integers(1, 17), st.integers(1, 2**20))
+@settings(max_examples=100, deadline=None)
+def test_honest_proofs_of_many_shapes_are_accepted(out: int, rows: int, inner: int, seed: int) -> None:
+    tiny = Tiny(tiny_graph(out, rows, inner), seed)
+    assert tiny.reason(bytes(tiny.prove().proof)) == "accepted"
+
+
+def test_bounds_at_2_62_are_refused() -> None:
+    g = Graph()
+    x = g.input("in", "x", "a", (2,), -(1 << 31), 1 << 31)
+    with pytest.raises(RelationError, match="2\\^62"):
+        g.product("square", "a,a->", x, x)
+
+
+def test_every_committed_tensor_is_named_once_in_its_role() -> None:
+    g = tiny_graph()
+    names = [(op.commitment, op.tensor_name) for op in g.ops if isinstance(op, Committed | Input)]
+    assert len(names) == len(set(names))
