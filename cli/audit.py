@@ -170,7 +170,7 @@ def _print_order(document: dict[str, Any], as_json: bool) -> None:
 
     print("# What this run was asked for. Remove the lines that you do not want compared.")
     print("# Compare: verilora verify RUN --expect order.yaml")
-    print(yaml.safe_dump(document, sort_keys=True, default_flow_style=None, width=120), end="")
+    print(yaml.safe_dump(document, sort_keys=True, default_flow_style=False, width=120), end="")
 
 
 def _print_run(shown: dict[str, Any]) -> None:

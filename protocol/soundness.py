@@ -7,7 +7,8 @@ with N = |K| and the rate (ℓ + B)/n of the most blinded commitment of the run:
     folding      n·(row variables + 1)/N        proximity under tensor coefficients (Diamond–Posen eprint 2023/630)
     lookups      fractions/N                    identity in α and β (Haböck eprint 2022/1530)
     sumcheck     3/N a round                    degree 2, and one for an eq factor
-    batching     (constraints)/N                powers of λ and of ρ
+    batching     (constraints)/N                powers of λ, and of ρ for each batch of products
+    combining    1/N                            λ and ρ of each tree level, γ, μ and ρ of the opening
     products     2T/N                           C = A·B at τ
     equality     variables/N                    zero and published tensors at a random point
 
@@ -56,10 +57,12 @@ def task_soundness(params: Params, shape: TaskShape, layouts: Sequence[Commitmen
         "lookups": size - math.log2(max(shape.plan.fractions, 1)) if shape.graph.lookups else size,
         "sumcheck": size - math.log2(3),
         "batching": size - math.log2(shape.constraint_count),
+        "combining": size,
         "products": size - math.log2(2 * len(shape.product_pairs)),
         "equality": size - math.log2(max([*points, 1])),
     }
-    repeated = {"sumcheck": rounds, "equality": len(points)}
+    levels = shape.plan.variables if shape.graph.lookups else 0
+    repeated = {"sumcheck": rounds, "equality": len(points), "batching": 1 + shape.batches, "combining": 2 * levels + 3}
     error = sum(repeated.get(name, 1) * 2.0**-bits for name, bits in sources.items())
     return Soundness(sources, -math.log2(error))
 

@@ -76,6 +76,11 @@ class TaskShape:
         return max(len(self._counted[1].constraints), 1)
 
     @property
+    def batches(self) -> int:
+        """Batches of products, each combined by powers of its own ρ."""
+        return sum(c.where == "products" for c in self._counted[1].constraints)
+
+    @property
     def rounds(self) -> int:
         """Sumcheck rounds before the opening."""
         return self._count.rounds

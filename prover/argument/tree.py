@@ -66,19 +66,22 @@ class FractionTreeProver:
         self.levels.pop()
         p, q = self.levels[-1]
         half = p.shape[1] // 2
-        self.tables = [np.ascontiguousarray(x) for x in (p[:, :half], p[:, half:], q[:, :half], q[:, half:])]
-        self.point, self.lam = point, lam
-        self.eq = self.backend.eq_table(as_point(point[1:])) if point else None
+        self.tables = [p[:, :half], p[:, half:], q[:, :half], q[:, half:]]
+        self.lam, self.left = lam, level
+        if level:
+            self.eqs = self.backend.eq_suffixes(as_point(point[1:]))  # entry k: eq over the last k variables
+            p0, p1, q0, q1 = self.tables
+            self.next = self.backend.fraction_round(p0, p1, q0, q1, self.eqs[level - 1], lam)
 
     def round(self) -> tuple[Ext, Ext]:
-        p0, p1, q0, q1 = self.tables
-        return self.backend.fraction_round(p0, p1, q0, q1, self.eq, self.lam)
+        return self.next
 
     def bind(self, r: Ext) -> None:
-        self.tables = [self.backend.fold_top(x, r) for x in self.tables]
-        half = self.eq.shape[1] // 2
-        if half:  # Σ over the next variable of eq is the table of the variables after it
-            self.eq = self.backend.field.add(self.eq[:, :half], self.eq[:, half:])
+        self.left -= 1
+        if self.left:  # fold and compute the next round in one pass over memory
+            self.tables, self.next = self.backend.fraction_fold_round(self.tables, r, self.eqs[self.left - 1], self.lam)
+        else:
+            self.tables = [self.backend.fold_top(x, r) for x in self.tables]
 
     def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
         p0, p1, q0, q1 = (Ext.from_array(self.backend.field, x) for x in self.tables)

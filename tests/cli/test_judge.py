@@ -1,5 +1,6 @@
 """The verdict spread over processes is the verifier's own, and fails closed."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -41,3 +42,40 @@ def test_a_proof_byte_changes_one_verdict(collected: Collected) -> None:
 def test_hostile_manifests_are_rejected(collected: Collected, manifest: bytes) -> None:
     verdict = judge(replace(collected, record=replace(collected.record, manifest=manifest)), workers=1)
     assert not verdict.accepted and verdict.manifest is None and verdict.reason
+
+
+def flipped(data: bytes, position: int, mask: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ mask]) + data[position + 1 :]
+
+
+def test_flipped_manifest_bytes_are_rejected(collected: Collected) -> None:
+    manifest, chance = collected.record.manifest, random.Random(1)
+    for position in chance.sample(range(len(manifest)), 60):
+        changed = flipped(manifest, position, 1 << chance.randrange(8))
+        verdict = judge(replace(collected, record=replace(collected.record, manifest=changed)), workers=1)
+        assert not verdict.accepted and verdict.reason, position
+
+
+def test_a_flipped_root_is_rejected_whatever_it_commits_to(collected: Collected) -> None:
+    roots = collected.record.roots
+    assert len(roots) >= 10
+    for number, (name, root) in enumerate(roots.items()):
+        record = replace(collected.record, roots=dict(roots) | {name: flipped(root, number % 32, 1)})
+        assert not judge(replace(collected, record=record), workers=1).accepted, name
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b'{"published":{}}', b"\xff", b"[" * 5000], ids=range(7))
+def test_hostile_statements_are_rejected(collected: Collected, content: bytes) -> None:
+    evidence = dict(collected.record.evidence)
+    identity = list(evidence)[-1]
+    evidence[identity] = replace(evidence[identity], content=content)
+    verdict = judge(replace(collected, record=replace(collected.record, evidence=evidence)), workers=1)
+    assert [t.statement_id for t in verdict.tasks if not t.accepted] == [identity]
+
+
+def test_a_fault_of_the_record_rejects_although_every_proof_is_good(collected: Collected) -> None:
+    identity = next(iter(collected.record.evidence))
+    for key in ("", identity):
+        verdict = judge(replace(collected, faults={key: "some-fault: told by the test"}), workers=1)
+        assert not verdict.accepted and "some-fault" in verdict.reason
+        assert sum(not t.accepted for t in verdict.tasks) == (1 if key else 0)

@@ -36,7 +36,7 @@ def errors(params: Params, graph: Graph, layouts: list[CommitmentLayout], blindi
     fractions = cells + sum(rows[name] for name in {x.table for x in graph.lookups})
     variables = max(x.variables for x in layouts)
     row_variables = variables - (params.ell - 1).bit_length()
-    tree = max(shape.plan.variables, 1)
+    batches = 3  # squares; then chosen; then Z, the product with the bias, and the one-hot rows
     products = len(shape.product_pairs) - 1
     asserted = [*graph.zeros, *graph.published]
     return {
@@ -44,10 +44,10 @@ def errors(params: Params, graph: Graph, layouts: list[CommitmentLayout], blindi
         "folding": (1, Fraction(params.n * (row_variables + 1), K)),
         "lookups": (1, Fraction(fractions, K)),
         "sumcheck": (variables + shape.rounds, Fraction(3, K)),
-        "batching": (1, Fraction(shape.constraint_count, K)),
+        "batching": (1 + batches, Fraction(shape.constraint_count, K)),
+        "combining": (2 * shape.plan.variables + 3, Fraction(1, K)),
         "products": (1, Fraction(2 * (products + 1), K)),
-        "equality": (len(asserted), Fraction(max(sum((n - 1).bit_length() for n in (*x.tensor.shape, 2)) for x in asserted), K)),
-        "tree size": (0, Fraction(tree, K)),
+        "equality": (len(asserted), Fraction(max(sum((n - 1).bit_length() for n in x.tensor.shape) for x in asserted), K)),
     }
 
 

@@ -1,0 +1,45 @@
+"""Exit codes: 1 rejected or tampered, 2 usage or bad input, 3 unavailable; one message and no traceback."""
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.output import reporting
+from flows.config import ConfigError
+from protocol.errors import VerificationError
+from prover.files.adapter import AdapterFileError
+from storage.errors import BudgetExhausted, IntegrityError, LedgerVersionError, MissingObject, StorageError, StoreFull, UnknownRun
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (VerificationError("reason", "where"), 1),
+    (IntegrityError("an object"), 1),
+    (UnknownRun("no run"), 2),
+    (BudgetExhausted("none left"), 2),
+    (ConfigError(Path("run.yaml"), ["lora.r: 0"]), 2),
+    (AdapterFileError("a file"), 2),
+    (StoreFull("no space"), 3),
+    (MissingObject("an object"), 3),
+    (LedgerVersionError("newer"), 3),
+    (StorageError("a folder"), 3),
+    (OSError("a disk"), 3),
+    (RuntimeError("something else"), 3),
+])
+def test_every_error_has_its_exit_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, reporting():
+        raise error
+    printed = capsys.readouterr()
+    assert caught.value.exit_code == code
+    assert printed.out == "" and printed.err.startswith("error:") and "Traceback" not in printed.err
+
+
+def test_debug_shows_where_it_happened() -> None:
+    with pytest.raises(RuntimeError), reporting(debug=True):
+        raise RuntimeError("something else")
+
+
+def test_markup_in_a_message_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), reporting():
+        raise StorageError("key [bold]x[/] of [lora]")
+    assert "[bold]x[/] of [lora]" in capsys.readouterr().err

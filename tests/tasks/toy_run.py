@@ -1,0 +1,28 @@
+"""A toy run planned without files: every task can be trained and proved in a second or two."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from prover.executor.calibrate import Calibration
+from prover.executor.prepare import Prepared
+from tasks.context import RunContext, Stores, open_stores
+from tasks.estimate import Estimate, with_budgets
+from tasks.plan import Draft, start
+from tests.toy import EVEN, toy
+
+PROFILE = "goldilocks-2^12"
+
+
+def stores(folder: Path) -> Stores:
+    return open_stores(f"sqlite:///{folder / 'ledger.db'}", f"file:{folder / 'objects'}", f"file:{folder / 'private'}")
+
+
+def toy_draft(visibility: str = "private", key: str = "0" * 64) -> Draft:
+    found = toy(layers=1, steps=2, window_steps=1, sizes=EVEN, target_modules=("q_proj",))
+    manifest = replace(with_budgets(found.manifest), profile=PROFILE, base_visibility=visibility)
+    prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
+    return Draft(manifest, prepared, Estimate(PROFILE, manifest.budgets, ()), key)
+
+
+def toy_run(folder: Path, visibility: str = "private") -> RunContext:
+    return start(stores(folder), toy_draft(visibility))
