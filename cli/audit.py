@@ -270,7 +270,7 @@ def _print_verdict(collected: "Collected", verdict: "Verdict", seconds: float) -
                 console.print(f"{item.task}: {item.reason}", style="red", markup=False, soft_wrap=True)
     if verdict.manifest:
         table = Table("what became public", "", show_lines=False)
-        for topic, value in became_public(verdict.manifest, verdict.tasks).items():
+        for topic, value in became_public(collected, verdict.manifest, verdict.tasks).items():
             table.add_row(topic, _short(value))
         console.print(table)
     total = sum(row.size for row in collected.proofs.values())

@@ -17,7 +17,7 @@ from tasks.context import RunContext, RunError
 from tasks.prove import find_task, prove_statement
 from tasks.train import train_window
 
-RETRY_DELAYS = [1, 5]
+RETRY_DELAYS: list[float] = [1, 5]
 
 
 def is_transient(error: BaseException) -> bool:

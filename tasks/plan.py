@@ -9,7 +9,6 @@ spent would be forgotten. Called by flows/.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -124,7 +123,6 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
         save_committed(stores.private, run_id, Name(text), seed, tensors[text])
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
     stores.private.put(f"plans/{drafted.key}", canonical_json(plan))
-    stores.private.put(f"{folder(run_id)}/estimate", json.dumps(drafted.estimate.to_json()).encode())
     context = RunContext(stores, run_id, manifest, context.backend)
     _record(context, roots)
     return context

@@ -17,7 +17,7 @@ from protocol.relation.graph import IntArray
 from protocol.schedule.task import TaskShape
 from protocol.statement import Task, statement_content, statement_id, task_list
 from prover.argument.prove import prove_task
-from prover.executor.evaluate import check
+from prover.executor.evaluate import RelationBroken, check
 from prover.randomness import fresh_seed
 from prover.witness.task import outputs, task_values
 from storage.errors import LedgerConflict, MissingObject
@@ -105,7 +105,10 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
     layer = str(task.commitments[0][1]) if task.kind == "range" else max(task.layer, 0)
     graph, values = task_values(context.manifest, task.kind, window, layer, inputs)
     by_index = dict(enumerate(values))
-    check(graph, by_index)
+    try:
+        check(graph, by_index)
+    except RelationBroken as error:  # its text ends in a secret value
+        raise RunError(f"{task}: the relation does not hold, {str(error).split(' = ')[0]}") from None
     for key, array in outputs(graph, by_index).items():
         if not (array == inputs[key]).all():
             raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")

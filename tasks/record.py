@@ -11,8 +11,9 @@ prover code. Called by tasks/verify.py and the command line.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from protocol.encoding import canonical_json
+from protocol.encoding import canonical_json, parse_canonical
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.soundness import Soundness
@@ -32,13 +33,15 @@ class AmbiguousRun(LedgerError):
 
 @dataclass(frozen=True)
 class Collected:
-    """One run: what the verifier judges, the ledger's rows by statement id, and faults by statement id or WHOLE."""
+    """One run: what the verifier judges, the ledger's rows by statement id, faults by statement id or WHOLE, and events
+    ("finished …", "overflow …") as the ledger tells them."""
 
     run_id: str
     record: RunRecord
     statements: Mapping[str, StatementRow]
     proofs: Mapping[str, ProofRow]
     faults: Mapping[str, str]
+    events: tuple[str, ...] = ()
 
 
 WHOLE = ""  # the key of a fault that is not one statement's
@@ -98,7 +101,8 @@ def collect(ledger: Ledger, store: ObjectStore, run_id: str) -> Collected:
                 faults[identity] = f"proof-row: the ledger says {recorded.size} bytes, the proof has {len(proof)}"
         evidence[identity] = Evidence(content, proof)
     record = RunRecord(manifest, roots, evidence)
-    collected = Collected(rows.run.run_id, record, statements, proofs, faults)
+    events = tuple(f"{event.kind} {event.detail}" for event in rows.events)
+    collected = Collected(rows.run.run_id, record, statements, proofs, faults, events)
     return replace(collected, faults=_with_row_faults(collected, rows))
 
 
@@ -142,7 +146,19 @@ def statement_fault(collected: Collected, identity: str, task: Task, soundness: 
     for column, value in expected.items():
         if getattr(row, column) != value:
             return f"statement-row: {column} is recorded as {getattr(row, column)!r}, expected {value!r}"
-    computed = canonical_json(soundness.to_json()).decode()
-    if collected.proofs[identity].soundness != computed:
-        return f"proof-row: soundness is recorded as {collected.proofs[identity].soundness[:120]}, computed {computed}"
+    return _overstated(collected.proofs[identity].soundness, soundness)
+
+
+def _overstated(recorded: str, soundness: Soundness) -> str:
+    """The ledger may say less than is proved (calculators get better) but never more."""
+    computed: dict[str, Any] = soundness.to_json()
+    try:
+        claimed = parse_canonical(recorded.encode(), "soundness")
+        pairs = [(name, claimed[name], computed[name]) for name in ("bits", "total_bits")]
+        pairs += [(name, claimed["centibits"].get(name, 0), bits) for name, bits in computed["centibits"].items()]
+        for name, said, bits in pairs:
+            if type(said) is not int or said > bits:
+                return f"proof-row: soundness: {name} is recorded as {str(said)[:20]}, computed {bits}"
+    except (VerificationError, KeyError, TypeError, AttributeError) as error:
+        return f"proof-row: soundness is recorded as {recorded[:120]!r}: {error}"
     return ""

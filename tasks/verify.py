@@ -7,8 +7,8 @@ VerificationError, raised while looking at a record, is a rejection too. Never i
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,7 @@ from verifier.run import TaskVerdict, check_chain, check_one, resolve_ids
 from verifier.task import Evidence
 
 NO_ORDER = "internally consistent; not compared with an order"
+Job = tuple[RunManifest, Task, Mapping[str, bytes], Mapping[str, str], Evidence]  # the arguments of check_one
 Progress = Callable[[TaskVerdict, int], None]  # verdict, number of tasks in all
 
 
@@ -86,29 +87,30 @@ def judge(
     return verdict(f"{rejected.task}: {rejected.reason}" if rejected else "")
 
 
-def _spread(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[TaskVerdict]:
+def _spread(jobs: Sequence[Job], workers: int) -> Iterator[TaskVerdict]:
     """Verdicts in the order in which they are ready; the largest proofs are taken first, so that no process waits long."""
     jobs = sorted(jobs, key=lambda job: -len(job[-1].proof))
     if workers < 2 or len(jobs) < 2:
-        yield from (_check(*job) for job in jobs)
+        for job in jobs:
+            yield _closed(job, lambda job=job: check_one(*job))  # type: ignore[misc]
         return
-    # spawn: a forked child would inherit locks of threads (progress bar, database) in whatever state they are
+    # spawn: a forked child would inherit locks of threads (progress bar, database) in whatever state they are. The children
+    # import verifier/ alone, no storage.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures: list[Future[TaskVerdict]] = [pool.submit(_check, *job) for job in jobs]
-        yield from (future.result() for future in as_completed(futures))
+        futures: dict[Future[TaskVerdict], Job] = {pool.submit(check_one, *job): job for job in jobs}
+        for future in as_completed(futures):
+            yield _closed(futures[future], future.result)
 
 
-def _check(
-    manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
-) -> TaskVerdict:
+def _closed(job: Job, result: Callable[[], TaskVerdict]) -> TaskVerdict:
     try:
-        return check_one(manifest, task, roots, ids, evidence)
-    except MemoryError:
+        return result()
+    except (MemoryError, BrokenExecutor):
         raise  # a condition of this machine, not of the record
     except Exception as error:  # fail closed, as in `judge`
         reason = f"malformed: {type(error).__name__}: {error}"
-        return TaskVerdict(task, statement_id(manifest, task), False, reason, None, {})
+        return TaskVerdict(job[1], statement_id(job[0], job[1]), False, reason, None, {})
 
 
 def _with_fault(collected: Collected, item: TaskVerdict) -> TaskVerdict:
@@ -133,21 +135,24 @@ def losses(manifest: RunManifest, verdicts: tuple[TaskVerdict, ...]) -> list[str
     return [out[step] for step in sorted(out)]
 
 
-def became_public(manifest: RunManifest, verdicts: tuple[TaskVerdict, ...]) -> dict[str, Any]:
-    """Everything about a run that whoever reads its ledger knows, by topic."""
+def became_public(collected: Collected, manifest: RunManifest, verdicts: tuple[TaskVerdict, ...]) -> dict[str, Any]:
+    """Everything about a run that whoever reads its ledger knows, by topic; the loss only where it was verified."""
     return {
         "model": manifest.model.to_manifest(),
         "lora": {"r": manifest.lora.r, "lora_alpha": manifest.lora.lora_alpha, "target_modules": list(manifest.lora.target_modules)},
         "optimizer": {key: getattr(manifest.optimizer, key) for key in ("kind", "momentum", "learning_rate")},
         "schedule": {key: getattr(manifest, key) for key in ("batch_size", "sequence_length", "steps", "window_steps", "seed")},
         "data": {"examples": manifest.examples, "loss_tokens": list(manifest.loss_tokens), "tokenizer_digest": manifest.tokenizer_digest},
-        "loss": losses(manifest, verdicts) or "not published",
+        "loss": losses(manifest, verdicts) if manifest.publish_loss else "not published",
         "base_model": manifest.base_visibility,
         "widths": dict(sorted(manifest.widths.items())),
         "exponents": dict(sorted(manifest.exponents.items())),
         "profile": manifest.profile,
         "budgets": dict(sorted(manifest.budgets.items())),
         "commitments": dict(sorted(manifest.commitments.items())),
+        "provers": sorted({row.prover for row in collected.proofs.values()}),
+        "proof_seconds": [round(collected.proofs[t.statement_id].seconds, 3) for t in verdicts],
+        "events": list(collected.events),
     }
 
 
@@ -168,7 +173,7 @@ def report(collected: Collected, verdict: Verdict) -> dict[str, Any]:
             }
             for item in verdict.tasks
         ],
-        "public": became_public(verdict.manifest, verdict.tasks) if verdict.manifest else {},
+        "public": became_public(collected, verdict.manifest, verdict.tasks) if verdict.manifest else {},
     }
 
 

@@ -1,8 +1,7 @@
 """The relation leaves no freedom: changing any committed cell, and nothing else that is committed, breaks an assertion.
 
 For every committed tensor of a layer, head and embed task a few cells are moved by small and large amounts, virtual
-tensors that depend on them are computed again, and at least one lookup, zero or published value must fail. The one
-exception is stated by the softmax: scores in causally masked cells are read by nobody.
+tensors that depend on them are computed again, and at least one lookup, zero or published value must fail.
 """
 
 from collections.abc import Sequence
@@ -83,17 +82,29 @@ def free_cells(case: Case, per_tensor: int) -> dict[str, list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("key", [("embed", 0), ("head", 1), ("layer", 0, 0), ("layer", 1, 1)], ids=str)
 def test_every_committed_tensor_is_determined(stage: Stage, key: tuple) -> None:  # type: ignore[type-arg]
-    free = free_cells(stage.case(*key), 2)
-    for name, cells in free.items():
-        assert name == "attn.S" and all(t < u for *_, t, u in cells), (name, cells)
+    assert free_cells(stage.case(*key), 8) == {}
 
 
 @pytest.mark.attacks
 @pytest.mark.parametrize("key", [("embed", 0), ("head", 1), ("layer", 0, 0), ("layer", 1, 1)], ids=str)
 def test_many_cells_of_every_committed_tensor(stage: Stage, key: tuple) -> None:  # type: ignore[type-arg]
-    free = free_cells(stage.case(*key), 30)
-    for name, cells in free.items():
-        assert name == "attn.S" and all(t < u for *_, t, u in cells), (name, cells)
+    assert free_cells(stage.case(*key), 300) == {}
+
+
+def test_steps_of_a_window_are_determined(odd_window: Case) -> None:
+    """The recurrence over three steps: updates, momentum, state and delivered adapter."""
+    assert free_cells(odd_window, 8) == {}
+
+
+def test_an_unasserted_tensor_is_found(stage: Stage) -> None:
+    """The test itself can fail: without its range check and remainder a committed tensor is free."""
+    case = stage.case("embed", 0)
+    graph = case.task.graph(stage.toy.manifest)
+    graph.lookups = [x for x in graph.lookups if not x.columns[0].name.startswith("x")]
+    graph.zeros = [z for z in graph.zeros if not z.tensor.name.startswith("x")]
+    assert set(free_cells(Case(stage, case.task, graph), 2)) == {t.name for t in graph.tensors if t.name.startswith("x")} & {
+        t.name for t, op in zip(graph.tensors, graph.ops) if isinstance(op, Committed)
+    }
 
 
 @pytest.mark.parametrize("key", [("embed", 0), ("head", 1), ("layer", 0, 0), ("layer", 1, 1)], ids=str)

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+import tasks.verify
 from storage.ledger import open_ledger
 from storage.object_store import open_object_store
 from tasks.record import Collected, collect
 from tasks.verify import judge
 from tests.cli.build_run import RUN_ID, Built
-from verifier.run import verify_run
+from verifier.run import check_one, verify_run
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def collected(built: Built) -> Collected:
     return collect(open_ledger(built.ledger_url, read_only=True), open_object_store(built.objects_url), RUN_ID)
 
 
-def test_processes_change_nothing(collected: Collected) -> None:
+def test_processes_change_nothing(collected: Collected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.verify, "check_one", check_one)
     seen: list[str] = []
     ours, theirs = judge(collected, workers=2, progress=lambda item, total: seen.append(item.statement_id)), verify_run(collected.record)
     assert ours.accepted and theirs.accepted
@@ -79,3 +81,23 @@ def test_a_fault_of_the_record_rejects_although_every_proof_is_good(collected: C
         verdict = judge(replace(collected, faults={key: "some-fault: told by the test"}), workers=1)
         assert not verdict.accepted and "some-fault" in verdict.reason
         assert sum(not t.accepted for t in verdict.tasks) == (1 if key else 0)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, RecursionError])
+def test_an_unexpected_exception_rejects(collected: Collected, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    def fail(*_: object) -> None:
+        raise kind("from a hostile record")
+
+    monkeypatch.setattr(tasks.verify, "check_one", fail)
+    verdict = judge(collected, workers=1)
+    assert not verdict.accepted and verdict.bits == 0 and not any(t.accepted for t in verdict.tasks)
+    assert "malformed" in verdict.reason
+
+
+def test_lack_of_memory_is_no_verdict(collected: Collected, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tasks.verify, "check_one", fail)
+    with pytest.raises(MemoryError):
+        judge(collected, workers=1)

@@ -66,6 +66,7 @@ def test_what_became_public_is_listed(built: Built, honest: subprocess.Completed
     assert public["data"]["examples"] == 6 and len(public["data"]["loss_tokens"]) == 2
     assert len(public["loss"]) == 2 and all(0 < float(x) < 20 for x in public["loss"])
     assert public["exponents"] == built.manifest.exponents
+    assert public["events"] == ["finished {}"] and len(public["proof_seconds"]) == 10
 
 
 def test_verdicts_are_readable_without_json(built: Built) -> None:
@@ -165,6 +166,7 @@ FLIPS = {
     "published loss": ("UPDATE statements SET content = replace(content, '\"loss\":[', '\"loss\":[1') WHERE kind = 'head'", "head(0)"),
     "statement's window": ("UPDATE statements SET window = 7 WHERE kind = 'embed' AND window = 1", "statement-row"),
     "soundness": ("UPDATE proofs SET soundness = replace(soundness, '\"bits\":1', '\"bits\":2')", "soundness"),
+    "soundness, no JSON": ("UPDATE proofs SET soundness = '{'", "soundness"),
     "size": ("UPDATE proofs SET size = size + 1", "proof-row"),
     "proof of another task": (
         "UPDATE proofs SET (object_digest, size) = (SELECT p.object_digest, p.size FROM proofs p JOIN statements s "
@@ -179,6 +181,11 @@ def test_a_rewritten_ledger_is_rejected(copy: Built, rewrite: Rewrite, name: str
     rewrite(copy, sql)
     code, verdict = verify(copy)
     assert code == 1 and not verdict["accepted"] and reason in verdict["reason"], verdict["reason"]
+
+
+def test_a_ledger_may_say_less_soundness_than_is_proved(copy: Built, rewrite: Rewrite) -> None:
+    rewrite(copy, """UPDATE proofs SET soundness = '{"bits":100,"centibits":{"queries":10000},"total_bits":100}'""")
+    assert verify(copy)[0] == 0
 
 
 # other exits ----------------------------------------------------------------------------------------------------------

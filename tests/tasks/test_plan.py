@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from protocol.encoding import canonical_json
+from protocol.field import GOLDILOCKS
 from protocol.params import PROFILES
 from protocol.statement import Name, opening_counts
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
-from protocol.field import GOLDILOCKS
 from storage.errors import StorageError
 from storage.ledger import open_ledger
 from tasks.context import RunRequest, Stores, budget_of

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prover.executor.evaluate import RangeOverflow
 from protocol.statement import Name, Task, statement_id, task_list
+from prover.executor.evaluate import RangeOverflow
 from storage.errors import BudgetExhausted, MissingObject, StorageError, StoreFull
 from tasks.context import RunContext, RunError, TrainingOverflow
 from tasks.deliver import load_committed, save_committed

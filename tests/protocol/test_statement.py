@@ -1,0 +1,153 @@
+"""Statements and the list of tasks: everything is bound, every tensor is written once and read by whom it should be."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS
+from protocol.manifest import RunManifest
+from protocol.params import profile
+from protocol.relation.graph import WITNESS, Committed, Input
+from protocol.schedule.task import TaskShape
+from protocol.statement import (
+    BUDGETS, Name, commitment_layout, max_blinding, opening_counts, statement_content, statement_id, task_list,
+)
+from tests.toy import EVEN, ODD, toy_manifest
+
+
+def registered(**arguments: object) -> RunManifest:
+    manifest = replace(toy_manifest(**arguments), profile="goldilocks-2^12")
+    return replace(manifest, budgets=opening_counts(manifest))
+
+
+@pytest.fixture(scope="module")
+def manifest() -> RunManifest:
+    return registered(sizes=EVEN, layers=2, steps=5, window_steps=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"sizes": EVEN, "layers": 2, "steps": 3, "window_steps": 2}, {"sizes": ODD, "layers": 1, "steps": 1},
+     {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "momentum": "0", "target_modules": ("down_proj",)},
+     {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "target_modules": ("v_proj", "o_proj"), "publish_loss": False}],
+)
+def test_roles_of_a_graph_are_those_of_its_task(arguments: dict[str, object]) -> None:
+    """Every commitment that a relation reads or writes is in the statement, with these tensors and shapes, and no other."""
+    manifest = registered(**arguments)
+    for task in task_list(manifest):
+        graph = task.graph(manifest)
+        used = {
+            (op.commitment, op.tensor_name): t.shape
+            for t, op in zip(graph.tensors, graph.ops) if isinstance(op, Input | Committed) and op.commitment != WITNESS
+        }
+        layouts = {role: commitment_layout(manifest, name) for role, name in task.commitments}
+        assert {role for role, _ in used} == set(layouts) and len(layouts) == len(task.commitments)
+        for (role, name), shape in used.items():
+            assert layouts[role].by_name[name].tensor.shape == shape
+        names = [t for t, _ in TaskShape(graph, GOLDILOCKS).witness_tensors()]
+        assert len(names) == len(set(names))
+        written = {role: {n for (r, n) in used if r == role} for role in ("x_out", "dx_out", "state_out", "delivered")}
+        for role, found in written.items():
+            assert role not in layouts or found == set(layouts[role].by_name)  # outputs are complete
+
+
+def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest) -> None:
+    writers: dict[str, list[str]] = {}
+    readers: dict[str, list[str]] = {}
+    for task in task_list(manifest):
+        for role, name in task.commitments:
+            table = writers if role in ("x_out", "dx_out", "state_out", "delivered") else readers
+            table.setdefault(str(name), []).append(str(task))
+    known = set(manifest.budgets) & set()  # commitments known at the start have no writer
+    for name, tasks in writers.items():
+        assert len(tasks) == 1, name
+        known.add(name)
+    for name, tasks in readers.items():
+        if "@" in name:
+            assert name in known, f"{name} is read by {tasks} and written by nobody"
+        else:
+            assert any(task.startswith("range(") for task in tasks), f"{name} is never range-checked"
+    for name in known:
+        final = name.startswith(("delivered", "state")) and name.endswith("@3")
+        assert final or len(readers[name]) >= 1, f"{name} is written and never read"
+    assert writers["state/1@2"] == ["layer(1, 1)"] and readers["state/1@2"] == ["layer(2, 1)"]
+    assert writers["x/1@0"] == ["layer(0, 0)"] and readers["x/1@0"] == ["layer(0, 1)"]
+    assert writers["dx/2@1"] == ["head(1)"] and writers["dx/1@1"] == ["layer(1, 1)"] and readers["dx/1@1"] == ["layer(1, 0)"]
+
+
+def test_windows_cover_every_step_once(manifest: RunManifest) -> None:
+    steps = [k for w in manifest.windows() for k in range(w.first, w.stop)]
+    assert steps == list(range(manifest.steps))
+    assert sorted({t.window for t in task_list(manifest)}) == [-1, 0, 1, 2]
+
+
+def test_statement_ids_are_distinct_and_bind_the_manifest(manifest: RunManifest) -> None:
+    tasks = task_list(manifest)
+    ids = {statement_id(manifest, t) for t in tasks}
+    assert len(ids) == len(tasks)
+    other = replace(manifest, seed=manifest.seed + 1)
+    assert not ids & {statement_id(other, t) for t in tasks}
+
+
+def test_content_binds_every_field(manifest: RunManifest) -> None:
+    task = next(t for t in task_list(manifest) if t.kind == "head")
+    ids = {str(name): "0" * 64 for _, name in task.commitments}
+    published = {"loss": np.array([5, 6])}
+    base = statement_content(manifest, task, "d" * 64, ids, published)
+    others = [
+        statement_content(replace(manifest, seed=99), task, "d" * 64, ids, published),
+        statement_content(replace(manifest, profile="goldilocks-2^13"), task, "d" * 64, ids, published),
+        statement_content(manifest, replace(task, window=1), "d" * 64, ids, published),
+        statement_content(manifest, replace(task, layer=0), "d" * 64, ids, published),
+        statement_content(manifest, replace(task, part=1), "d" * 64, ids, published),
+        statement_content(manifest, replace(task, kind="embed"), "d" * 64, ids, published),
+        statement_content(manifest, replace(task, commitments=task.commitments[::-1]), "d" * 64, ids, published),
+        statement_content(manifest, task, "e" * 64, ids, published),
+        statement_content(manifest, task, "d" * 64, ids | {"dataset": "1" * 64}, published),
+        statement_content(manifest, task, "d" * 64, ids, {"loss": np.array([6, 5])}),
+        statement_content(manifest, task, "d" * 64, ids, {}),
+    ]
+    assert len({base, *others}) == 12
+    assert json.loads(base)["relation"] == "d" * 64
+
+
+def test_opening_counts_are_what_the_tasks_open(manifest: RunManifest) -> None:
+    counts: dict[str, int] = {}
+    for task in task_list(manifest):
+        for _, name in task.commitments:
+            counts[str(name)] = counts.get(str(name), 0) + 1
+    for text, count in counts.items():
+        kind = text.split("/")[0].split("@")[0]
+        assert count <= manifest.budgets[kind]
+    assert manifest.budgets["base"] == 4 and manifest.budgets["dataset"] == 7 and manifest.budgets["x"] == 2
+    assert sorted(manifest.budgets) == sorted(BUDGETS)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 13, 10**9])
+def test_impossible_budgets(manifest: RunManifest, budget: int) -> None:
+    """Once a ValueError that escaped from the verifier."""
+    assert profile(manifest.profile).max_openings == 12
+    other = replace(manifest, budgets=manifest.budgets | {"x": budget})
+    with pytest.raises(VerificationError) as caught:
+        commitment_layout(other, Name("x/0", 0))
+    assert (caught.value.reason, caught.value.where) == ("manifest", "budgets.x")
+
+
+def test_budgets_of_the_manifest_are_complete(manifest: RunManifest) -> None:
+    params = profile(manifest.profile)
+    assert max_blinding(manifest, params) == params.queries * 7
+    for budgets in ({}, {k: v for k, v in manifest.budgets.items() if k != "x"}, manifest.budgets | {"y": 1}, manifest.budgets | {"dx": 0}):
+        with pytest.raises(VerificationError):
+            max_blinding(replace(manifest, budgets=budgets), params)
+
+
+def test_public_base_is_not_blinded(manifest: RunManifest) -> None:
+    public = replace(manifest, base_visibility="public")
+    for name in ("base/0", "embedding", "head"):
+        assert commitment_layout(public, Name(name)).code.blinding == 0
+        assert commitment_layout(manifest, Name(name)).code.blinding > 0
+    assert commitment_layout(public, Name("dataset")).code.blinding > 0
+    assert commitment_layout(public, Name("state/0", 1)).code.blinding > 0
