@@ -3,7 +3,8 @@
 import typer
 
 from cli.adapter import adapter
-from cli.audit import ledger, verify
+from cli.audit import verify
+from cli.ledger import ledger
 from cli.run import estimate, init, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

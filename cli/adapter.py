@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.audit import Config, Debug, Json, LedgerUrl, Run, places
+from cli.options import Config, Debug, Json, LedgerUrl, Run, places
 from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, reporting
 
 adapter = typer.Typer(no_args_is_help=True, help="Hand over a trained adapter, and check one.")

@@ -81,7 +81,8 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
     embed(session.config.folder, debug)
     from flows.finetune import finetune  # Prefect reads its environment when it is imported
 
-    columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"))
+    last = TextColumn("{task.fields[last]}")
+    columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
     with Progress(*columns, console=errors, disable=quiet) as progress:
         bars: dict[str, TaskID] = {name: progress.add_task(name, total=None, last="starting") for name in ("train", "prove")}
 

@@ -1,8 +1,8 @@
 """The audited fine-tune of one run.yaml: plan → for every window train, then prove what it made possible → finished.
 
 Windows are trained one after the other; proofs queue up behind them and run one at a time, because a proof's kernels use all
-cores already; VERILORA_PROOFS sets another number (docs/log.md has the comparison). Everything that counts is appended to the ledger by the tasks
-themselves, so a flow that died is simply started again. Called by `verilora run` and by Prefect deployments.
+cores already (VERILORA_PROOFS sets another number; each proof needs its own memory). Everything that counts is appended to
+the ledger by the tasks themselves, so a flow that died is simply started again. Called by `verilora run` and by Prefect deployments.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Judge one run: the verifier's checks on a collected record, task by task in several processes, and what became public.
 
-The checks are verifier/run.py's and nothing else decides; this file only spreads `check_one` over processes, adds the
+The checks are verifier/run.py's and nothing else decides; this file only spreads its jobs over processes, adds the
 record's own faults (a missing object, a row that contradicts the record), and fails closed: an exception that is not a
 VerificationError, raised while looking at a record, is a rejection too. Never imports prover code. Called by
 `verilora verify`, flows/verify.py and the prover's own final check.
@@ -17,15 +17,11 @@ import numpy as np
 
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
-from protocol.statement import Task, statement_id
 from storage.models import WHOLE_RUN, VerdictRow
 from tasks.record import WHOLE, Collected, statement_fault
-from verifier.order import compare_order
-from verifier.run import TaskVerdict, check_chain, check_one, resolve_ids
-from verifier.task import Evidence
+from verifier.run import Job, TaskVerdict, check_one, verify_run
 
 NO_ORDER = "internally consistent; not compared with an order"
-Job = tuple[RunManifest, Task, Mapping[str, bytes], Mapping[str, str], Evidence]  # the arguments of check_one
 Progress = Callable[[TaskVerdict, int], None]  # verdict, number of tasks in all
 
 
@@ -57,39 +53,32 @@ def judge(
     collected: Collected, order: Mapping[str, Any] | None = None, workers: int = 2, progress: Progress | None = None
 ) -> Verdict:
     """The verdict on one run; never raises for anything that the record contains."""
-    compared, manifest, verdicts = NO_ORDER, None, list[TaskVerdict]()
 
-    def verdict(reason: str) -> Verdict:
-        return Verdict(collected.run_id, not reason, reason, compared, manifest, tuple(verdicts))
+    def spread(jobs: Sequence[Job]) -> Iterator[TaskVerdict]:
+        for item in _spread(jobs, workers):
+            item = _with_fault(collected, item)
+            if progress:
+                progress(item, len(jobs))
+            yield item
 
-    record = collected.record
+    def rejected(reason: str) -> Verdict:
+        return Verdict(collected.run_id, False, reason, NO_ORDER, None, ())
+
     try:
-        manifest = RunManifest.from_json(record.manifest)
-        if order is not None:
-            compared = f"compared with the order: {compare_order(manifest, order)} values agree"
-        ids = resolve_ids(manifest, record.roots)
-        tasks = check_chain(manifest, record.evidence)
+        found = verify_run(collected.record, order, spread)
     except VerificationError as error:
-        return verdict(str(error))
+        return rejected(str(error))
+    except (MemoryError, BrokenExecutor):
+        raise  # a condition of this machine, not of the record
     except Exception as error:  # fail closed: a record that cannot be processed is not a record of this protocol
-        return verdict(f"malformed: {type(error).__name__}: {error}")
-    jobs = [(manifest, task, record.roots, ids, record.evidence[identity]) for identity, task in tasks.items()]
-    found: dict[str, TaskVerdict] = {}
-    for item in _spread(jobs, workers):
-        item = _with_fault(collected, item)
-        found[item.statement_id] = item
-        if progress:
-            progress(item, len(jobs))
-    verdicts = [found[identity] for identity in tasks]
-    if WHOLE in collected.faults:
-        return verdict(collected.faults[WHOLE])
-    rejected = next((item for item in verdicts if not item.accepted), None)
-    return verdict(f"{rejected.task}: {rejected.reason}" if rejected else "")
+        return rejected(f"malformed: {type(error).__name__}: {error}")
+    reason = found.reason if not found.tasks else collected.faults.get(WHOLE, found.reason)
+    return Verdict(collected.run_id, found.accepted and not reason, reason, found.order, found.manifest, found.tasks)
 
 
 def _spread(jobs: Sequence[Job], workers: int) -> Iterator[TaskVerdict]:
     """Verdicts in the order in which they are ready; the largest proofs are taken first, so that no process waits long."""
-    jobs = sorted(jobs, key=lambda job: -len(job[-1].proof))
+    jobs = sorted(jobs, key=lambda job: -len(job.evidence.proof))
     if workers < 2 or len(jobs) < 2:
         for job in jobs:
             yield _closed(job, lambda job=job: check_one(*job))  # type: ignore[misc]
@@ -107,10 +96,9 @@ def _closed(job: Job, result: Callable[[], TaskVerdict]) -> TaskVerdict:
     try:
         return result()
     except (MemoryError, BrokenExecutor):
-        raise  # a condition of this machine, not of the record
+        raise
     except Exception as error:  # fail closed, as in `judge`
-        reason = f"malformed: {type(error).__name__}: {error}"
-        return TaskVerdict(job[1], statement_id(job[0], job[1]), False, reason, None, {})
+        return job.rejected(f"malformed: {type(error).__name__}: {error}")
 
 
 def _with_fault(collected: Collected, item: TaskVerdict) -> TaskVerdict:

@@ -6,9 +6,9 @@ state that window w writes is what window w + 1 reads, and every activation that
 `verify_run` is a pure function of the record; nothing is fetched.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
@@ -53,7 +53,7 @@ class RunVerdict:
     @property
     def bits(self) -> float:
         """The least soundness of any task; 0 if one was rejected."""
-        return min((t.soundness.bits if t.soundness else 0.0) for t in self.tasks)
+        return min((t.soundness.bits if t.soundness else 0.0 for t in self.tasks), default=0.0)
 
 
 def resolve_ids(manifest: RunManifest, roots: Mapping[str, bytes]) -> dict[str, str]:
@@ -83,8 +83,23 @@ def check_chain(manifest: RunManifest, evidence: Mapping[str, Evidence]) -> dict
     return wanted
 
 
-def check_one(manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence) -> TaskVerdict:
-    """The verdict on one task; never raises for anything the record contains."""
+class Job(NamedTuple):
+    """The arguments of `check_one`, which is a pure function of them: jobs may run anywhere, in any order."""
+
+    manifest: RunManifest
+    task: Task
+    roots: Mapping[str, bytes]
+    ids: Mapping[str, str]
+    evidence: Evidence
+
+    def rejected(self, reason: str) -> TaskVerdict:
+        return TaskVerdict(self.task, statement_id(self.manifest, self.task), False, reason, None, {})
+
+
+def check_one(
+    manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
+) -> TaskVerdict:
+    """The verdict on one task; a rejection is a verdict, not an error."""
     identity = statement_id(manifest, task)
     try:
         soundness, published = verify_task(manifest, task, roots, ids, evidence)
@@ -93,13 +108,19 @@ def check_one(manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids
     return TaskVerdict(task, identity, True, "", soundness, published)
 
 
+def one_by_one(jobs: Sequence[Job]) -> Iterable[TaskVerdict]:
+    """Check here, in order."""
+    return (check_one(*job) for job in jobs)
+
+
 def verify_run(
-    record: RunRecord, order: Mapping[str, Any] | None = None, progress: Callable[[TaskVerdict], None] | None = None
+    record: RunRecord, order: Mapping[str, Any] | None = None,
+    spread: Callable[[Sequence[Job]], Iterable[TaskVerdict]] = one_by_one,
 ) -> RunVerdict:
-    """Verdict on a run. VerificationError only if there is no manifest to speak of."""
+    """Verdict on a run; VerificationError only if there is no manifest to speak of. `spread` may check jobs elsewhere and
+    in any order, but every job needs its verdict."""
     manifest = RunManifest.from_json(record.manifest)
     compared = "internally consistent; not compared with an order"
-    verdicts: list[TaskVerdict] = []
     try:
         if order is not None:
             compared = f"compared with the order: {compare_order(manifest, order)} values agree"
@@ -107,11 +128,9 @@ def verify_run(
         tasks = check_chain(manifest, record.evidence)
     except VerificationError as error:
         return RunVerdict(manifest, False, str(error), compared, ())
-    for identity, task in tasks.items():
-        verdict = check_one(manifest, task, record.roots, ids, record.evidence[identity])
-        verdicts.append(verdict)
-        if progress:
-            progress(verdict)
+    jobs = [Job(manifest, task, record.roots, ids, record.evidence[identity]) for identity, task in tasks.items()]
+    found = {verdict.statement_id: verdict for verdict in spread(jobs)}
+    verdicts = tuple(found.get(identity) or job.rejected("not checked") for identity, job in zip(tasks, jobs, strict=True))
     rejected = next((v for v in verdicts if not v.accepted), None)
     reason = f"{rejected.task}: {rejected.reason}" if rejected else ""
-    return RunVerdict(manifest, rejected is None, reason, compared, tuple(verdicts))
+    return RunVerdict(manifest, rejected is None, reason, compared, verdicts)

@@ -21,6 +21,7 @@ from protocol.soundness import Soundness, require_bits, task_soundness
 from protocol.statement import Task, commitment_layout, max_blinding, statement_content
 
 MAX_PROOF_BYTES = 1 << 28
+MAX_STATEMENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,22 @@ class Evidence:
 
 def published_values(graph: Graph, content: bytes) -> dict[str, IntArray]:
     """The published values of a recorded statement, with exactly the names and shapes that the relation publishes."""
+    if len(content) > MAX_STATEMENT_BYTES:
+        raise VerificationError("size", "statement", f"at most {MAX_STATEMENT_BYTES} bytes", str(len(content)))
     try:
         stated = json.loads(content)["published"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError("malformed", "statement", "canonical JSON with published values", type(error).__name__) from error
     wanted = {item.name: item.tensor.shape for item in graph.published}
     if not isinstance(stated, dict) or sorted(stated) != sorted(wanted):
-        raise VerificationError("published-names", "statement", str(sorted(wanted)), str(stated)[:80])
+        raise VerificationError("published-names", "statement", str(sorted(wanted)), printable(stated))
     out = {}
     for name, shape in wanted.items():
         flat, size = stated[name], int(np.prod(shape, dtype=np.int64))
         if len(shape) != 1 or not isinstance(flat, list) or len(flat) != size:
-            raise VerificationError("published-shape", name, str(shape), str(flat)[:80])
+            raise VerificationError("published-shape", name, str(shape), printable(flat))
         if not all(type(x) is int and abs(x) < BOUND for x in flat):
-            raise VerificationError("published-range", name, "integers below 2^62", str(flat)[:80])
+            raise VerificationError("published-range", name, "integers below 2^62", printable(flat))
         out[name] = np.array(flat, dtype=np.int64).reshape(shape)
     return out
 
@@ -88,7 +91,16 @@ def first_difference(expected: bytes, actual: bytes) -> tuple[str, str]:
         ours, theirs = json.loads(expected), json.loads(actual)
         for key in sorted(set(ours) | set(theirs)):
             if ours.get(key) != theirs.get(key):
-                return f"{key} = {str(ours.get(key))[:120]}", f"{key} = {str(theirs.get(key))[:120]}"
+                name = printable(key)
+                return f"{name} = {printable(ours.get(key))}", f"{name} = {printable(theirs.get(key))}"
     except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     return "the canonical statement", "other bytes"
+
+
+def printable(value: object) -> str:
+    """The beginning of a value from the record, in ASCII: an error message must never fail to print."""
+    try:
+        return str(value)[:120].encode("ascii", "backslashreplace").decode()
+    except RecursionError:
+        return type(value).__name__

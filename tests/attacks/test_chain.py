@@ -112,9 +112,12 @@ def test_run_is_rejected_when_one_task_is(run: Complete) -> None:
 
 @pytest.mark.parametrize(
     ("published", "expected"),
-    [({"loss": [1]}, "opening-relation"), ({}, "published-names"), ({"loss": [1, 2]}, "published-shape"), ({"loss": [1.0]}, "published-range"),
-     ({"loss": [True]}, "published-range"), ({"loss": [1 << 62]}, "published-range"), ({"loss": 3}, "published-shape"),
-     ({"loss": [1], "more": [1]}, "published-names"), ([], "published-names"), (None, "published-names")],
+    [
+        ({"loss": [1]}, "opening-relation"), ({}, "published-names"), ({"loss": [1, 2]}, "published-shape"),
+        ({"loss": [1.0]}, "published-range"), ({"loss": [True]}, "published-range"), ({"loss": [1 << 62]}, "published-range"),
+        ({"loss": 3}, "published-shape"), ({"loss": [1], "more": [1]}, "published-names"), ([], "published-names"),
+        (None, "published-names"),
+    ],
     ids=str,
 )
 def test_published_loss(run: Complete, published: object, expected: str) -> None:
@@ -124,11 +127,31 @@ def test_published_loss(run: Complete, published: object, expected: str) -> None
     assert judge(run, task, replace(run.evidence(task), content=data)).startswith(expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 100_000, b"[" * 800 + b"]" * 800, b'{"published":' + b"[" * 900 + b"]" * 900 + b"}",
-                                     b'{"published":{"loss":[' + b"9" * 5000 + b"]}}", b'{"published":NaN}', b"null"], ids=lambda c: c[:12])
+HOSTILE = [
+    b"", b"{}", b"null", b"\xff", b"[" * 100_000, b"[" * 800 + b"]" * 800, b" " * (1 << 21), b'{"published":NaN}',
+    b'{"published":' + b"[" * 900 + b"]" * 900 + b"}", b'{"published":{"loss":[' + b"9" * 5000 + b"]}}",
+    b'{"published":{"loss":["\\ud800"]}}', b'{"published":{"loss":[1]},"\\ud800":"\\udfff"}',
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_statements(run: Complete, content: bytes) -> None:
     task = find(run, "head(0)")
-    assert judge(run, task, Evidence(content, b"")) != ""
+    found = judge(run, task, Evidence(content, b""))
+    assert found != "" and found.isascii()
+
+
+def test_nested_statements_of_every_depth(run: Complete) -> None:
+    """Parsing and printing have different recursion limits; neither may escape."""
+    task = find(run, "head(0)")
+    for depth in range(1, 1100, 13):
+        for template in (b'{"published":%s}', b'{"published":{"loss":%s}}', b'{"published":{"loss":[1]},"kind":%s}'):
+            assert judge(run, task, Evidence(template % (b"[" * depth + b"]" * depth), b"")) != ""
+
+
+def test_bits_of_a_run_without_verdicts(run: Complete) -> None:
+    verdict = verify_run(replace(run.record, evidence={}))
+    assert not verdict.accepted and verdict.bits == 0
 
 
 def test_sampled_bytes(run: Complete) -> None:
@@ -160,10 +183,13 @@ def test_sampled_bytes(run: Complete) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"profile": "toy"}, {"profile": "goldilocks-2^9"}, {"profile": "goldilocks-2^10"}, {"budgets": {}},
-     {"budgets": {"x": 1 << 40}}, {"budgets": {"base": 0}}, {"budgets": {"base": -5}}, {"steps": 1}, {"steps": 3}, {"window_steps": 2},
-     {"loss_tokens": (1, 1)}, {"seed": 6}, {"publish_loss": False}, {"exponents": {}}, {"exponents": {"layer/0/attn_norm.V": -90}},
-     {"exponents": {"layer/0/gate": 96}}, {"exponents": {"layer/0/attn.g": -3}}, {"widths": {"gradient": 32}}, {"base_visibility": "public"}],
+    [
+        {"profile": "toy"}, {"profile": "goldilocks-2^9"}, {"profile": "goldilocks-2^10"}, {"budgets": {}},
+        {"budgets": {"x": 1 << 40}}, {"budgets": {"base": 0}}, {"budgets": {"base": -5}}, {"steps": 1}, {"steps": 3},
+        {"window_steps": 2}, {"loss_tokens": (1, 1)}, {"seed": 6}, {"publish_loss": False}, {"exponents": {}},
+        {"exponents": {"layer/0/attn_norm.V": -90}}, {"exponents": {"layer/0/gate": 96}}, {"exponents": {"layer/0/gate": -96}},
+        {"exponents": {"layer/0/attn.g": -3}}, {"widths": {"gradient": 32}}, {"base_visibility": "public"},
+    ],
     ids=str,
 )
 def test_another_manifest(run: Complete, change: dict[str, object]) -> None:

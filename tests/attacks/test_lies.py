@@ -183,7 +183,7 @@ def test_skipped_step(stage: Stage) -> None:
 
 
 def test_update_of_wrong_sign(stage: Stage) -> None:
-    rejected(stage.case(*LAYER), Lie(cells={"down_proj.lora_B.delta": lambda a: -a}), "down_proj.lora_B.delta.rest", TREE)
+    rejected(stage.case(*LAYER), Lie(cells={"q_proj.lora_B.delta": lambda a: -a}), "q_proj.lora_B.delta.rest", TREE)
 
 
 def test_gradient_of_lora_a_zeroed(stage: Stage) -> None:

@@ -9,7 +9,8 @@ evaluates each constraint; the verifier sees only their random combination.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 from unittest.mock import patch
 

@@ -5,7 +5,8 @@ takes a second; everything else (relation, schedule, statement) is the real thin
 """
 
 import hashlib
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 

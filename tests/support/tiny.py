@@ -1,6 +1,7 @@
 """A small graph with every operation and assertion in it, over tables of at most 2^8 rows: a proof takes milliseconds."""
 
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 

@@ -1,0 +1,67 @@
+"""What flows add to tasks: one process at a time, what is retried, deployments that exist, settings that keep secrets."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.config import load_config
+from flows.environment import SETTINGS, embed
+from flows.session import RunBusy, hold, request_of
+from storage.errors import BudgetExhausted, LedgerError, MissingObject, StorageError, StoreFull
+from storage.private import PrivateStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+    private = PrivateStore(tmp_path / "private")
+    with hold(private, "a" * 64):
+        with pytest.raises(RunBusy, match="another process"), hold(private, "a" * 64):
+            pass
+        with hold(private, "b" * 64):
+            pass
+    with hold(private, "a" * 64):
+        pass
+    assert list(private.names()) == []
+
+
+def test_a_request_says_what_run_yaml_says(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "base_model: m\ndataset: d.jsonl\nlora: {r: 4, lora_alpha: 8, target_modules: [v_proj, q_proj]}\n"
+        "training: {learning_rate: 0.050, momentum: 0.90, epochs: 2, window_steps: 3}\naudit: {publish_loss: false}\n"
+    )
+    found = request_of(load_config(tmp_path / "run.yaml"))
+    assert (found.base_model, found.dataset) == (tmp_path / "m", tmp_path / "d.jsonl")
+    assert (found.learning_rate, found.momentum, found.max_steps) == ("0.05", "0.9", None)
+    assert (found.r, found.target_modules, found.epochs, found.window_steps) == (4, ("q_proj", "v_proj"), 2, 3)
+    assert (found.publish_loss, found.base_visibility, found.soundness_bits) == (False, "private", 100)
+
+
+def test_only_faults_that_may_pass_are_retried() -> None:
+    from flows.work import is_transient
+
+    assert all(is_transient(e) for e in (LedgerError("locked"), StorageError("busy"), ConnectionError(), TimeoutError()))
+    assert not any(is_transient(e) for e in (StoreFull("full"), MissingObject("gone"), BudgetExhausted("spent"), ValueError("bug")))
+
+
+def test_every_deployment_names_a_flow() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert {d["name"] for d in deployments} == {"audited", "provers", "verification"}
+    for deployment in deployments:
+        file, name = deployment["entrypoint"].split(":")
+        functions = {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert name in functions and deployment["work_pool"] == {"name": "gpu-provers"}
+
+
+def test_prefect_is_kept_in_the_project_and_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*SETTINGS, "PREFECT_HOME", "PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL"]:
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DO_NOT_TRACK", "yes")
+    embed(tmp_path)
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
+    assert os.environ["PREFECT_LOGGING_TO_API_ENABLED"] == "false" and os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
+    assert os.environ["DO_NOT_TRACK"] == "yes"  # what was set stands
