@@ -101,15 +101,14 @@ def layer_task(backend: Backend, graph: Graph, values: list[IntArray], seconds: 
         layout = CommitmentLayout.pack([(name, array.shape) for name, array in tensors.items()], params.code(2))
         inputs.append((role, commit(backend, layout, tensors, fresh_seed())))
     published = {item.name: values[item.tensor.index] for item in graph.published}
-    witness = shape.witness_layout(params)
     start = time.perf_counter()
-    proof = prove_task(backend, shape, b"benchmark", inputs, values, published, witness, params.queries, fresh_seed(), lambda: None)
+    proof = prove_task(backend, shape, b"benchmark", inputs, values, published, params, fresh_seed(), lambda: None)
     proved = time.perf_counter() - start
     start = time.perf_counter()
     channel = _PartChannel(GOLDILOCKS, proof)
     again = TaskShape(graph, GOLDILOCKS)
     committed = [Committed(role, data.layout, data.root) for role, data in inputs]
-    run_task(channel, again, b"benchmark", committed, again.witness_layout(params), published, params.queries, None)
+    run_task(channel, again, b"benchmark", committed, params, published, None)
     channel.finish()
     verified = time.perf_counter() - start
     cells = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, CommittedOp))

@@ -67,12 +67,11 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from flows.environment import embed
-    from tasks.plan import draft
 
     with session.exclusive():
         context = session.resume()
         if context is None:
-            drafted = draft(session.request)
+            drafted = session.draft()
             if not quiet:
                 _print_plan(drafted.estimate.to_json())
             context = session.begin(drafted)

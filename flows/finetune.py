@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import show_run
 from flows.session import open_session
 from flows.work import prove, statements, train
 from tasks.context import RunContext
@@ -38,7 +39,9 @@ def finetune(config_path: str) -> str:
                 break
         for future in futures:
             future.result()
-        return json.dumps(session.finish().to_json())
+        summary = session.finish()
+        show_run(context, summary)
+        return json.dumps(summary.to_json())
 
 
 def _submit(config_path: str, context: RunContext, window: int) -> list["PrefectFuture[str]"]:

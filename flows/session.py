@@ -15,7 +15,6 @@ from pathlib import Path
 
 from flows.config import RunConfig, load_config
 from protocol.encoding import canonical_json
-from protocol.statement import statement_id, task_list
 from storage.models import NONE, EventRow
 from storage.private import PrivateStore
 from tasks.context import RunContext, RunRequest, Stores, open_stores
@@ -73,6 +72,7 @@ class Session:
     def __init__(self, path: Path) -> None:
         self.config = load_config(path)
         self.request = request_of(self.config)
+        self.key = plan_key(self.request)
         self.stores: Stores = open_stores(self.config.ledger_url, self.config.objects_url, self.config.private_url)
         self.on_progress: Callable[[Progress], None] = lambda progress: None
         self.stopped = threading.Event()
@@ -84,8 +84,12 @@ class Session:
         """The run if it was planned before."""
         with self._lock:
             if self._context is None:
-                self._context = planned(self.stores, self.request)
+                self._context = planned(self.stores, self.key)
             return self._context
+
+    def draft(self) -> Draft:
+        """The run's size, computed anew; nothing is written."""
+        return draft(self.request, self.key)
 
     def begin(self, drafted: Draft) -> RunContext:
         """Commit and record a run that was only a draft."""
@@ -96,12 +100,12 @@ class Session:
     @property
     def context(self) -> RunContext:
         """The run, planned now if it never was."""
-        return self.resume() or self.begin(draft(self.request))
+        return self.resume() or self.begin(self.draft())
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the run for this process; RunBusy if another one does. The lock dies with the process."""
-        with hold(self.stores.private, plan_key(self.request)):
+        with hold(self.stores.private, self.key):
             yield
 
     def trained(self, window: int, step: int, loss: float) -> None:
@@ -113,7 +117,7 @@ class Session:
         with self._lock:
             self._proved.add(identity)
             done = len(self._proved)
-        self.on_progress(Progress("prove", done, len(task_list(self.context.manifest)), text))
+        self.on_progress(Progress("prove", done, len(self.context.statements), text))
 
     def finished(self) -> bool:
         """Every window recorded, every statement proved, and the run's end in the ledger."""
@@ -135,7 +139,7 @@ class Session:
         """Append the run's end: only if every statement of the run has its proof."""
         context, summary = self.context, self.summary()
         proofs = {row.statement_id for row in self.stores.ledger.record(context.run_id).proofs}
-        missing = [str(t) for t in task_list(context.manifest) if statement_id(context.manifest, t) not in proofs]
+        missing = [str(task) for identity, task in context.statements.items() if identity not in proofs]
         if missing:
             raise RuntimeError(f"run {context.run_id} is not finished: no proof of {', '.join(missing[:5])}")
         detail = {"tasks": summary.tasks, "proof_bytes": summary.proof_bytes, "soundness_bits": summary.soundness_bits}
@@ -181,4 +185,5 @@ def close_session(config_path: str) -> None:
 
 def estimate(config_path: str) -> Estimate:
     """What a run.yaml would cost; writes nothing."""
-    return draft(request_of(load_config(Path(config_path)))).estimate
+    request = request_of(load_config(Path(config_path)))
+    return draft(request, plan_key(request)).estimate

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.session import open_session
-from protocol.statement import Task, statement_id, task_list
+from protocol.statement import Task
 from storage.errors import LedgerError, StorageError
 from tasks.context import RunContext, RunError
 from tasks.prove import find_task, prove_statement
@@ -61,4 +61,4 @@ def prove(config_path: str, identity: str, label: str) -> str:
 
 def statements(context: RunContext, window: int) -> list[tuple[str, Task]]:
     """(statement id, task) of everything that can be proved once a window is recorded; −1: before the first."""
-    return [(statement_id(context.manifest, t), t) for t in task_list(context.manifest) if t.window == window]
+    return [(identity, t) for identity, t in context.statements.items() if t.window == window]

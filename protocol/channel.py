@@ -93,6 +93,7 @@ class Channel:
         self.pads = 0
         self.tails = 0
         self.rounds = 0
+        self.sent = 0  # bytes
         self.products: list[tuple[int, int]] = []  # pad indices whose product is committed
 
     # where bytes come from ----------------------------------------------------------------------
@@ -113,6 +114,7 @@ class Channel:
     def clear_bytes(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
         """Send `size` bytes in clear; sending is absorbing."""
         data = self._message(tag, size, produce)
+        self.sent += size
         self.transcript.absorb(tag, data)
         return data
 
@@ -179,13 +181,11 @@ class Channel:
 
 
 class CountingChannel(Channel):
-    """Every message is zeros: after the schedule ran, `pads`, `tails`, `products` and `size` are what it needs."""
+    """Every message is zeros: after the schedule ran, `pads`, `tails`, `products` and `sent` are what it needs."""
 
     checking = False
-    size = 0
 
     def _message(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
-        self.size += size
         return bytes(size)
 
 

@@ -48,7 +48,7 @@ def task_soundness(params: Params, shape: TaskShape, layouts: Sequence[Commitmen
     rate = (params.ell + max_blinding) / params.n
     variables = max(layout.variables for layout in layouts)
     row_variables = variables - (params.ell.bit_length() - 1)
-    rounds = variables + shape.rounds
+    rounds = variables + shape.counts.rounds
     asserted = [z.tensor for z in shape.graph.zeros] + [item.tensor for item in shape.graph.published]
     points = [TensorLayout(tensor.shape).variables for tensor in asserted]
     sources = {
@@ -56,13 +56,13 @@ def task_soundness(params: Params, shape: TaskShape, layouts: Sequence[Commitmen
         "folding": size - math.log2(params.n * (row_variables + 1)),
         "lookups": size - math.log2(max(shape.plan.fractions, 1)) if shape.graph.lookups else size,
         "sumcheck": size - math.log2(3),
-        "batching": size - math.log2(shape.constraint_count),
+        "batching": size - math.log2(shape.counts.constraints),
         "combining": size,
-        "products": size - math.log2(2 * len(shape.product_pairs)),
+        "products": size - math.log2(2 * len(shape.counts.products)),
         "equality": size - math.log2(max([*points, 1])),
     }
     levels = shape.plan.variables if shape.graph.lookups else 0
-    repeated = {"sumcheck": rounds, "equality": len(points), "batching": 1 + shape.batches, "combining": 2 * levels + 3}
+    repeated = {"sumcheck": rounds, "equality": len(points), "batching": 1 + shape.counts.batches, "combining": 2 * levels + 3}
     error = sum(repeated.get(name, 1) * 2.0**-bits for name, bits in sources.items())
     return Soundness(sources, -math.log2(error))
 

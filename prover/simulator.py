@@ -26,6 +26,7 @@ from protocol.channel import Cell, Channel, Form, Transcript, Values
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
+from protocol.params import Params
 from protocol.relation.graph import WITNESS, IntArray
 from protocol.schedule.gkr import TreeProver, as_point
 from protocol.schedule.lookups import Fingerprint
@@ -147,14 +148,14 @@ class Simulation:
 
 
 def simulate_task(
-    shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, Openable]], layout: CommitmentLayout,
-    published: Mapping[str, IntArray], queries: int, chosen: ChosenChallenges, seed: bytes,
+    shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, Openable]], params: Params,
+    published: Mapping[str, IntArray], chosen: ChosenChallenges, seed: bytes,
 ) -> Simulation:
     """A proof of `statement` made from public data alone; compare prover.argument.prove.prove_task."""
-    channel = _NoiseChannel(chosen, SecretStream(layout.code.field, seed))
-    prover = _TaskSimulator(inputs, layout, queries, chosen, seed)
+    channel = _NoiseChannel(chosen, SecretStream(params.field, seed))
+    prover = _TaskSimulator(inputs, shape.witness_layout(params), params.queries, chosen, seed)
     commitments = [Committed(role, item.layout, item.root) for role, item in inputs]
-    run_task(channel, shape, statement, commitments, layout, published, queries, prover)
+    run_task(channel, shape, statement, commitments, params, published, prover)
     return Simulation(bytes(channel.proof), channel.programmed.answers)
 
 

@@ -17,7 +17,7 @@ from protocol.layout import CommitmentLayout
 from protocol.manifest import RunManifest
 from protocol.params import Params, profile
 from protocol.relation.graph import IntArray
-from protocol.statement import PUBLIC_BASE, Name, Task, commitment_layout
+from protocol.statement import PUBLIC_BASE, Name, Task, commitment_layout, statement_id, task_list
 from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
@@ -109,6 +109,11 @@ class RunContext:
         base = {name: self.tensors(Name(name)) for name in names}
         dataset = self.tensors(Name("dataset"))
         return Trainer(self.manifest, base, dataset["tokens"], dataset["mask"])
+
+    @cached_property
+    def statements(self) -> dict[str, Task]:
+        """Every task of the run by statement id, in order."""
+        return {statement_id(self.manifest, task): task for task in task_list(self.manifest)}
 
     def tensors(self, name: Name) -> dict[str, IntArray]:
         """The tensors of a commitment, from the private store."""

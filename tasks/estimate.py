@@ -192,4 +192,4 @@ def proof_size(params: Params, shape: TaskShape, inputs: list[CommitmentLayout])
     positions = np.sort(np.random.default_rng(0).choice(params.n, params.queries, replace=False)).tolist()
     siblings = 32 * merkle.proof_length(params.n, positions)
     rows = sum(len(c.rows) for c in every) + EXTRA_ROWS
-    return shape.message_bytes + 16 * elements + 8 * rows * params.queries + len(every) * (32 * params.queries + siblings)
+    return 32 + shape.counts.message_bytes + 16 * elements + 8 * rows * params.queries + len(every) * (32 * params.queries + siblings)

@@ -43,9 +43,8 @@ class Draft:
     key: str
 
 
-def draft(request: RunRequest) -> Draft:
+def draft(request: RunRequest, key: str) -> Draft:
     """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong."""
-    key = plan_key(request)
     model = open_model(request.base_model)
     dataset = load_dataset(request.dataset, request.base_model, request.sequence_length)
     examples = len(dataset.tokens)
@@ -70,7 +69,7 @@ def draft(request: RunRequest) -> Draft:
 
 
 def plan_key(request: RunRequest) -> str:
-    """Equal for equal requests on equal files, wherever they lie."""
+    """Equal for equal requests on equal files, wherever they lie. Reads all of the files."""
     content = asdict(request) | {
         "target_modules": list(request.target_modules), "max_steps": request.max_steps or 0,
         "base_model": _folder_digest(request), "dataset": _file_digest(request.dataset),
@@ -91,9 +90,9 @@ def _file_digest(path: object) -> str:
         return "unreadable"  # the reader of the file says what is wrong with it
 
 
-def planned(stores: Stores, request: RunRequest, backend: Backend | None = None) -> RunContext | None:
-    """The run that this request has already become, or None."""
-    name = f"plans/{plan_key(request)}"
+def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunContext | None:
+    """The run that the request of this key has already become, or None."""
+    name = f"plans/{key}"
     if not stores.private.has(name):
         return None
     plan = parse_canonical(stores.private.get(name), "plan")

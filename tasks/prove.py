@@ -15,7 +15,7 @@ from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from protocol.relation.graph import IntArray
 from protocol.schedule.task import TaskShape
-from protocol.statement import Task, statement_content, statement_id, task_list
+from protocol.statement import Task, statement_content, statement_id
 from prover.argument.prove import prove_task
 from prover.executor.evaluate import RelationBroken, check
 from prover.randomness import fresh_seed
@@ -40,10 +40,9 @@ class Proved:
 
 def find_task(context: RunContext, identity: str) -> Task:
     """The task of a statement id."""
-    for task in task_list(context.manifest):
-        if statement_id(context.manifest, task) == identity:
-            return task
-    raise RunError(f"run {context.run_id} has no statement {identity}")
+    if identity not in context.statements:
+        raise RunError(f"run {context.run_id} has no statement {identity}")
+    return context.statements[identity]
 
 
 def prove_statement(context: RunContext, task: Task) -> Proved:
@@ -69,7 +68,7 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
     params = context.params
     proof = prove_task(
         context.backend, shape, content, [(role, item.data) for role, item in opened], values, published,
-        shape.witness_layout(params), params.queries, fresh_seed(), spend,
+        params, fresh_seed(), spend,
     )
     seconds = time.monotonic() - started
     roots = {name: bytes.fromhex(row.root) for name, row in rows.items()}

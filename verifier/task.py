@@ -75,13 +75,12 @@ def verify_task(
         if layout.identity(root) != ids[str(name)]:
             raise VerificationError("commitment-id", str(name), ids[str(name)], layout.identity(root))
         committed.append(Committed(role, layout, root))
-    shape = TaskShape(graph, params.field)
-    witness = shape.witness_layout(params)
-    soundness = task_soundness(params, shape, [*(c.layout for c in committed), witness], max_blinding(manifest, params))
-    require_bits(soundness, 0, str(task))
-    channel = VerifyingChannel(params.field, evidence.proof)
-    run_task(channel, shape, evidence.content, committed, witness, published, params.queries, None)
+    shape, channel = TaskShape(graph, params.field), VerifyingChannel(params.field, evidence.proof)
+    run_task(channel, shape, evidence.content, committed, params, published, None)
     channel.finish()
+    layouts = [*(c.layout for c in committed), shape.witness_layout(params)]
+    soundness = task_soundness(params, shape, layouts, max_blinding(manifest, params))
+    require_bits(soundness, 0, str(task))
     return soundness, published
 
 

@@ -49,6 +49,24 @@ class TaskProver(Protocol):
         """(A(τ), B(τ)), shape (2, 2)."""
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What a reduction used. `products` are pad indices, the masking pair last; `constraints` also bounds the instances that
+    one ρ combines, `batches` is how many ρ there were; `rounds` and `message_bytes` are those before the opening."""
+
+    pads: int
+    products: tuple[tuple[int, int], ...]
+    constraints: int
+    batches: int
+    rounds: int
+    message_bytes: int
+
+    @staticmethod
+    def of(channel: Channel, system: ConstraintSystem) -> "Counts":
+        batches = sum(c.where == "products" for c in system.constraints)
+        return Counts(channel.pads, tuple(channel.products), len(system.constraints), batches, channel.rounds, channel.sent)
+
+
 @dataclass(frozen=True, eq=False)
 class TaskShape:
     """What a graph needs of its witness commitment; a function of the graph alone."""
@@ -61,48 +79,24 @@ class TaskShape:
         return LeafPlan(self.graph)
 
     @cached_property
-    def _counted(self) -> tuple[CountingChannel, ConstraintSystem]:
+    def counts(self) -> Counts:
+        """By running the reduction without data; a run of the schedule over a proof finds the same (`run_task`)."""
         channel = CountingChannel(self.field)
         published = {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in self.graph.published}
-        return channel, _reduce(channel, self, published, None)
+        return Counts.of(channel, _reduce(channel, self, published, None))
 
-    @property
-    def _count(self) -> CountingChannel:
-        return self._counted[0]
-
-    @property
-    def constraint_count(self) -> int:
-        """Linear constraints that λ combines; also bounds the instances that one ρ combines."""
-        return max(len(self._counted[1].constraints), 1)
-
-    @property
-    def batches(self) -> int:
-        """Batches of products, each combined by powers of its own ρ."""
-        return sum(c.where == "products" for c in self._counted[1].constraints)
-
-    @property
-    def rounds(self) -> int:
-        """Sumcheck rounds before the opening."""
-        return self._count.rounds
+    def adopt(self, channel: Channel, system: ConstraintSystem) -> None:
+        """Take the counts from a run of the schedule that has just reduced everything."""
+        self.__dict__.setdefault("counts", Counts.of(channel, system))
 
     @property
     def pads(self) -> int:
-        return -(-self._count.pads // PAD_GRANULE) * PAD_GRANULE
+        return -(-self.counts.pads // PAD_GRANULE) * PAD_GRANULE
 
     @property
     def products(self) -> int:
         """Committed product cells: T, the masking one, and C at T+1…2T."""
-        return -(-(2 * len(self._count.products) - 1) // PAD_GRANULE) * PAD_GRANULE
-
-    @property
-    def product_pairs(self) -> list[tuple[int, int]]:
-        """Pad indices of every product, the masking one last."""
-        return self._count.products
-
-    @property
-    def message_bytes(self) -> int:
-        """Bytes of all messages before the opening."""
-        return self._count.size
+        return -(-(2 * len(self.counts.products) - 1) // PAD_GRANULE) * PAD_GRANULE
 
     @property
     def cells(self) -> dict[str, int]:
@@ -118,21 +112,23 @@ class TaskShape:
         extra = [(name, (size, 2)) for name, size in self.cells.items()]
         return own + self.plan.multiplicities() + extra
 
-    def witness_layout(self, params: Params, openings: int = 1) -> CommitmentLayout:
-        return CommitmentLayout.pack(self.witness_tensors(), params.code(openings))
+    def witness_layout(self, params: Params) -> CommitmentLayout:
+        """Opened once, by its own task."""
+        return CommitmentLayout.pack(self.witness_tensors(), params.code(1))
 
 
 def run_task(
-    channel: Channel, shape: TaskShape, statement: bytes, commitments: list[Committed], witness: CommitmentLayout,
-    published: Mapping[str, IntArray], queries: int, prover: TaskProver | None,
+    channel: Channel, shape: TaskShape, statement: bytes, commitments: list[Committed], params: Params,
+    published: Mapping[str, IntArray], prover: TaskProver | None,
 ) -> None:
-    """Run the schedule. `commitments` are those named by the statement; the witness comes last."""
+    """Run the schedule. `commitments` are those named by the statement; the witness comes last. Its layout follows from
+    the statement, so it is neither sent nor known before the reduction has counted its pads."""
     channel.bind("statement", statement)
-    channel.bind("witness/geometry", repr(sorted(witness.geometry().items())).encode())
     root = channel.clear_bytes("witness/root", 32, lambda: prover.witness_root() if prover else b"")
     system = _reduce(channel, shape, published, prover)
-    every = [*commitments, Committed(WITNESS, witness, root)]
-    prove_opening(channel, every, system, shape.cells, queries, prover.opening if prover else None)
+    shape.adopt(channel, system)
+    every = [*commitments, Committed(WITNESS, shape.witness_layout(params), root)]
+    prove_opening(channel, every, system, shape.cells, params.queries, prover.opening if prover else None)
 
 
 def _reduce(

@@ -6,6 +6,7 @@ import numpy as np
 
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
+from protocol.params import Params
 from protocol.relation.graph import WITNESS, IntArray
 from protocol.relation.graph import Committed as CommittedOp
 from protocol.schedule.gkr import as_point
@@ -70,7 +71,7 @@ class TaskProverImpl:
 
     def _pad_products(self) -> U64:
         """Products of pads, and A·B at the further points, as protocol/schedule/triples.py wants them committed."""
-        field, pairs = self.backend.field, self.shape.product_pairs
+        field, pairs = self.backend.field, self.shape.counts.products
         a, b = (np.ascontiguousarray(self.pads[:, [pair[k] for pair in pairs]]) for k in range(2))
         out = field.zeros(2, self.shape.products)
         total = len(pairs) - 1
@@ -89,7 +90,7 @@ class TaskProverImpl:
         return self.batch.claim(instance)
 
     def triples(self, tau: Ext) -> U64:
-        field, pairs = self.backend.field, self.shape.product_pairs
+        field, pairs = self.backend.field, self.shape.counts.products
         weights = as_point(lagrange(field, len(pairs), tau))
         sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), weights) for k in range(2)]
         return np.stack(sides, axis=1)
@@ -97,12 +98,12 @@ class TaskProverImpl:
 
 def prove_task(
     backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
-    published: Mapping[str, IntArray], layout: CommitmentLayout, queries: int, seed: bytes, spend: Callable[[], None],
+    published: Mapping[str, IntArray], params: Params, seed: bytes, spend: Callable[[], None],
 ) -> bytes:
     """The proof of one task. `inputs` are the statement's commitments in order; `values` holds every tensor of the
     graph; `seed` is fresh per attempt; `spend` persists the opening budget and is called before positions are drawn."""
-    prover = TaskProverImpl(backend, shape, inputs, layout, values, seed, spend)
+    prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
     channel = ProvingChannel(backend.field, prover.pads, prover.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
-    run_task(channel, shape, statement, commitments, layout, published, queries, prover)
+    run_task(channel, shape, statement, commitments, params, published, prover)
     return bytes(channel.proof)

@@ -281,7 +281,7 @@ def test_wrong_triple(stage: Stage, last: bool) -> None:
     case = stage.case(*EMBED)
 
     def wrong(products: np.ndarray) -> np.ndarray:
-        products[0, 2 * len(case.shape.product_pairs) - 2 if last else 0] ^= np.uint64(1)
+        products[0, 2 * len(case.shape.counts.products) - 2 if last else 0] ^= np.uint64(1)
         return products
 
     outcome = attack(case, Lie(products=wrong))

@@ -1,7 +1,6 @@
 """Every byte of a proof counts: flipped, missing, added or forged ones are rejected, and by a VerificationError only."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +41,7 @@ class Recording(Transcript):
 
     def __init__(self) -> None:
         super().__init__()
+        self.accepted = False
         self.events: list[tuple[str, str, bytes]] = []  # (absorb or draw, tag, data or state)
 
     def absorb(self, tag: str, data: bytes) -> None:
@@ -57,21 +57,16 @@ class Recording(Transcript):
 def record(tiny: Tiny, proof: bytes, statement: bytes | None = None) -> Recording:
     transcript = Recording()
     channel = VerifyingChannel(GOLDILOCKS, proof, transcript)
-    with suppress(VerificationError):
-        run_task(channel, tiny.shape, statement or tiny.statement, tiny.committed, tiny.shape.witness_layout(PARAMS),
-                 tiny.published, PARAMS.queries, None)
+    try:
+        run_task(channel, tiny.shape, statement or tiny.statement, tiny.committed, PARAMS, tiny.published, None)
+        transcript.accepted = True
+    except VerificationError:
+        transcript.accepted = False
     return transcript
 
 
 def test_honest_proof_is_accepted(tiny: Tiny, proof: bytes) -> None:
     assert tiny.reason(proof) == "accepted"
-
-
-def test_one_flipped_bit_in_every_message(tiny: Tiny, proof: bytes) -> None:
-    rng = np.random.default_rng(1)
-    for tag, offset, size in tiny.prove().log:
-        at = offset + int(rng.integers(size))
-        assert tiny.reason(flipped(proof, at, int(rng.integers(8)))) != "accepted", (tag, at)
 
 
 @pytest.mark.attacks
@@ -83,22 +78,25 @@ def test_every_byte_of_a_proof(tiny: Tiny, proof: bytes) -> None:
 def test_absorbed_is_what_was_sent(tiny: Tiny, proof: bytes) -> None:
     absorbed = [(tag, data) for kind, tag, data in record(tiny, proof).events if kind == "absorb"]
     sent = [(tag, proof[offset : offset + size]) for tag, offset, size in tiny.prove().log]
-    assert [tag for tag, _ in absorbed[:2]] == ["statement", "witness/geometry"]
-    assert absorbed[2:] == sent
+    assert absorbed[0] == ("statement", tiny.statement)
+    assert absorbed[1:] == sent
 
 
 def test_an_unbound_message_cannot_exist(tiny: Tiny, proof: bytes) -> None:
-    """One bit of any message changes the next challenge and nothing before it."""
-    honest = record(tiny, proof).events
-    for tag, offset, _ in tiny.prove().log:
-        events = record(tiny, flipped(proof, offset + 7, 0)).events
-        first = next((i for i, (a, b) in enumerate(zip(honest, events)) if a != b), None)
-        if first is None:  # stopped at the message itself
+    """One random bit of any message changes the next challenge, nothing before it, and the verdict."""
+    rng, honest = np.random.default_rng(1), record(tiny, proof)
+    assert honest.accepted
+    for tag, offset, size in tiny.prove().log:
+        changed = record(tiny, flipped(proof, offset + int(rng.integers(size)), int(rng.integers(8))))
+        assert not changed.accepted, tag
+        pairs = zip(honest.events, changed.events, strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if first is None:  # stopped at the message itself: a word that is not canonical
             continue
-        assert events[first][:2] == ("absorb", tag)
-        draws = [i for i, event in enumerate(honest) if i > first and event[0] == "draw"]
-        if draws and len(events) > draws[0]:
-            assert events[draws[0]] != honest[draws[0]], tag
+        assert changed.events[first][:2] == ("absorb", tag)
+        draws = [i for i, event in enumerate(honest.events) if i > first and event[0] == "draw"]
+        if draws and len(changed.events) > draws[0]:
+            assert changed.events[draws[0]] != honest.events[draws[0]], tag
 
 
 def test_every_bit_of_the_statement_changes_the_first_challenge(tiny: Tiny, proof: bytes) -> None:
@@ -115,7 +113,7 @@ def test_proof_of_another_statement(tiny: Tiny, proof: bytes) -> None:
 
 
 def test_truncated_and_trailing(tiny: Tiny, proof: bytes) -> None:
-    for _, offset, size in tiny.prove().log:
+    for _, offset, size in tiny.prove().log[::3]:
         assert tiny.reason(proof[:offset]) == tiny.reason(proof[: offset + size - 1]) == "truncated"
     assert tiny.reason(proof + b"\0") == tiny.reason(proof + proof) == "trailing"
 

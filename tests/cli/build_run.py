@@ -126,7 +126,7 @@ def _prove(backend, manifest, task: Task, arrays, data, ids, losses, params, boo
     shape = TaskShape(graph, params.field)
     layout = shape.witness_layout(params)
     given = [(role, data[name]) for role, name in task.commitments]
-    proof = prove_task(backend, shape, content, given, values, published, layout, params.queries, fresh_seed(), spend)
+    proof = prove_task(backend, shape, content, given, values, published, params, fresh_seed(), spend)
     soundness = task_soundness(params, shape, [*(d.layout for _, d in given), layout], max_blinding(manifest, params))
     book.append(ProofRow(
         identity, store.put(proof), len(proof), "test", 0.5, canonical_json(soundness.to_json()).decode(),

@@ -18,7 +18,8 @@ def test_round_trip_and_shapes() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("vocab", 0), ("vocab", True), ("vocab", "300"), ("vocab", 2**31), ("layers", 2.0), ("layers", 2**10 + 1), ("kv_heads", 4), ("head_dim", 9),
+        ("vocab", 0), ("vocab", True), ("vocab", "300"), ("vocab", 2**31), ("layers", 2.0), ("layers", 2**10 + 1),
+        ("kv_heads", 4), ("head_dim", 9),
         ("tied", 2), ("tied", False), ("rms_eps", "1e-5"), ("rms_eps", "0.000010"), ("rms_eps", "0"), ("rms_eps", "-1"),
         ("rms_eps", 1), ("rope_theta", "010"), ("rope_theta", "10000.0"), ("rope_theta", "1\n"), ("rope_theta", "9" * 31),
     ],

@@ -37,14 +37,14 @@ def errors(params: Params, graph: Graph, layouts: list[CommitmentLayout], blindi
     variables = max(x.variables for x in layouts)
     row_variables = variables - (params.ell - 1).bit_length()
     batches = 3  # squares; then chosen; then Z, the product with the bias, and the one-hot rows
-    products = len(shape.product_pairs) - 1
+    products = len(shape.counts.products) - 1
     asserted = [*graph.zeros, *graph.published]
     return {
         "queries": (1, ((1 + rate) / 2) ** params.queries),
         "folding": (1, Fraction(params.n * (row_variables + 1), K)),
         "lookups": (1, Fraction(fractions, K)),
-        "sumcheck": (variables + shape.rounds, Fraction(3, K)),
-        "batching": (1 + batches, Fraction(shape.constraint_count, K)),
+        "sumcheck": (variables + shape.counts.rounds, Fraction(3, K)),
+        "batching": (1 + batches, Fraction(shape.counts.constraints, K)),
         "combining": (2 * shape.plan.variables + 3, Fraction(1, K)),
         "products": (1, Fraction(2 * (products + 1), K)),
         "equality": (len(asserted), Fraction(max(sum((n - 1).bit_length() for n in x.tensor.shape) for x in asserted), K)),

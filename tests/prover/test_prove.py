@@ -70,14 +70,14 @@ def prove(backend: Backend) -> tuple[bytes, list[Committed], Graph, dict[str, In
     for role, name, array in (("table", "E", values[0]), ("data", "ids", values[1])):
         layout = CommitmentLayout.pack([(name, array.shape)], TOY.code(2))
         inputs.append((role, commit(backend, layout, {name: array}, b"i" * 32)))
-    proof = prove_task(backend, shape, b"statement", inputs, values, published, shape.witness_layout(TOY), TOY.queries,
+    proof = prove_task(backend, shape, b"statement", inputs, values, published, TOY,
                        b"s" * 32, lambda: None)
     return proof, [Committed(role, data.layout, data.root) for role, data in inputs], g, published
 
 
 def verify(proof: bytes, committed: list[Committed], g: Graph, published: dict[str, IntArray], statement: bytes = b"statement") -> None:
     shape, channel = TaskShape(g, GOLDILOCKS), VerifyingChannel(GOLDILOCKS, proof)
-    run_task(channel, shape, statement, committed, shape.witness_layout(TOY), published, TOY.queries, None)
+    run_task(channel, shape, statement, committed, TOY, published, None)
     channel.finish()
 
 
@@ -103,7 +103,7 @@ def test_public_commitment_without_blinding() -> None:
     for role, name, array, openings in (("table", "E", values[0], 0), ("data", "ids", values[1], 2)):
         layout = CommitmentLayout.pack([(name, array.shape)], TOY.code(openings))
         inputs.append((role, commit(backend, layout, {name: array}, b"i" * 32)))
-    proof = prove_task(backend, shape, b"statement", inputs, values, published, shape.witness_layout(TOY), TOY.queries,
+    proof = prove_task(backend, shape, b"statement", inputs, values, published, TOY,
                        b"s" * 32, lambda: None)
     verify(proof, [Committed(role, data.layout, data.root) for role, data in inputs], g, published)
 

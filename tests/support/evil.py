@@ -187,7 +187,7 @@ def prove_with(
         prover = EvilProver(backend(), shape, inputs, layout, values, seed(label), lambda: None)
         channel = EvilChannel(prover, lie.messages)
         commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
-        run_task(channel, shape, statement, commitments, layout, published, PARAMS.queries, prover)
+        run_task(channel, shape, statement, commitments, PARAMS, published, prover)
     return channel
 
 
@@ -198,7 +198,6 @@ def violated_constraints(
     field = shape.field
     channel = VerifyingChannel(field, proof)
     channel.bind("statement", statement)
-    channel.bind("witness/geometry", repr(sorted(shape.witness_layout(PARAMS).geometry().items())).encode())
     channel.clear_bytes("witness/root", 32, lambda: b"")
     system = schedule._reduce(channel, shape, published, None)
     pools = {name: as_field(field, np.asarray(cells[WITNESS, name])).tolist() for name in ("pad", "product")}

@@ -55,7 +55,7 @@ def complete_run(source: Toy, label: str = "run") -> Complete:
         published, ids = case.published(), {str(name): made[str(name)].id for _, name in task.commitments}
         content = statement_content(manifest, task, case.graph.digest(), ids, published)
         shape = TaskShape(case.graph, params.field)
-        proof = prove_task(backend(), shape, content, inputs, case.values, published, shape.witness_layout(params),
-                           params.queries, seed(f"{label}/{task}"), lambda: None)
+        proof = prove_task(backend(), shape, content, inputs, case.values, published, params,
+                           seed(f"{label}/{task}"), lambda: None)
         evidence[statement_id(manifest, task)] = Evidence(content, proof)
     return Complete(manifest, tasks, RunRecord(manifest.to_json(), {n: c.root for n, c in made.items()}, evidence))

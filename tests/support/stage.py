@@ -48,7 +48,7 @@ def verify(
 ) -> None:
     """The inner schedule with toy parameters; VerificationError unless the proof holds."""
     channel = VerifyingChannel(shape.field, proof)
-    run_task(channel, shape, statement, committed, shape.witness_layout(params), published, params.queries, None)
+    run_task(channel, shape, statement, committed, params, published, None)
     channel.finish()
 
 

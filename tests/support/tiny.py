@@ -65,7 +65,8 @@ class Tiny:
         self.inputs: Inputs = {}
         for tensor, op in zip(graph.tensors, graph.ops):
             if isinstance(op, Input):
-                self.inputs[op.commitment, op.tensor_name] = rng.integers(max(tensor.lo, -4), min(tensor.hi, 4) + 1, tensor.shape)
+                top = 3 if tensor.shape[-1] <= 6 else 1  # keeps Y in its eight bits
+                self.inputs[op.commitment, op.tensor_name] = rng.integers(max(tensor.lo, -top), min(tensor.hi, top) + 1, tensor.shape)
         self.values = self.run(self.inputs)
         self.published = {p.name: self.values[p.tensor.index] for p in graph.published}
         self.committed_data = [(role, self.commitment(role)) for role in sorted({role for role, _ in self.inputs})]

@@ -9,14 +9,16 @@ import pytest
 from protocol.encoding import canonical_json
 from protocol.field import GOLDILOCKS
 from protocol.params import PROFILES
-from protocol.statement import Name, opening_counts
+from protocol.schedule.task import TaskShape
+from protocol.statement import Name, opening_counts, task_list
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
 from storage.errors import StorageError
 from storage.ledger import open_ledger
 from tasks.context import RunRequest, Stores, budget_of
-from tasks.estimate import SPARE_OPENINGS, PlanError, choose, with_budgets
+from tasks.estimate import SPARE_OPENINGS, PlanError, choose, proof_size, with_budgets
 from tasks.plan import PUBLIC_SEED, draft, plan_key, planned, start
+from tasks.prove import prove_statement
 from tests.prover.files.conftest import Folder
 from tests.tasks.toy_run import stores, toy_draft, toy_run
 
@@ -40,15 +42,15 @@ def request_(tmp_path: Path) -> RunRequest:
 
 def test_the_same_request_is_the_same_run(tmp_path: Path, request_: RunRequest) -> None:
     where = stores(tmp_path)
-    assert planned(where, request_) is None
-    drafted = draft(request_)
+    assert planned(where, plan_key(request_)) is None
+    drafted = draft(request_, plan_key(request_))
     assert drafted.manifest.steps == 2 and drafted.manifest.window_steps == 2  # one epoch of four examples
     run = start(where, drafted)
-    again = planned(where, request_)
+    again = planned(where, plan_key(request_))
     assert again is not None and again.run_id == run.run_id and again.manifest == run.manifest
-    assert planned(where, replace(request_, learning_rate="0.02")) is None
+    assert planned(where, plan_key(replace(request_, learning_rate="0.02"))) is None
     request_.dataset.write_text(request_.dataset.read_text() + json.dumps({"text": "more"}) + "\n")
-    assert planned(where, request_) is None
+    assert planned(where, plan_key(request_)) is None
     row = where.ledger.run(run.run_id)
     assert row.manifest.encode() == run.manifest.to_json()
 
@@ -70,6 +72,14 @@ def test_the_profile_with_the_smallest_proofs_is_chosen() -> None:
     assert chosen.bits >= 100 and chosen.tasks == 10
     assert sum(k["tasks"] for k in chosen.to_json()["kinds"]) == 10
     canonical_json([k.kind for k in chosen.kinds])
+
+
+def test_proof_bytes_are_foretold(tmp_path: Path) -> None:
+    run = toy_run(tmp_path)
+    for task in task_list(run.manifest)[:2]:
+        shape = TaskShape(task.graph(run.manifest), run.params.field)
+        foretold = proof_size(run.params, shape, [run.layout(name) for _, name in task.commitments])
+        assert abs(prove_statement(run, task).size - foretold) < 0.02 * foretold  # siblings depend on drawn positions
 
 
 def test_more_bits_than_the_field_has_are_refused() -> None:
@@ -98,24 +108,25 @@ def test_too_many_windows_are_refused_with_the_largest_number_that_fits() -> Non
 ])
 def test_what_cannot_be_run_is_refused(request_: RunRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        draft(replace(request_, **change))
+        draft(replace(request_, **change), "key")
 
 
 def test_a_ledger_that_forgot_the_run_is_refused(tmp_path: Path, request_: RunRequest) -> None:
     where = stores(tmp_path)
-    start(where, draft(request_))
+    start(where, draft(request_, plan_key(request_)))
     other = Stores(open_ledger(f"sqlite:///{tmp_path / 'other.db'}"), where.objects, where.private)
     with pytest.raises(StorageError, match="another ledger"):
-        planned(other, request_)
+        planned(other, plan_key(request_))
 
 
 def test_a_plan_cut_off_before_its_rows_is_completed(tmp_path: Path, request_: RunRequest) -> None:
     where = stores(tmp_path)
-    run = start(where, draft(request_))
+    run = start(where, draft(request_, plan_key(request_)))
     where.private.remove(f"runs/{run.run_id}/recorded")
     other = Stores(open_ledger(f"sqlite:///{tmp_path / 'fresh.db'}"), where.objects, where.private)
-    assert planned(other, request_) is not None
-    assert other.ledger.record(run.run_id).commitments == where.ledger.record(run.run_id).commitments
+    assert planned(other, plan_key(request_)) is not None
+    both = [[replace(row, created=None) for row in x.ledger.record(run.run_id).commitments] for x in (other, where)]
+    assert both[0] == both[1] and len(both[0]) == 5
 
 
 def test_a_public_base_is_recomputed_by_anyone(tmp_path: Path) -> None:
@@ -123,6 +134,7 @@ def test_a_public_base_is_recomputed_by_anyone(tmp_path: Path) -> None:
     weights = run.tensors(Name("base/0"))
     anyone = commit(ReferenceBackend(GOLDILOCKS), run.layout(Name("base/0")), weights, PUBLIC_SEED)
     assert anyone.id == run.manifest.commitments["base/0"]
+    assert prove_statement(run, task_list(run.manifest)[0]).fresh  # and its openings are unlimited
     assert budget_of(run.manifest, Name("base/0")) is None and budget_of(run.manifest, Name("dataset")) is not None
 
 

@@ -52,11 +52,11 @@ class SmallShape(TaskShape):
 
     @property
     def pads(self) -> int:
-        return self._count.pads
+        return self.counts.pads
 
     @property
     def products(self) -> int:
-        return 2 * len(self._count.products) - 1
+        return 2 * len(self.counts.products) - 1
 
 
 def honest(label: str, drawn: U64) -> U64:
@@ -272,7 +272,7 @@ class ToyStatement:
         prover, commitments = self.prover(secret, tape)
         channel = RecordingChannel(self.params.field, prover.pads, prover.tails, ProgrammedTranscript({}, chosen))
         run_task(
-            channel, self.shape, b"toy", commitments[:-1], self.witness_layout, self.published, self.params.queries, prover
+            channel, self.shape, b"toy", commitments[:-1], self.params, self.published, prover
         )
         return channel
 
@@ -280,8 +280,8 @@ class ToyStatement:
         """VerificationError unless the proof is accepted."""
         channel = VerifyingChannel(self.params.field, proof, transcript)
         run_task(
-            channel, self.shape, b"toy", [Committed("base", self.base_layout, base_root)], self.witness_layout,
-            self.published, self.params.queries, None,
+            channel, self.shape, b"toy", [Committed("base", self.base_layout, base_root)], self.params,
+            self.published, None,
         )
         channel.finish()
 

@@ -66,7 +66,7 @@ class Attempt:
             self.base = base or commit(backend, statement.base_layout, {"W": secret.base}, fresh_seed())
             self.proof = prove_task(
                 backend, statement.shape, b"statement", [("base", self.base)], secret.values, statement.published,
-                statement.witness_layout, PARAMS.queries, fresh_seed(), lambda: None,
+                PARAMS, fresh_seed(), lambda: None,
             )
 
     def words(self, label: str | None = None) -> list[bytes]:
@@ -93,7 +93,7 @@ def test_attempts_are_proofs(statement: ToyStatement, attempts: tuple[Attempt, A
         channel = VerifyingChannel(GOLDILOCKS, attempt.proof)
         base = Committed("base", statement.base_layout, attempt.base.root)
         run_task(
-            channel, statement.shape, b"statement", [base], statement.witness_layout, statement.published, PARAMS.queries, None
+            channel, statement.shape, b"statement", [base], PARAMS, statement.published, None
         )
         channel.finish()
 
@@ -119,8 +119,8 @@ def test_a_pad_masks_one_message(attempts: tuple[Attempt, Attempt], statement: T
     masked = attempts[0].masked
     assert len(set(masked)) == len(masked)
     hidden = {index for pool, index in masked if pool == "pad"}
-    assert not hidden & set(statement.shape.product_pairs[-1]), "the masking pair of the triples also masks a message"
-    assert hidden | set(statement.shape.product_pairs[-1]) == set(range(len(hidden) + 2))
+    assert not hidden & set(statement.shape.counts.products[-1]), "the masking pair of the triples also masks a message"
+    assert hidden | set(statement.shape.counts.products[-1]) == set(range(len(hidden) + 2))
 
 
 def test_no_secret_word_is_public(attempts: tuple[Attempt, Attempt], statement: ToyStatement) -> None:

@@ -44,8 +44,7 @@ class Simulated:
     def verify(self, proof: bytes, transcript: Transcript, content: bytes | None = None) -> None:
         channel = VerifyingChannel(PARAMS.field, proof, transcript)
         run_task(
-            channel, self.shape, content or self.content, self.inputs, self.shape.witness_layout(PARAMS), self.published,
-            PARAMS.queries, None,
+            channel, self.shape, content or self.content, self.inputs, PARAMS, self.published, None,
         )
         channel.finish()
 
@@ -75,7 +74,7 @@ def simulate(
     content = statement_content(manifest, task, graph.digest(), ids, published)
     shape = TaskShape(graph, PARAMS.field)
     simulation = simulate_task(
-        shape, content, inputs, shape.witness_layout(PARAMS), published, PARAMS.queries, chosen, bytes([255, seed]) * 16
+        shape, content, inputs, PARAMS, published, chosen, bytes([255, seed]) * 16
     )
     committed = [Committed(role, item.layout, item.root) for role, item in inputs]
     return Simulated(shape, content, committed, published, simulation)

@@ -85,10 +85,10 @@ def first_map(lab: Lab, masked: list[tuple[str, int]]) -> IntArray:
             row = np.zeros(2 * columns, dtype=np.int64)
             row[plane * columns + index] = P - 1
             rows.append(row)
-    weights = lagrange(FIELD, len(shape.product_pairs), ahead.challenge("triples/tau"))
+    weights = lagrange(FIELD, len(shape.counts.products), ahead.challenge("triples/tau"))
     for side in range(2):
         block = np.zeros((2, 2 * columns), dtype=np.int64)
-        for weight, pair in zip(weights, shape.product_pairs, strict=True):
+        for weight, pair in zip(weights, shape.counts.products, strict=True):
             m = times_x(np.array([weight.c0, weight.c1]))
             for plane in range(2):
                 block[:, plane * columns + pair[side]] += m[:, plane]
@@ -187,7 +187,7 @@ def test_every_control_is_noticed(lab: Lab, name: str) -> None:
 
 def test_the_controls_are_what_they_say(lab: Lab) -> None:
     assert tail_count([lab.statement.base_layout, lab.statement.witness_layout]) == TAILS_USED
-    assert lab.statement.shape.product_pairs[-1] == (lab.statement.shape.pads - 2, lab.statement.shape.pads - 1)
+    assert lab.statement.shape.counts.products[-1] == (lab.statement.shape.pads - 2, lab.statement.shape.pads - 1)
 
 
 def test_the_witnesses_differ_where_it_matters(lab: Lab) -> None:
