@@ -41,7 +41,7 @@ class LocalObjectStore:
                 data = path.read_bytes()
             except FileNotFoundError:
                 raise MissingObject(
-                    f"object {digest} is not in {self.root}: restore it from a copy, or run again to have it made anew"
+                    f"object {digest} is not in {self.root}: restore it from a copy"
                 ) from None
         return check_bytes(digest, data, str(self.root))
 

@@ -51,7 +51,7 @@ def check_bytes(digest: str, data: bytes, where: str) -> bytes:
     if actual != digest:
         raise IntegrityError(
             f"object {digest} in {where} is damaged or was tampered with: its {len(data)} bytes hash to {actual}. "
-            "Restore it from a copy, or remove it and run again to have it made anew"
+            "Restore it from a copy"
         )
     return data
 

@@ -150,7 +150,7 @@ def test_two_simulations_share_nothing(manifest: RunManifest, tasks: dict[str, T
 def test_no_function_takes_a_secret() -> None:
     """Neither values of tensors nor an honest commitment's insides can be handed in."""
     allowed = {
-        "shape", "statement", "inputs", "layout", "published", "queries", "chosen", "seed", "positions", "columns", "n",
+        "shape", "statement", "inputs", "layout", "params", "published", "chosen", "seed", "positions", "columns", "n",
         "commitment", "self", "answers", "tag", "number", "count", "below", "words",
     }
     for item in (simulate_task, simulate_commitment, ChosenChallenges.positions, ProgrammedTranscript.draw):
@@ -174,6 +174,6 @@ def test_a_public_input_is_committed_honestly() -> None:
     with randomness_from(Tape(np.random.default_rng(5))):
         base = statement.base(statement.secrets[0])
     made = simulate_task(
-        statement.shape, b"toy", [("base", base)], statement.witness_layout, statement.published, TOY.queries, chosen, bytes(32)
+        statement.shape, b"toy", [("base", base)], TOY, statement.published, chosen, bytes(32)
     )
     statement.verify(made.proof, base.root, ProgrammedTranscript(made.answers))

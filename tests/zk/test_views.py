@@ -163,7 +163,7 @@ def simulated_messages(statement: ToyStatement, sizes: list[tuple[str, int]]) ->
     positions = CHOSEN.positions(TOY.n, TOY.queries)
     base = simulate_commitment(statement.base_layout, positions, b"base".ljust(32))
     proof = simulate_task(
-        statement.shape, b"toy", [("base", base)], statement.witness_layout, statement.published, TOY.queries, CHOSEN,
+        statement.shape, b"toy", [("base", base)], TOY, statement.published, CHOSEN,
         b"simulated".ljust(32),
     ).proof
     messages, at = [], 0
