@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .install-stamp
 
-.PHONY: help install demo test lint attacks bench clean
+.PHONY: help install demo test lint attacks bench cross clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ attacks: $(STAMP)  ## longer run of tampering: every byte of toy proofs
 
 bench: $(STAMP)  ## speeds as ratios to the machine's own multiplication and SHA-256 rates
 	$(BIN)/python -m benchmarks
+
+cross: $(STAMP)  ## compile-check the kernels for aarch64 (installs ziglang; minutes when its cache is cold)
+	$(BIN)/pip install --quiet ziglang
+	$(BIN)/python -m pytest tests/prover/test_kernels_build.py
 
 clean:  ## remove what can be made again (never var/, which holds runs)
 	rm -rf .venv $(STAMP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -150,7 +150,7 @@ def test_two_simulations_share_nothing(manifest: RunManifest, tasks: dict[str, T
 def test_no_function_takes_a_secret() -> None:
     """Neither values of tensors nor an honest commitment's insides can be handed in."""
     allowed = {
-        "shape", "statement", "inputs", "layout", "params", "published", "chosen", "seed", "positions", "columns", "n",
+        "shape", "statement", "inputs", "layout", "params", "published", "queries", "chosen", "seed", "positions", "columns", "n",
         "commitment", "self", "answers", "tag", "number", "count", "below", "words",
     }
     for item in (simulate_task, simulate_commitment, ChosenChallenges.positions, ProgrammedTranscript.draw):
