@@ -37,7 +37,7 @@ def main() -> None:
         verilora(folder, "init", ".")
     verilora(folder, "run", "run.yaml")
     run = verilora(folder, "run", "run.yaml", "--json", capture=True)  # finished: only its numbers
-    verdict = verilora(folder, "verify", run["run"], "--json", capture=True)
+    verdict = verilora(folder, "verify", run["run"], "--expect", "order.yaml", "--json", capture=True)
     print(f"accepted {sum(t['accepted'] for t in verdict['tasks'])} of {len(verdict['tasks'])} tasks")
     exported = folder / f"adapter-{run['run']}"
     if not exported.exists():

@@ -1,6 +1,6 @@
-"""What `verilora init DIR` writes: a commented run.yaml, the tiny LLaMA folder and the small data set.
+"""What `verilora init DIR` writes: a commented run.yaml, an order for it, the tiny LLaMA folder and the small data set.
 
-The three lie side by side and run.yaml refers to them relatively, so `verilora run run.yaml` works inside DIR at once.
+They lie side by side and run.yaml refers to them relatively, so `verilora run run.yaml` works inside DIR at once.
 Existing files are never replaced: all names are checked first, and each file is created exclusively. Called by cli.py.
 """
 
@@ -48,6 +48,23 @@ storage:
 """
 
 
+ORDER_YAML = """\
+# What the customer ordered. A run is compared with it, and the first difference rejects it, by:
+#   verilora verify RUN --expect order.yaml
+# Keys are those of a run's manifest (verilora ledger show RUN --order); any subset of them may be ordered.
+model: {vocab: 288, hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, ffn: 192}
+lora: {r: 8, lora_alpha: 16, target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
+optimizer: {kind: sgd, momentum: 0.9, learning_rate: 0.05}
+batch_size: 4
+sequence_length: 64
+steps: 8
+seed: 7
+examples: 96
+publish_loss: true
+# commitments: {dataset: ..., base/0: ...}  # ids known beforehand tie the run to this data and this base model
+"""
+
+
 class InitError(Exception):
     """The folder already holds one of the files, or cannot be written; nothing was replaced."""
 
@@ -55,7 +72,7 @@ class InitError(Exception):
 def init_project(directory: Path) -> list[Path]:
     """Writes the project into `directory` (made if absent) and returns the files written, run.yaml first."""
     directory = Path(directory)
-    contents = {Path("run.yaml"): RUN_YAML.encode()}
+    contents = {Path("run.yaml"): RUN_YAML.encode(), Path("order.yaml"): ORDER_YAML.encode()}
     examples = resources.files("examples")
     contents[Path("haiku.jsonl")] = _read(examples / "haiku.jsonl")
     for name in MODEL_FILES:
