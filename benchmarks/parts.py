@@ -101,9 +101,10 @@ def layer_task(backend: Backend, graph: Graph, values: list[IntArray], seconds: 
         layout = CommitmentLayout.pack([(name, array.shape) for name, array in tensors.items()], params.code(2))
         inputs.append((role, commit(backend, layout, tensors, fresh_seed())))
     published = {item.name: values[item.tensor.index] for item in graph.published}
-    start = time.perf_counter()
-    proof = prove_task(backend, shape, b"benchmark", inputs, values, published, params, fresh_seed(), lambda: None)
-    proved = time.perf_counter() - start
+    for _ in range(2):  # the first proof of a process also pays for fresh memory and for counting the shape
+        start = time.perf_counter()
+        proof = prove_task(backend, shape, b"benchmark", inputs, values, published, params, fresh_seed(), lambda: None)
+        proved = time.perf_counter() - start
     start = time.perf_counter()
     channel = _PartChannel(GOLDILOCKS, proof)
     again = TaskShape(graph, GOLDILOCKS)

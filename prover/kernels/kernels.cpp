@@ -15,12 +15,14 @@ VL_MAP(vl_hash_pairs, HashPair)
 #include <malloc.h>
 #endif
 
-// Lets the allocator keep up to 1 GB of freed arrays (of at most 32 MB each, its limit) instead of returning them: the
-// rounds of a sumcheck free and allocate tables of the same sizes, and fresh pages cost as much as the arithmetic on them.
+// Lets the allocator keep up to 2 GB of freed arrays instead of returning them: the rounds of a sumcheck free and allocate
+// tables of the same sizes, and fresh pages cost more than the arithmetic on them. Large arrays come from the heap too (the
+// threshold above which the system is asked for each cannot be set beyond 32 MB), all threads from one.
 VL_EXPORT void vl_keep_memory() {
 #ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, 32 << 20);
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
+    mallopt(M_ARENA_MAX, 1);
 #endif
 }
 
