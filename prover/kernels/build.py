@@ -78,8 +78,9 @@ def compiler() -> list[str]:
 
 def command(level: str, output: Path, cxx: list[str] | None = None) -> list[str]:
     """The compile command of one level."""
-    arch = "native" if level == "native" else level
-    return [*(cxx or compiler()), *_FLAGS, *_QUIET, f"-march={arch}", str(SOURCE / "kernels.cpp"), "-o", str(output)]
+    cxx = cxx or compiler()
+    arch = level.replace("-", "_") if "ziglang" in cxx else level  # zig has its own spelling
+    return [*cxx, *_FLAGS, *_QUIET, f"-march={arch}", str(SOURCE / "kernels.cpp"), "-o", str(output)]
 
 
 def build(level: str) -> Path:

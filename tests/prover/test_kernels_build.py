@@ -45,3 +45,8 @@ def test_concurrent_builds_make_one_library(tmp_path: Path, monkeypatch: pytest.
     outputs = [process.communicate(timeout=30)[0].strip() for process in both]
     assert outputs[0] == outputs[1] and Path(outputs[0]).read_text() == "library\n"
     assert log.read_text() == "run\n"
+
+
+def test_zig_gets_its_own_spelling_of_a_level(tmp_path: Path) -> None:
+    zig = build.command("x86-64-v3", tmp_path / "k.so", ["python", "-m", "ziglang", "c++"])
+    assert "-march=x86_64_v3" in zig and "-march=x86-64-v3" in build.command("x86-64-v3", tmp_path / "k.so", ["g++"])
