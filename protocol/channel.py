@@ -11,6 +11,7 @@ anything is). Challenges: SHA-256 chain with typed, length-prefixed inputs; fiel
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -79,7 +80,7 @@ class Form:
 Values: TypeAlias = Sequence[Ext]
 
 
-class Channel:
+class Channel(ABC):
     """Base: the verifier's view. Subclasses say where the bytes of a message come from.
 
     `checking` says whether equations are tested: not while counting (messages are zeros) nor while proving.
@@ -98,12 +99,13 @@ class Channel:
 
     # where bytes come from ----------------------------------------------------------------------
 
+    @abstractmethod
     def _message(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
-        raise NotImplementedError
+        """The bytes of the next message; only a prover's channel calls `produce`."""
 
     def _hide(self, values: Values, cells: Sequence[Cell]) -> bytes:
-        """Prover only: the bytes of values minus their pads."""
-        raise NotImplementedError
+        """The bytes of values minus their pads."""
+        raise RuntimeError("only a proving channel has pads")
 
     # messages ------------------------------------------------------------------------------------
 
