@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from protocol import merkle
-from protocol.channel import Cell, Channel, Form, Transcript, Values
+from protocol.channel import Cell, Channel, CountingChannel, Form, Transcript, Values
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
@@ -59,8 +59,8 @@ class ChosenChallenges:
         return self.ahead().positions("opening/positions", n, queries)
 
     def ahead(self) -> Channel:
-        """A channel that draws these challenges before the proof does; it can send nothing."""
-        return Channel(self.field, ProgrammedTranscript({}, self))
+        """A channel that draws these challenges before the proof does."""
+        return CountingChannel(self.field, ProgrammedTranscript({}, self))
 
 
 class ProgrammedTranscript(Transcript):
