@@ -6,11 +6,12 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .install-stamp
+DIST := dist
 
-.PHONY: help install demo test lint attacks bench cross clean
+.PHONY: help install services demo test lint attacks browser-test api-cases bench cross wheel gateway-test clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## virtual environment, dependencies and CPU kernels in .venv (once)
 
@@ -27,6 +28,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m prover.kernels.build
 	touch $(STAMP)
 
+services:  ## PostgreSQL by apt-get, if it is absent; without it the tests that need it are skipped
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  $$as_root apt-get update -qq && \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; }
+
 demo: $(STAMP)  ## audited fine-tune of a tiny LLaMA, verified in a new process
 	$(BIN)/python -m examples.demo
 
@@ -41,12 +48,37 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 attacks: $(STAMP)  ## longer run of tampering: every byte of toy proofs
 	$(BIN)/python -m pytest -m attacks
 
+browser-test: $(STAMP)  ## pages in headless Chromium (installed by apt-get if absent); SCREENSHOTS=FOLDER keeps pictures
+	@command -v chromium >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  $$as_root apt-get update -qq && \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	$(BIN)/python -m pytest -m browser tests/api
+
+api-cases: $(STAMP)  ## 10,000 generated requests against the API's description
+	CASES=14000 $(BIN)/python -m pytest -s tests/api/test_schema.py
+
+fidelity: $(STAMP)  ## 200 steps against PEFT in fp32, SGD and AdamW (about ten minutes)
+	$(BIN)/python -m benchmarks.fidelity --plot docs/fidelity.png
+
 bench: $(STAMP)  ## speeds as ratios to the machine's own multiplication and SHA-256 rates
 	$(BIN)/python -m benchmarks
 
 cross: $(STAMP)  ## compile-check the kernels for aarch64 (installs ziglang; minutes when its cache is cold)
 	$(BIN)/pip install --quiet ziglang
 	$(BIN)/python -m pytest tests/prover/test_kernels_build.py
+
+wheel: $(STAMP)  ## the auditor's program: dist/verilora_verifier-*.whl, protocol and verifier alone
+	rm -rf build/verifier && mkdir -p build/verifier
+	cp -r protocol verifier build/verifier && mv build/verifier/verifier/pyproject.toml build/verifier
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) build/verifier
+
+gateway-test: $(STAMP)  ## the S3 stores on a real server: installs Ceph's RADOS gateway by apt-get, starts it on loopback, stops it
+	@command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common; }
+	$(BIN)/python -m tests.support.gateway $(BIN)/python -m pytest -m gateway tests/storage tests/e2e/test_buckets.py
 
 clean:  ## remove what can be made again (never var/, which holds runs)
 	rm -rf .venv $(STAMP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

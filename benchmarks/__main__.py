@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.machine import measure_machine
 from benchmarks.parts import TaskFigures, commit_seconds_per_value, layer_task, tree_seconds_per_lookup
-from protocol.manifest import Lora, Optimizer, StepRange
+from protocol.manifest import Lora, StepRange
 from protocol.model_config import PROJECTIONS
+from protocol.optimizer import Optimizer
 from protocol.params import profile
 from prover.backend import select
 from prover.executor.prepare import prepare
@@ -33,8 +34,8 @@ def demo_layer(backend: object) -> TaskFigures:
     model = open_model(EXAMPLES / "tiny-llama")
     dataset = load_dataset(EXAMPLES / "haiku.jsonl", EXAMPLES / "tiny-llama", 64)
     ready = prepare(
-        model, dataset, name="bench", lora=Lora(8, 16, PROJECTIONS), optimizer=Optimizer("sgd", "0.9", "0.05"), batch_size=4,
-        steps=8, window_steps=4, seed=7, publish_loss=True, base_visibility="private", profile=PROFILE,
+        model, dataset, name="bench", lora=Lora(8, 16, PROJECTIONS), optimizer=Optimizer(kind="sgd", momentum="0.9", learning_rate="0.05"),
+        batch_size=4, steps=8, window_steps=4, seed=7, publish_loss=True, base_visibility="private", profile=PROFILE,
     )
     trainer = Trainer(ready.manifest, ready.base, ready.tokens, ready.mask)
     window = StepRange(0, 4)

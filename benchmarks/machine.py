@@ -52,10 +52,11 @@ def measure_machine(backend: Backend) -> Machine:
         rates.append(32 * 4 * (1 << log_size) / seconds)
     data = bytes(1 << 24)
     sha = median_seconds(lambda: hashlib.sha256(data).digest(), 3)
-    return Machine(_cpu_name(), threads, max(rates), threads * len(data) / sha)
+    return Machine(cpu_name(), threads, max(rates), threads * len(data) / sha)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system names it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

@@ -4,13 +4,28 @@ import typer
 
 from cli.adapter import adapter
 from cli.audit import verify
+from cli.bundle import export, submit
+from cli.calibrate import calibrate
+from cli.dataset import dataset
 from cli.ledger import ledger
+from cli.log import log
+from cli.maintain import fsck, links, repair
 from cli.run import estimate, init, run
+from cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("init")(init)
 app.command("estimate")(estimate)
+app.command("calibrate")(calibrate)
 app.command("run")(run)
 app.command("verify")(verify)
+app.command("fsck")(fsck)
+app.command("repair")(repair)
+app.command("links")(links)
+ledger.command("export")(export)
+ledger.command("submit")(submit)
+app.command("serve")(serve)
+app.add_typer(dataset, name="dataset")
 app.add_typer(ledger, name="ledger")
+app.add_typer(log, name="log")
 app.add_typer(adapter, name="adapter")

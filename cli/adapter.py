@@ -10,6 +10,9 @@ from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, repo
 
 adapter = typer.Typer(no_args_is_help=True, help="Hand over a trained adapter, and check one.")
 
+Signer = Annotated[
+    Path | None, typer.Option("--signer", exists=True, dir_okay=False, help="The provider's public key (PEM): check model.sig as well.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter's folder.")]
 
 
@@ -19,7 +22,7 @@ def adapter_export(
     base_model: Annotated[str | None, typer.Option("--base-model", help="Base model that PEFT records (default: run.yaml's).")] = None,
     config: Config = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Write a run's adapter as a PEFT folder, with the opening that proves it is the run's. Needs the private store."""
+    """Write a run's adapter as a signed PEFT folder, with the opening that proves it is the run's. Needs the private store."""
     from flows.config import load_config
     from protocol.manifest import RunManifest
     from storage.ledger import open_ledger
@@ -27,6 +30,7 @@ def adapter_export(
     from tasks.adapter import export_adapter
     from tasks.deliver import delivered
     from tasks.record import find_run
+    from tasks.signature import sign_folder, signing_key
 
     with reporting(debug):
         loaded = load_config(config or Path("run.yaml"))
@@ -35,6 +39,7 @@ def adapter_export(
         private = open_private_store(loaded.private_url)
         secrets = delivered(private, row.run_id, manifest)
         written = export_adapter(folder, manifest, row.run_id, base_model or str(loaded.base_model_path), secrets)
+        written.append(sign_folder(folder, signing_key(private)))
         if as_json:
             emit_json({"run": row.run_id, "files": [str(path) for path in written]})
             return
@@ -43,9 +48,22 @@ def adapter_export(
         console.print("opening.json goes to whoever gets the adapter; they check both with: verilora adapter check DIR RUN")
 
 
+@adapter.command("key")
+def adapter_key(config: Config = None, debug: Debug = False) -> None:
+    """Print the public key that exported adapters are signed for; hand it to customers by another way than the adapter."""
+    from flows.config import load_config
+    from storage.private import open_private_store
+    from tasks.signature import public_key, signing_key
+
+    with reporting(debug):
+        print(public_key(signing_key(open_private_store(load_config(config or Path("run.yaml")).private_url))).decode(), end="")
+
+
 @adapter.command("check")
 def adapter_check(
-    folder: Folder, run: Run, config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False
+    folder: Folder, run: Run,
+    signer: Signer = None,
+    config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Check that a folder's weights are the ones that a run proved; exit 0 if so, 1 if not."""
     from protocol.errors import VerificationError
@@ -54,6 +72,7 @@ def adapter_check(
     from storage.ledger import open_ledger
     from tasks.adapter import LayerCheck, check_adapter
     from tasks.record import commitment_roots, find_run
+    from tasks.signature import SignatureError, check_signature
 
     with reporting(debug):
         book = open_ledger(places(config, ledger_url, None)[0], read_only=True)
@@ -64,8 +83,10 @@ def adapter_check(
             raise complain(f"{folder} is no folder: give the one that `verilora adapter export` wrote", USAGE)
         checks: list[LayerCheck] = []
         try:
+            if signer is not None:
+                check_signature(folder, signer.read_bytes())
             checks, reason = check_adapter(folder, manifest, roots), ""
-        except (AdapterFileError, VerificationError) as error:
+        except (AdapterFileError, SignatureError, VerificationError) as error:
             reason = str(error)
         accepted = not reason and all(check.accepted for check in checks)
         if as_json:

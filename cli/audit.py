@@ -1,7 +1,7 @@
-"""`verilora verify`: an independent verdict on a run, against an order if there is one.
+"""`verilora verify`: an independent verdict on a run of a live ledger or on an exported bundle; report and signed receipt.
 
-The process never imports the prover, torch or Prefect (tests/cli/test_verify.py). The ledger is opened read-only, except with
-`--record`.
+Both are judged by the same functions (verifier/evidence.py). The process never imports the prover, torch or Prefect
+(tests/cli/test_verify.py). The ledger is opened read-only, except with `--record`.
 """
 
 import time
@@ -10,33 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Config, Debug, Json, LedgerUrl, ObjectsUrl, Run, places
+from cli.options import Config, Debug, Json, LedgerUrl, ObjectsUrl, places
 from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, errors, reporting
 
 if TYPE_CHECKING:
     from storage.ledger import Ledger
-    from storage.object_store import ObjectStore
-    from tasks.record import Collected
-    from tasks.verify import Verdict
+    from verifier.bundle import Bundle
+    from verifier.evidence import Verdict
+    from verifier.note import Checkpoint, Policy
     from verifier.run import TaskVerdict
+
+RunOrBundle = Annotated[str, typer.Argument(metavar="RUN|BUNDLE", help="A run's id or its beginning, or the file of an exported bundle.")]
+SignKey = Annotated[Path | None, typer.Option(
+    "--sign-key", help="Key that signs receipts; generated if absent (default: in the user's configuration folder).")]
+Verifier = Annotated[str, typer.Option("--verifier", help="Who verifies, as receipts and ledger say.")]
 
 
 class OrderError(Exception):
     """An order that cannot be read."""
-
-
-def open_objects(url: str) -> "ObjectStore":
-    """The object store for reading: a folder that is not there is an error, not an empty store."""
-    from storage.disk import path_of_file_url
-    from storage.errors import StorageError
-    from storage.object_store import open_object_store
-
-    if not url:
-        raise complain("--ledger needs --objects: where the proofs are, file:PATH", USAGE)
-    folder = path_of_file_url(url, "storage.objects")
-    if not folder.is_dir():
-        raise StorageError(f"there is no object store at {folder}: check storage.objects in run.yaml, or --objects")
-    return open_object_store(url)
 
 
 def read_order(path: Path) -> dict[str, Any]:
@@ -54,98 +45,153 @@ def read_order(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_trust(policy: Path | None, seen: Path | None) -> "tuple[Policy | None, Checkpoint | None]":
+    """The policy in a file, and the checkpoint that an earlier verification kept (None on the first)."""
+    from protocol.errors import VerificationError
+    from verifier.evidence import read_checkpoint
+    from verifier.note import parse_policy
+
+    where = policy
+    try:
+        found = parse_policy(policy.read_bytes()) if policy else None
+        where = seen
+        return found, read_checkpoint(seen.read_bytes(), found) if seen and seen.exists() else None
+    except OSError as error:
+        raise complain(f"{where} cannot be read: {error.strerror}", USAGE) from None
+    except VerificationError as error:
+        raise complain(f"{where} cannot be used: {error}", USAGE) from None
+
+
 def verify(
-    run: Run,
+    run: RunOrBundle,
     expect: Annotated[Path | None, typer.Option("--expect", help="order.yaml: what was ordered; any difference rejects.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", help="Trusted log keys and cosigners; without it none is checked.")] = None,
+    seen: Annotated[Path | None, typer.Option("--seen", help="Remembers the log's checkpoint here; a rollback or fork rejects.")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Look at this many tasks only, drawn by --beacon.")] = None,
+    beacon: Annotated[str, typer.Option("--beacon", help="Public randomness, hexadecimal, unknown when the log was signed.")] = "",
+    state: Annotated[Path | None, typer.Option("--state", help="Remembers accepted tasks here, so that the next call goes on.")] = None,
+    report_folder: Annotated[Path | None, typer.Option("--report", help="Write report.html and report.json here.")] = None,
+    receipt: Annotated[Path | None, typer.Option("--receipt", help="Write the signed verdict, for `verilora ledger submit`.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Append the signed verdict to the ledger.")] = False,
+    sign_key: SignKey = None, verifier: Verifier = "verilora verify",
     config: Config = None, ledger_url: LedgerUrl = None, objects_url: ObjectsUrl = None,
-    record: Annotated[bool, typer.Option("--record", help="Append the verdicts to the ledger.")] = False,
-    verifier: Annotated[str, typer.Option("--verifier", help="Who verifies, as recorded with --record.")] = "verilora verify",
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes.")] = 2,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Verify a run independently: chain, statements, proofs; exit 0 if accepted, 1 if rejected."""
-    from storage.ledger import open_ledger
-    from tasks.record import collect, find_run
-    from tasks.verify import report
-
+    """Verify a run independently: log, chain, statements, proofs. Exit 0 if accepted (or a sample passed), 1 if rejected."""
     with reporting(debug):
+        from protocol.errors import VerificationError
+        from tasks.resume import Accepted
+        from tasks.verify import default_key, submit
+        from verifier.evidence import Verdict
+        from verifier.receipt import load_key, sign_receipt
+        from verifier.report import report, write_report, write_whole
+        from verifier.sample import Sample
+
+        if (sample is None) != (not beacon):
+            raise complain("--sample and --beacon belong together: K tasks, drawn by public randomness", USAGE)
         order = read_order(expect) if expect else None
-        where, objects = places(config, ledger_url, objects_url)
-        book, store = open_ledger(where, read_only=not record), open_objects(objects)
-        started = time.monotonic()
-        collected = collect(book, store, find_run(book, run).run_id)
-        verdict = _judge(collected, order, workers, quiet=as_json)
-        seconds = time.monotonic() - started
+        trusted, before = read_trust(policy, seen)
+        drawn = Sample(beacon, sample) if sample is not None else None
+        known = Accepted(state) if state else None
+        key = load_key(sign_key or default_key()) if receipt or record else None
+        started, book = time.monotonic(), None
+        try:
+            cosigned = trusted is not None and trusted.quorum != "none"
+            bundle, book = _evidence(run, before.size if before else 0, cosigned, (config, ledger_url, objects_url), record)
+            arguments = {"policy": trusted, "seen": before, "sample": drawn, "accepted": known}
+            verdict = _judge(bundle, order, workers, arguments, quiet=as_json)
+        except VerificationError as error:  # a file that is no bundle
+            verdict = Verdict("", b"", str(error), "")
+        values = report(verdict) | {"seconds": round(time.monotonic() - started, 3)}
+        if report_folder:
+            write_report(report_folder, values)
+        if key and verdict.checkpoint:
+            envelope = sign_receipt(values, verifier, key)
+            if receipt:
+                write_whole(receipt, envelope)
+            if book and record:
+                submit(book, envelope)
+        if seen and verdict.rows:
+            write_whole(seen, verdict.checkpoint)
+        emit_json(values) if as_json else _print_verdict(values)
+        raise typer.Exit(REJECTED if verdict.state == "rejected" else FINE)
+
+
+def _evidence(
+    run: str, since: int, cosigned: bool, where: tuple[Path | None, str | None, str | None], record: bool
+) -> "tuple[Bundle, Ledger | None]":
+    from storage.ledger import open_ledger
+    from storage.log import LogPublisher
+    from storage.object_store import open_object_store
+    from tasks.record import collect, find_run
+    from verifier.bundle import read_bundle
+
+    if Path(run).is_file():
         if record:
-            _append(book, verdict, verifier)
-        if as_json:
-            emit_json(report(collected, verdict) | {"seconds": round(seconds, 3)})
-        else:
-            _print_verdict(collected, verdict, seconds)
-        raise typer.Exit(FINE if verdict.accepted else REJECTED)
+            raise complain("--record needs a run of a ledger: write a --receipt, and `verilora ledger submit` it later", USAGE)
+        return read_bundle(run), None
+    ledger, objects = places(*where)
+    if not objects:
+        raise complain("--ledger needs --objects: where the proofs are, file:PATH", USAGE)
+    book = open_ledger(ledger, read_only=not record)
+    log = LogPublisher(book, open_object_store(objects, read_only=True))
+    return collect(log, find_run(book, run).run_id, since, cosigned), book
 
 
-def _judge(collected: "Collected", order: dict[str, Any] | None, workers: int, quiet: bool) -> "Verdict":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _judge(bundle: "Bundle", order: dict[str, Any] | None, workers: int, arguments: dict[str, Any], quiet: bool) -> "Verdict":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from tasks.verify import judge
 
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    last = TextColumn("{task.description}")
+    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed} tasks"), TimeElapsedColumn(), last)
     with Progress(*columns, console=errors, disable=quiet, transient=True) as progress:
         bar = progress.add_task("", total=None)
 
-        def show(item: "TaskVerdict", total: int) -> None:
-            progress.update(bar, total=total, advance=1, description=str(item.task))
+        def show(item: "TaskVerdict") -> None:
+            progress.update(bar, advance=1, description=str(item.task))
 
-        return judge(collected, order, workers, show)
-
-
-def _append(book: "Ledger", verdict: "Verdict", verifier: str) -> None:
-    import secrets
-
-    from tasks.verify import verdict_rows
-
-    known = {row.statement_id for row in book.record(verdict.run_id).statements}
-    for row in verdict_rows(verdict, secrets.token_hex(8), verifier):
-        if row.subject in known or row.subject == "run":
-            book.append(row)
+        return judge(bundle, order, workers, show, **arguments)
 
 
-def _print_verdict(collected: "Collected", verdict: "Verdict", seconds: float) -> None:
+def _print_verdict(values: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from tasks.verify import became_public
-
-    if verdict.tasks:
+    if values["tasks"]:
         table = Table("task", "verdict", "bits", "proof bytes")
-        for item in verdict.tasks:
-            size = len(collected.record.evidence[item.statement_id].proof)
-            state = "[green]accepted[/]" if item.accepted else "[bold red]rejected[/]"
-            table.add_row(str(item.task), state, str(int(item.soundness.bits)) if item.soundness else "–", f"{size:,}")
+        for item in values["tasks"]:
+            state = "[green]accepted[/]" if item["accepted"] else "[bold red]rejected[/]"
+            table.add_row(item["task"], state, str(item["bits"] or "–"), f"{item['proof_bytes']:,}")
         console.print(table)
-        for item in verdict.tasks:
-            if not item.accepted:
-                console.print(f"{item.task}: {item.reason}", style="red", markup=False, soft_wrap=True)
-    if verdict.manifest:
+        for item in values["tasks"]:
+            if not item["accepted"]:
+                _plain_line(f"{item['task']}: {item['reason']}")
+    if values["public"]:
         table = Table("what became public", "", show_lines=False)
-        for topic, value in became_public(collected, verdict.manifest, verdict.tasks).items():
+        for topic, value in values["public"].items():
             table.add_row(topic, _short(value))
         console.print(table)
-    total = sum(row.size for row in collected.proofs.values())
-    if verdict.accepted:
-        console.print(
-            f"[bold green]ACCEPTED[/] run {verdict.run_id}: {len(verdict.tasks)} tasks, {total:,} proof bytes, "
-            f"{verdict.bits} bits per proof ({verdict.total_bits} for the whole run), {seconds:.1f} s", soft_wrap=True, highlight=False,
-        )
-    else:
-        console.print(f"[bold red]REJECTED[/] run {verdict.run_id}", highlight=False, soft_wrap=True)
-        console.print(verdict.reason, markup=False, highlight=False, soft_wrap=True)
-    console.print(verdict.order, markup=False, highlight=False, soft_wrap=True)
+    colour = {"accepted": "green", "rejected": "red"}.get(values["state"], "yellow")
+    summary = f"[bold {colour}]{values['state'].upper()}[/] run {values['run']}"
+    if values["tasks"]:
+        summary += (f": {len(values['tasks'])} tasks, {values['proof_bytes']:,} proof bytes, {values['bits']} bits per proof "
+                    f"({values['total_bits']} for all of them), {values['seconds']:.1f} s")
+    console.print(summary, soft_wrap=True, highlight=False)
+    for line in (values["reason"], values["sample"], values["order"], values["log"].get("trust", "")):
+        if line:
+            _plain_line(line)
+
+
+def _plain_line(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _short(value: Any, limit: int = 240) -> str:
+    from rich.markup import escape
+
     text = _plain(value)
-    return text if len(text) <= limit else text[:limit] + " … (all of it with --json)"
+    return escape(text if len(text) <= limit else text[:limit] + " … (all of it with --json)")
 
 
 def _plain(value: Any) -> str:

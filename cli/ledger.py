@@ -1,4 +1,4 @@
-"""`verilora ledger runs` and `verilora ledger show`: what a ledger says, read-only; nothing here is a verdict."""
+"""`verilora ledger query` and `verilora ledger show`: what a ledger says, read-only; nothing here is a verdict."""
 
 import json
 from typing import Annotated, Any
@@ -13,39 +13,52 @@ ledger = typer.Typer(no_args_is_help=True, help="Query the audit ledger.")
 
 def order_document(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a customer orders, out of a manifest: everything but what the provider alone determines (exponents, budgets …)."""
-    optimizer = {key: manifest["optimizer"][key] for key in ("kind", "momentum", "learning_rate")}
-    keys = ("lora", "batch_size", "sequence_length", "steps", "seed", "examples", "publish_loss", "profile", "tokenizer_digest")
-    return {key: manifest[key] for key in keys} | {
-        "optimizer": optimizer, "model": manifest["model"], "commitments": manifest["commitments"],
-    }
+    keys = (
+        "model", "lora", "optimizer", "batch_size", "gradient_accumulation", "sequence_length", "steps", "seed", "examples", "publish_loss",
+        "profile", "weight_scales", "tokenizer_digest", "dataset_owner", "commitments",
+    )
+    widths = {key: manifest["widths"][key] for key in ("weight", "head")}
+    return {key: manifest[key] for key in keys if key in manifest} | {"widths": widths}
 
 
-@ledger.command("runs")
-def ledger_runs(
-    config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False
+@ledger.command("query")
+def ledger_query(
+    model: Annotated[str | None, typer.Option("--model", help="The name in the manifest.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The dataset's commitment id.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="YYYY-MM-DD", help="Created on this day (UTC) or later.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="YYYY-MM-DD", help="Created on this day (UTC) or earlier.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="training, proving, finished or overflow.")] = None,
+    verifier: Annotated[str | None, typer.Option("--verifier", help="Somebody of this name gave a verdict on the run.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="The most runs of one page.")] = 50,
+    after: Annotated[str | None, typer.Option("--after", help="`next` of the page before.")] = None,
+    config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """List the runs in a ledger."""
+    """List the runs in a ledger, newest first; every filter is an exact value."""
+    from api.listing import find_runs
+    from api.schemas import Page, RunItem
     from storage.ledger import open_ledger
 
     with reporting(debug):
         book = open_ledger(places(config, ledger_url, None)[0], read_only=True)
-        rows: list[dict[str, Any]] = []
-        for run in book.runs():
-            record = book.record(run.run_id)
-            rows.append({
-                "run": run.run_id, "created": str(run.created), "manifest": run.manifest_digest,
-                "statements": len(record.statements), "proofs": len(record.proofs),
-                "events": [event.kind for event in record.events],
-            })
+        runs, following = find_runs(
+            book, model=model, dataset=dataset, since=since, until=until, state=state, verifier=verifier, limit=limit, after=after
+        )
         if as_json:
-            emit_json(rows)
+            emit_json(Page[RunItem](items=[RunItem.of(run) for run in runs], next=following).model_dump(mode="json"))
             return
+        from rich.markup import escape
         from rich.table import Table
 
-        table = Table("run", "created", "proofs", "events")
-        for row in rows:
-            table.add_row(row["run"], row["created"], str(row["proofs"]), ", ".join(row["events"]))
-        console.print(table if rows else "The ledger has no runs.")
+        table = Table("run", "model", "state", "proofs", "verdicts appended", "created (UTC)")
+        table.columns[0].no_wrap = table.columns[-1].no_wrap = True  # what is copied and what is compared
+        for run in runs:
+            said = f"{run.accepted} accepted, by {', '.join(run.verifiers)}" if run.verifiers else "none"
+            created = run.created.strftime("%Y-%m-%d %H:%M")
+            table.add_row(*map(escape, (run.run_id, run.model, run.state, f"{run.proofs} of {run.statements}", said, created)))
+        console.print(table if runs else "No run matches." if any((model, dataset, since, until, state, verifier, after))
+                      else "The ledger has no runs.")
+        if following:
+            console.print(f"more: --after {following}", soft_wrap=True, markup=False, highlight=False)
 
 
 @ledger.command("show")
@@ -54,6 +67,7 @@ def ledger_show(
     config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Show one run's rows, or the order that it fulfils."""
+    from api.claims import losses, part
     from storage.ledger import open_ledger
     from tasks.record import find_run
 
@@ -67,6 +81,8 @@ def ledger_show(
         if order:
             _print_order(order_document(manifest), as_json)
             return
+        dataset = part(manifest, "commitments", "dataset")
+        sharing = book.query_runs(dataset=dataset, limit=20) if isinstance(dataset, str) else []
         proofs = {row.statement_id: row for row in record.proofs}
         spent: dict[str, int] = {}
         for opening in record.openings:
@@ -74,6 +90,14 @@ def ledger_show(
         shown = {
             "run": record.run.run_id, "created": str(record.run.created), "manifest_sha256": record.run.manifest_digest,
             "manifest": manifest,
+            "dataset": {
+                "id": dataset, "committed_by": part(manifest, "dataset_owner") or "the provider",
+                "other_runs": [other.run_id for other in sharing if other.run_id != record.run.run_id],
+            },
+            "loss_claimed": [
+                {"step": point.step, "loss": point.loss, "statement": point.statement_id}
+                for point in losses(manifest, (row for row in record.statements if row.kind == "head"))
+            ],
             "commitments": [
                 {"name": row.name, "window": row.window, "id": row.commitment_id, "budget": row.budget,
                  "openings": spent.get(row.commitment_id, 0)} for row in record.commitments
@@ -89,6 +113,16 @@ def ledger_show(
             "events": [{"kind": row.kind, "window": row.window, "detail": json.loads(row.detail)} for row in record.events],
         }
         emit_json(shown) if as_json else _print_run(shown)
+
+
+@ledger.command("roles")
+def ledger_roles() -> None:
+    """Print the SQL for a PostgreSQL server's administrator that makes the ledger's roles (writer, reader, auditor)."""
+    from storage.postgres import roles_sql
+
+    print("-- run by a superuser in the ledger's database, after `verilora run` has made its tables")
+    print("-- give each role that logs in with a password one: ALTER ROLE verilora_reader PASSWORD '…'")
+    print(roles_sql(), end="")
 
 
 def _proof_columns(proof: Any) -> dict[str, Any]:
@@ -112,6 +146,9 @@ def _print_run(shown: dict[str, Any]) -> None:
     from rich.table import Table
 
     console.print(f"run {shown['run']}, created {shown['created']}, manifest SHA-256 {shown['manifest_sha256']}", soft_wrap=True)
+    dataset = shown["dataset"]
+    others = f"; also used by {', '.join(dataset['other_runs'])}" if dataset["other_runs"] else "; no other run in this ledger uses it"
+    console.print(f"dataset {dataset['id']}, committed by {dataset['committed_by']}{others}", soft_wrap=True, markup=False)
     commitments = Table("commitment", "window", "id", "openings / budget")
     for row in shown["commitments"]:
         budget = "unlimited" if row["budget"] is None else str(row["budget"])
@@ -123,6 +160,11 @@ def _print_run(shown: dict[str, Any]) -> None:
         statements.add_row(row["kind"], _dash(row["window"]), _dash(row["layer"]), str(row["part"]), proof,
                            f"{row.get('bytes', 0):,}", str(row.get("seconds", "")))
     console.print(statements)
+    if shown["loss_claimed"]:
+        losses = Table("step", "loss", title="loss as the statements claim it; `verilora verify` certifies it", title_justify="left")
+        for point in shown["loss_claimed"]:
+            losses.add_row(str(point["step"]), f"{point['loss']:.6f}")
+        console.print(losses)
     for event in shown["events"]:
         console.print(f"{event['kind']} {event['detail']}", soft_wrap=True, markup=False)
 

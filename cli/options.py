@@ -9,8 +9,10 @@ from cli.output import USAGE, complain
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a beginning of it that no other run has.")]
 Config = Annotated[Path | None, typer.Option("--config", help="The run.yaml that says where things are (default: run.yaml).")]
-LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="The ledger, sqlite:///PATH, instead of --config.")]
-ObjectsUrl = Annotated[str | None, typer.Option("--objects", help="The object store, file:PATH, instead of --config.")]
+LedgerUrl = Annotated[str | None, typer.Option(
+    "--ledger", help="The ledger, sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE, instead of --config.")]
+ObjectsUrl = Annotated[str | None, typer.Option(
+    "--objects", help="The object store, file:PATH or s3://BUCKET/PREFIX?endpoint=…, instead of --config.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 

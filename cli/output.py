@@ -46,10 +46,10 @@ def reporting(debug: bool = False) -> Iterator[None]:
 def exit_code(error: Exception) -> int:
     """By the error's kind; names are compared where importing the class would import the prover."""
     from protocol.errors import VerificationError
-    from storage.errors import BudgetExhausted, IntegrityError, LedgerConflict, UnknownRun
+    from storage.errors import BudgetExhausted, IntegrityError, LedgerConflict, StorageConflict, UnknownRun
 
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, VerificationError | IntegrityError | LedgerConflict):
+    if isinstance(error, VerificationError | IntegrityError | LedgerConflict | StorageConflict):
         return REJECTED
     if isinstance(error, UnknownRun | BudgetExhausted | ValueError) or kinds & BAD_INPUT:
         return USAGE

@@ -73,7 +73,11 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
         if context is None:
             drafted = session.draft()
             if not quiet:
+                from cli.calibrate import loss_line
+
                 _print_plan(drafted.estimate.to_json())
+                manifest = drafted.manifest
+                _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
             context = session.begin(drafted)
         elif not quiet:
             _print(f"continuing run {context.run_id}")
@@ -96,7 +100,8 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
 def _overflow(session: "Session") -> str:
     from tasks.train import overflow_file
 
-    return "training stopped: " + session.stores.private.get(overflow_file(session.context.run_id)).decode()
+    what = session.stores.private.get(overflow_file(session.context.run_id)).decode()
+    return f"training stopped: {what}. Run {session.context.run_id} stays in the ledger as far as it came; nothing is lost"
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

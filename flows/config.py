@@ -1,23 +1,27 @@
 """run.yaml: what a user asks for, checked before anything starts (architecture, "What users see").
 
 Every error names the key, the value found and what would be valid. Numbers that enter the proved training are exact:
-learning_rate and momentum are decimals, never binary floats. Relative paths are relative to run.yaml's own folder. Only
+learning_rate, momentum and their like are decimals, never binary floats. Relative paths are relative to run.yaml's own folder. Only
 the storage section may come from the environment (VERILORA_STORAGE_LEDGER, …_OBJECTS, …_PRIVATE), because it may hold
 credentials and changes nothing that is proved. Called by flows/ and cli.py.
 """
 
-import math
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flows.config_errors import ConfigError, describe, read_yaml
+from flows.storage_config import StorageConfig
+from protocol.errors import VerificationError
+from protocol.manifest import Lora
+from protocol.optimizer import Optimizer
 
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TARGET_MODULES: tuple[TargetModule, ...] = get_args(TargetModule)
+OPTIMIZER_KEYS = {"sgd": ("momentum",), "adamw": ("beta1", "beta2", "epsilon", "weight_decay")}
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,15 +39,36 @@ Exact = Annotated[Decimal, BeforeValidator(_number)]
 Path_ = Annotated[str, Field(min_length=1)]
 
 
+# Keys of PEFT's LoraConfig with the values at which they change nothing; anything else is refused by name.
+_PEFT: dict[str, tuple[object, ...]] = {
+    "lora_dropout": (0,), "bias": ("none",), "modules_to_save": (None, []), "use_dora": (False,), "init_lora_weights": (True,),
+    "fan_in_fan_out": (False,), "rank_pattern": (None, {}), "alpha_pattern": (None, {}), "layers_to_transform": (None,),
+    "layers_pattern": (None, []), "exclude_modules": (None, []), "target_parameters": (None, []), "trainable_token_indices": (None,),
+    "layer_replication": (None,), "loftq_config": (None, {}), "lora_bias": (False,), "use_qalora": (False,), "task_type": ("CAUSAL_LM",),
+}
+
+
 class LoraConfig(BaseModel):
     """Which projections get an adapter, and of which rank; names as in PEFT."""
 
     model_config = _STRICT
-    r: Int = Field(default=8, ge=1, le=1024, description="an integer from 1 to 1024")
+    r: Int = Field(default=8, ge=1, le=64, description="an integer from 1 to 64")
     lora_alpha: Int = Field(default=16, ge=1, le=65536, description="an integer from 1 to 65536")
+    use_rslora: Bool = Field(default=False, description="true (weight lora_alpha / √r) or false (lora_alpha / r)")
     target_modules: tuple[TargetModule, ...] = Field(
         default=TARGET_MODULES, min_length=1, description=f"a list of {', '.join(TARGET_MODULES)}"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _neutral_keys_of_peft(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        for key, neutral in _PEFT.items():
+            if key in section and not any(section[key] == value for value in neutral):
+                valid = json.dumps(neutral[0]).strip('"')
+                raise ValueError(f".{key}: {section[key]!r} is not supported; valid is {valid}, or no such key")
+        return {key: value for key, value in section.items() if key not in _PEFT}
 
     @field_validator("target_modules")
     @classmethod
@@ -52,37 +77,79 @@ class LoraConfig(BaseModel):
             raise ValueError("names a module twice")
         return tuple(sorted(modules, key=TARGET_MODULES.index))
 
-    @model_validator(mode="after")
-    def _exact_scaling(self) -> "LoraConfig":
-        denominator = self.r // math.gcd(self.r, self.lora_alpha)
-        if denominator & (denominator - 1):
-            raise ValueError(
-                f"lora_alpha / r = {self.lora_alpha}/{self.r} is not exact in binary; valid is a lora_alpha such as "
-                f"{self.r} or {2 * self.r}, or an r that is a power of two"
-            )
-        return self
+    def proved(self) -> Lora:
+        """As the manifest states it."""
+        return Lora(self.r, self.lora_alpha, self.target_modules, self.use_rslora)
 
 
 class TrainingConfig(BaseModel):
-    """The training that is proved, step by step."""
+    """The training that is proved, step by step. An optimizer's own keys are absent where another one is chosen."""
 
     model_config = _STRICT
-    optimizer: Literal["sgd"] = Field(default="sgd", description="sgd")
-    momentum: Exact = Field(default=Decimal(0), ge=0, lt=1, description="a number from 0 up to, not including, 1")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd or adamw")
+    momentum: Exact | None = Field(default=None, description="a number from 0 to 0.9999")
+    beta1: Exact | None = Field(default=None, description="a number from 0 to 0.9999")
+    beta2: Exact | None = Field(default=None, description="a number from 0.5 to 0.99999")
+    epsilon: Exact | None = Field(default=None, description="a number above 0, at most 1")
+    weight_decay: Exact | None = Field(default=None, description="a number from 0 to 1")
     learning_rate: Exact = Field(gt=0, le=10, description="a number above 0, at most 10")
+    max_grad_norm: Exact = Field(default=Decimal(0), ge=0, le=1000000, description="a number from 0 (no clipping) to 1000000")
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="constant, linear or cosine")
+    warmup_steps: Int = Field(default=0, ge=0, lt=1 << 20, description="an integer from 0, at most the number of steps")
     epochs: Int = Field(default=1, ge=1, description="an integer of at least 1")
-    batch_size: Int = Field(default=4, ge=1, description="an integer of at least 1")
-    sequence_length: Int = Field(default=64, ge=2, description="an integer of at least 2")
+    batch_size: Int = Field(default=4, ge=1, le=4096, description="an integer from 1 to 4096: sequences of one micro-batch")
+    gradient_accumulation: Int = Field(default=1, ge=1, le=4096, description="an integer from 1 to 4096: micro-batches of one step")
+    sequence_length: Int = Field(default=64, ge=2, le=4096, description="an integer from 2 to 4096")
     seed: Int = Field(default=0, ge=0, lt=2**63, description="an integer from 0 to 2^63 - 1")
     window_steps: Int = Field(default=4, ge=1, description="an integer of at least 1: steps proved together")
     max_steps: Int | None = Field(default=None, ge=1, description="an integer of at least 1, or absent for all steps of all epochs")
 
-    @field_validator("optimizer", mode="before")
+    @model_validator(mode="after")
+    def _of_this_optimizer(self) -> "TrainingConfig":
+        other = "adamw" if self.optimizer == "sgd" else "sgd"
+        for key in OPTIMIZER_KEYS[other]:
+            if getattr(self, key) is not None:
+                raise ValueError(f".{key}: {_exact(getattr(self, key))} does not apply to {self.optimizer}; valid is "
+                                 f"{', '.join(OPTIMIZER_KEYS[self.optimizer])} with it, or optimizer: {other}")
+        try:
+            self.proved()
+        except VerificationError as error:
+            key = error.where.removeprefix("optimizer.")
+            valid = error.expected if key in ("schedule", "warmup_steps") else f"a number in {error.expected} with at most 17 decimals"
+            raise ValueError(f".{key}: {_exact(getattr(self, key))} is not valid; valid is {valid}") from None
+        return self
+
+    def proved(self) -> Optimizer:
+        """As the manifest states it."""
+        keys = (*OPTIMIZER_KEYS[self.optimizer], "learning_rate", "max_grad_norm")
+        numbers = {key: _exact(value) for key in keys if (value := getattr(self, key)) is not None}
+        return Optimizer(kind=self.optimizer, schedule=self.schedule, warmup_steps=self.warmup_steps, **numbers)
+
+
+class DataConfig(BaseModel):
+    """How lines become sequences (prover/files/dataset.py)."""
+
+    model_config = _STRICT
+    format: Literal["auto", "text", "prompt_completion", "messages"] = Field(
+        default="auto", description="auto (that of the first line), text, prompt_completion or messages"
+    )
+    packing: Bool = Field(default=False, description="true (documents one after another, no cross-document mask) or false (one a row)")
+
+    @field_validator("packing", mode="before")
     @classmethod
-    def _supported(cls, optimizer: object) -> object:
-        if optimizer == "adamw":
-            raise ValueError("is not supported yet: use sgd")
-        return optimizer
+    def _one_mode(cls, packing: object) -> object:
+        if isinstance(packing, str):
+            raise ValueError("is a packing mode that is not supported")
+        return packing
+
+
+class QuantisationConfig(BaseModel):
+    """The integers that stand for base weights, and how much room calibrated exponents leave."""
+
+    model_config = _STRICT
+    weights: Literal["int12", "int16"] = Field(default="int12", description="int12 or int16")
+    scales: Literal["tensor", "row"] = Field(default="tensor", description="tensor or row: one scale per base matrix, or per output row")
+    headroom: Int = Field(default=0, ge=0, le=4, description="an integer from 0 to 4: bits kept free beyond the usual ones")
 
 
 class AuditConfig(BaseModel):
@@ -94,62 +161,30 @@ class AuditConfig(BaseModel):
     soundness_bits: Int = Field(default=100, ge=100, le=128, description="an integer from 100 to 128")
 
 
-class StorageConfig(BaseSettings):
-    """Where ledger, public objects and secrets are kept; the environment goes before run.yaml."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="VERILORA_STORAGE_")
-    ledger: str = Field(default="sqlite:///var/ledger.db", description="sqlite:///PATH")
-    objects: str = Field(default="file:var/objects", description="file:PATH")
-    private: str = Field(default="file:var/private", description="file:PATH, outside objects")
-
-    @field_validator("ledger", "objects", "private")
-    @classmethod
-    def _supported(cls, url: str) -> str:
-        scheme, colon, path = url.partition(":")
-        if scheme.split("+")[0] in ("postgresql", "postgres", "s3"):
-            raise ValueError(f"names {scheme}, which is not supported yet")
-        if not colon or scheme not in ("sqlite", "file") or not path.strip("/"):
-            raise ValueError("is not a supported place")
-        return url
-
-    @field_validator("ledger")
-    @classmethod
-    def _database(cls, url: str) -> str:
-        if not url.startswith("sqlite:///"):
-            raise ValueError("is no SQLite file")
-        return url
-
-    @field_validator("objects", "private")
-    @classmethod
-    def _folder(cls, url: str) -> str:
-        if not url.startswith("file:") or (url.startswith("file://") and not url.startswith("file:///")):
-            raise ValueError("is no folder")
-        return url
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment first, then run.yaml."""
-        return env_settings, init_settings
-
-
 class RunConfig(BaseModel):
     """One run.yaml; `folder` is where it lies. Paths and URLs as properties are absolute."""
 
     model_config = _STRICT
-    base_model: Path_ = Field(description="the path of a Hugging Face LLaMA folder")
-    dataset: Path_ = Field(description="the path of a JSONL file")
-    lora: LoraConfig = Field(default_factory=LoraConfig, description="a section with r, lora_alpha, target_modules")
+    base_model: Path_ = Field(description="the path of a Hugging Face model folder")
+    dataset: Path_ | None = Field(default=None, description="the path of a JSON Lines file")
+    dataset_opening: Path_ | None = Field(default=None, description="the path of a dataset-opening.npz, instead of dataset")
+    data: DataConfig = Field(default_factory=DataConfig, description="a section with format, packing")
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="a section with r, lora_alpha, use_rslora, target_modules")
     training: TrainingConfig = Field(description="a section with at least learning_rate")
+    quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig, description="a section with weights, scales, headroom")
     audit: AuditConfig = Field(default_factory=AuditConfig, description="a section with base_model, publish_loss, soundness_bits")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="a section with ledger, objects, private")
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> "RunConfig":
+        if self.dataset is None and self.dataset_opening is None:
+            raise ValueError(".dataset: missing; valid is the path of a JSON Lines file, or dataset_opening")
+        if self.dataset is not None and self.dataset_opening is not None:
+            raise ValueError(f".dataset_opening: {self.dataset_opening!r} stands beside dataset; valid is one of the two")
+        if self.dataset_opening is not None and "data" in self.model_fields_set:
+            raise ValueError(".data: does not apply to dataset_opening, whose owner chose format and packing; valid is no such section")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -162,35 +197,29 @@ class RunConfig(BaseModel):
         return self._folder / self.base_model
 
     @property
-    def dataset_path(self) -> Path:
-        """The dataset's file, absolute."""
-        return self._folder / self.dataset
+    def dataset_path(self) -> Path | None:
+        """The dataset's file, absolute; None if its owner committed it elsewhere."""
+        return None if self.dataset is None else self._folder / self.dataset
+
+    @property
+    def dataset_opening_path(self) -> Path | None:
+        """The opening of a dataset that its owner committed, absolute."""
+        return None if self.dataset_opening is None else self._folder / self.dataset_opening
 
     @property
     def ledger_url(self) -> str:
         """storage.ledger with an absolute path, for storage.ledger.open_ledger."""
-        return f"sqlite:///{self._folder / self.storage.ledger.removeprefix('sqlite:///')}"
+        return self.storage.absolute("ledger", self._folder)
 
     @property
     def objects_url(self) -> str:
         """storage.objects with an absolute path, for storage.object_store.open_object_store."""
-        return f"file:{self._place(self.storage.objects)}"
+        return self.storage.absolute("objects", self._folder)
 
     @property
     def private_url(self) -> str:
         """storage.private with an absolute path, for storage.private.open_private_store."""
-        return f"file:{self._place(self.storage.private)}"
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """lora, training and audit as plain values: what a manifest or an order states; absent keys are left out."""
-        sections = self.model_dump(include={"lora", "training", "audit"})
-        return {
-            name: {key: _plain(value) for key, value in section.items() if value is not None}
-            for name, section in sections.items()
-        }
-
-    def _place(self, url: str) -> Path:
-        return self._folder / url.removeprefix("file:").removeprefix("//")
+        return self.storage.absolute("private", self._folder)
 
 
 def load_config(path: Path) -> RunConfig:
@@ -201,20 +230,11 @@ def load_config(path: Path) -> RunConfig:
     except ValidationError as error:
         raise ConfigError(path, describe(error, RunConfig)) from None
     config._folder = path.absolute().parent
-    _keep_secrets_apart(config, path)
+    if problems := config.storage.problems(config.folder):
+        raise ConfigError(path, problems)
     return config
 
 
-def _keep_secrets_apart(config: RunConfig, path: Path) -> None:
-    public, private = config._place(config.storage.objects).resolve(), config._place(config.storage.private).resolve()
-    if public == private or public in private.parents or private in public.parents:
-        raise ConfigError(path, [
-            f"storage.private: {config.storage.private!r} and storage.objects {config.storage.objects!r} lie in each other; "
-            "valid are two separate folders, because objects are public"
-        ])
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return format(value.normalize(), "f")
-    return list(value) if isinstance(value, tuple) else value
+def _exact(value: object) -> str:
+    """A decimal in canonical form, as protocol/optimizer.py wants it; 0.0 is 0."""
+    return format(value.normalize() + 0, "f") if isinstance(value, Decimal) and value.is_finite() else str(value)

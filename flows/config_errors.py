@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-_CREDENTIALS = re.compile(r"//[^@/]*@")  # a URL's user and password stay out of messages
+_CREDENTIALS = re.compile(r"//[^?#\s]*@")  # a URL's user and password stay out of messages
 
 
 class ConfigError(Exception):
@@ -58,8 +58,8 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if detail["type"] != "value_error":
         return f"{key}: {detail['input']!r} is not valid; {valid}"
     reason = str(detail["ctx"]["error"])
-    if isinstance(detail["input"], dict):
-        return f"{key}: {reason}"  # a rule over several keys says itself what is valid
+    if reason.startswith("."):
+        return (key + reason).lstrip(".")  # a rule over several keys names the one that is wrong and says what is valid
     return f"{key}: {_CREDENTIALS.sub('//…@', repr(detail['input']))} {reason}; {valid}"
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from flows.config import RunConfig, load_config
 from protocol.encoding import canonical_json
+from prover.executor.quantisation import QuantisationError
 from storage.models import NONE, EventRow
 from storage.private import PrivateStore
 from tasks.context import RunContext, RunRequest, Stores, open_stores
 from tasks.estimate import Estimate
-from tasks.plan import Draft, draft, plan_key, planned, start
+from tasks.plan import Draft, draft, plan_key, planned, quantisation_loss, start
 from tasks.train import window_file, window_seconds
 
 
@@ -56,13 +57,14 @@ class Summary:
 
 def request_of(config: RunConfig) -> RunRequest:
     """What run.yaml asks for, as tasks/ wants it."""
-    values = config.hyperparameters()
-    training, audit, lora = values["training"], values["audit"], values["lora"]
-    keys = ("momentum", "learning_rate", "epochs", "batch_size", "sequence_length", "seed", "window_steps")
+    training, audit, quantisation = config.training, config.audit, config.quantisation
     return RunRequest(
-        base_model=config.base_model_path, dataset=config.dataset_path, r=lora["r"], lora_alpha=lora["lora_alpha"],
-        target_modules=tuple(lora["target_modules"]), max_steps=training.get("max_steps"), base_visibility=audit["base_model"],
-        publish_loss=audit["publish_loss"], soundness_bits=audit["soundness_bits"], **{key: training[key] for key in keys},
+        base_model=config.base_model_path, dataset=config.dataset_path, dataset_opening=config.dataset_opening_path,
+        data_format=config.data.format, packing=config.data.packing, lora=config.lora.proved(), optimizer=training.proved(),
+        epochs=training.epochs, batch_size=training.batch_size, gradient_accumulation=training.gradient_accumulation,
+        sequence_length=training.sequence_length, seed=training.seed, window_steps=training.window_steps, max_steps=training.max_steps,
+        weight_bits=int(quantisation.weights.removeprefix("int")), weight_scales=quantisation.scales, headroom=quantisation.headroom,
+        base_visibility=audit.base_model, publish_loss=audit.publish_loss, soundness_bits=audit.soundness_bits,
     )
 
 
@@ -89,7 +91,11 @@ class Session:
 
     def draft(self) -> Draft:
         """The run's size, computed anew; nothing is written."""
-        return draft(self.request, self.key)
+        return draft(self.request, self.key, self.stores.ledger.openings_spent)
+
+    def quantisation_loss(self, drafted: Draft) -> QuantisationError:
+        """The base model's loss as stored and as quantised, to be seen before training starts."""
+        return quantisation_loss(self.request, drafted)
 
     def begin(self, drafted: Draft) -> RunContext:
         """Commit and record a run that was only a draft."""
@@ -144,13 +150,14 @@ class Session:
             raise RuntimeError(f"run {context.run_id} is not finished: no proof of {', '.join(missing[:5])}")
         detail = {"tasks": summary.tasks, "proof_bytes": summary.proof_bytes, "soundness_bits": summary.soundness_bits}
         self.stores.ledger.append(EventRow(context.run_id, "finished", NONE, canonical_json(detail).decode()))
+        self.stores.log.publish()
         return summary
 
 
 @contextlib.contextmanager
 def hold(private: PrivateStore, key: str) -> Iterator[None]:
     """An exclusive lock of the operating system on one plan."""
-    path = private.root / f".{key[:16]}.lock"
+    path = private.locks / f".{key[:16]}.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -187,3 +194,10 @@ def estimate(config_path: str) -> Estimate:
     """What a run.yaml would cost; writes nothing."""
     request = request_of(load_config(Path(config_path)))
     return draft(request, plan_key(request)).estimate
+
+
+def calibrate(config_path: str) -> tuple[Draft, QuantisationError]:
+    """The exponents that a run.yaml would have, and what quantisation costs; writes nothing."""
+    request = request_of(load_config(Path(config_path)))
+    drafted = draft(request, plan_key(request))
+    return drafted, quantisation_loss(request, drafted)

@@ -1,18 +1,19 @@
-"""Verification as a flow, for schedules: judge a run, append the verdicts to the ledger, show them as an artifact.
+"""Verification as a flow, for schedules: judge a run, append the signed verdict to the ledger, show it as an artifact.
 
 The verdict comes from tasks/verify.py, which is all that `verilora verify` uses; an auditor needs no orchestrator. A rejected
 run fails the flow, so that a schedule's alarms see it. Called by Prefect deployments.
 """
 
 import json
-import secrets
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.session import open_session
 from tasks.record import collect, find_run
-from tasks.verify import judge, report, verdict_rows
+from tasks.verify import default_key, judge, submit
+from verifier.receipt import load_key, sign_receipt
+from verifier.report import report
 
 
 class RunRejected(Exception):
@@ -23,13 +24,16 @@ class RunRejected(Exception):
 def verify(config_path: str, run: str, verifier: str = "flow") -> str:
     """Verify one run of a run.yaml's ledger; the number of tasks and soundness bits as JSON. RunRejected otherwise."""
     stores = open_session(config_path).stores
-    collected = collect(stores.ledger, stores.objects, find_run(stores.ledger, run).run_id)
-    verdict = judge(collected)
-    for row in verdict_rows(verdict, secrets.token_hex(8), verifier):
-        stores.ledger.append(row)
+    log = stores.log
+    log.publish()  # what was appended since is evidence only under a checkpoint
+    verdict = judge(collect(log, find_run(stores.ledger, run).run_id))
+    values = report(verdict)
+    if verdict.checkpoint:
+        submit(stores.ledger, sign_receipt(values, verifier, load_key(default_key())))
+        log.publish()
     columns = ("task", "accepted", "bits", "proof_bytes", "reason")
-    tasks = [{key: item[key] for key in columns} for item in report(collected, verdict)["tasks"]]
+    tasks = [{key: item[key] for key in columns} for item in values["tasks"]]
     create_table_artifact(tasks, key="verdicts", description=f"run {verdict.run_id}: {verdict.reason or 'accepted'}; {verdict.order}")
     if not verdict.accepted:
         raise RunRejected(f"run {verdict.run_id}: {verdict.reason}")
-    return json.dumps({"run": verdict.run_id, "tasks": len(verdict.tasks), "bits": verdict.bits})
+    return json.dumps({"run": verdict.run_id, "tasks": len(values["tasks"]), "bits": values["bits"]})

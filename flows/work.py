@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.session import open_session
 from protocol.statement import Task
-from storage.errors import LedgerError, StorageError
+from storage.errors import LedgerError, LedgerUnavailable, StorageError, StoreUnavailable
 from tasks.context import RunContext, RunError
 from tasks.prove import find_task, prove_statement
 from tasks.train import train_window
@@ -22,7 +22,8 @@ RETRY_DELAYS: list[float] = [1, 5]
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same attempt may succeed later; subclasses of storage errors each say what the user must do."""
-    return type(error) in (LedgerError, StorageError) or isinstance(error, ConnectionError | TimeoutError)
+    passing = (LedgerError, StorageError, LedgerUnavailable, StoreUnavailable)
+    return type(error) in passing or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _retry(task: Any, run: Any, state: Any) -> bool:

@@ -1,10 +1,13 @@
 """Alembic's entry point: runs the revisions on the connection that storage.ledger hands over, or on sqlalchemy.url.
 
-All revisions of one call run in one transaction, so an interrupted upgrade leaves the old schema.
+All revisions of one call run in one transaction, so an interrupted upgrade leaves the old schema. On PostgreSQL it takes the
+ledger's lock first: of several processes that start at once one migrates, the others find it done; nobody appends meanwhile.
 """
 
 import sqlalchemy as sa
 from alembic import context
+
+from migrations.postgres import LOCK
 
 
 def _migrate(connection: sa.Connection) -> None:
@@ -15,6 +18,8 @@ def _migrate(connection: sa.Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
     )
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         context.run_migrations()
 
 

@@ -6,7 +6,8 @@ absent blocks instead of padding inside rows (docs/protocol.md, "Layout"). The m
 point r is eq((digit bits, low bits), r), cut off at n: cells outside the tensor weigh nothing.
 
 A commitment packs tensors, largest first, each at an offset aligned to its padded size, in rows of ℓ cells; rows
-without a valid cell do not exist. Its id is SHA-256(root, geometry): a root under another layout is another id.
+without a valid cell do not exist. Its id is SHA-256(root, geometry): a root under another layout is another id. The geometry's
+`label` says what the cells mean where that is not in the layout (a dataset's tokenizer digest), so the id covers it.
 """
 
 from collections.abc import Sequence
@@ -94,13 +95,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class CommitmentLayout:
-    """Slots of named tensors in rows of `code.ell` cells; `openings` is the budget that sizes the blinding."""
+    """Slots of named tensors in rows of `code.ell` cells; the code's blinding is sized by the budget of openings."""
 
     slots: tuple[Slot, ...]
     code: Code
+    label: str = ""
 
     @staticmethod
-    def pack(tensors: Sequence[tuple[str, tuple[int, ...]]], code: Code) -> "CommitmentLayout":
+    def pack(tensors: Sequence[tuple[str, tuple[int, ...]]], code: Code, label: str = "") -> "CommitmentLayout":
         layouts = [(name, TensorLayout(tuple(shape))) for name, shape in tensors]
         if len({name for name, _ in layouts}) < len(layouts):  # a name is how claims find their cells
             raise ValueError(f"a tensor name occurs twice: {sorted(name for name, _ in layouts)}")
@@ -109,7 +111,7 @@ class CommitmentLayout:
         for name, layout in layouts:
             slots.append(Slot(name, layout, offset))
             offset += 1 << layout.variables
-        return CommitmentLayout(tuple(slots), code)
+        return CommitmentLayout(tuple(slots), code, label)
 
     @cached_property
     def by_name(self) -> dict[str, Slot]:
@@ -155,7 +157,7 @@ class CommitmentLayout:
         field = self.code.field
         return {
             "field": [field.p, field.w], "ell": self.code.ell, "n": self.code.n, "blinding": self.code.blinding,
-            "tensors": [[s.name, list(s.tensor.shape), s.offset] for s in self.slots],
+            "tensors": [[s.name, list(s.tensor.shape), s.offset] for s in self.slots], "label": self.label,
         }
 
     def identity(self, root: bytes) -> str:

@@ -1,17 +1,18 @@
 """The run's manifest: everything public that determines what must be proved.
 
-Model configuration, adapter, optimizer (exact decimals with the integers derived from them), data order, widths,
-calibrated exponents, proof parameters and the commitments known at the start. Strict canonical JSON in and out: a
-missing or unknown key or a wrong type is `VerificationError("manifest", key, …)`. Its digest opens every transcript.
+Model configuration, adapter, optimizer, data order, widths, calibrated exponents, proof parameters and the commitments
+known at the start. Strict canonical JSON in and out: a missing or unknown key or a wrong type is
+`VerificationError("manifest", key, …)`. Its digest opens every transcript.
 
-    learning rate ≈ lr_integer · 2^−lr_exponent with a 15-bit integer;  momentum ≈ momentum_integer · 2^−16
-    step k trains on the next batch_size indices of its epoch's permutation (an epoch's incomplete batch is dropped)
+    step k trains on the next `sequences` = batch_size·gradient_accumulation indices of its epoch's permutation (an epoch's
+    incomplete step is dropped); accumulating gradients of sums and rounding once is the same as one larger batch
 """
 
 import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
+from math import isqrt
 from typing import Any, get_origin
 
 import numpy as np
@@ -19,17 +20,18 @@ import numpy as np
 from protocol.encoding import canonical_json, parse_canonical, tagged_digest
 from protocol.errors import VerificationError
 from protocol.model_config import PROJECTIONS, ModelConfig
+from protocol.optimizer import Optimizer
 from protocol.relation.graph import IntArray
 from protocol.streams import CounterStream
 
-VERSION = 1
-MOMENTUM_BITS = 16
+VERSION = 2
 WIDTHS = {
-    "weight": 12, "gamma": 16, "embedding": 16, "head": 12, "activation": 16, "residual": 24, "gradient": 16,
-    "row": 24, "du": 24, "lora_gradient": 26, "momentum": 32, "master": 32, "delta": 24, "compute": 16,
+    "weight": 12, "bias": 16, "gamma": 16, "embedding": 16, "head": 12, "activation": 16, "residual": 24, "gradient": 16,
+    "row": 24, "du": 24, "lora_gradient": 26, "momentum": 32, "moment": 25, "master": 32, "delta": 24, "compute": 16,
     "probability": 16, "vocabulary_probability": 24,
 }
-_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{0,17}[1-9])?")
+CHOICES = {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}  # every other width is fixed
+SCALE_BITS = 14
 
 
 def _fail(where: str, expected: str, actual: object) -> VerificationError:
@@ -55,9 +57,12 @@ class StepRange:
 
 @dataclass(frozen=True)
 class Lora:
+    """The adapter's term is weighted lora_alpha / r, or lora_alpha / √r with use_rslora (as in PEFT)."""
+
     r: int
     lora_alpha: int
     target_modules: tuple[str, ...]
+    use_rslora: bool = False
 
     def __post_init__(self) -> None:
         _need(1 <= self.r <= 1 << 12, "lora.r", "1 … 4096", self.r)
@@ -68,57 +73,25 @@ class Lora:
 
     @property
     def scale(self) -> tuple[int, int]:
-        """(n, k) with lora_alpha / r ≈ n·2^−k, exact when r / gcd is a power of two, else to 12 bits; n is odd."""
-        exact = Fraction(self.lora_alpha, self.r)
-        if exact.denominator & (exact.denominator - 1):
-            exact = Fraction(round(exact * 4096) or 1, 4096)
-        k = exact.denominator.bit_length() - 1
-        trailing = (exact.numerator & -exact.numerator).bit_length() - 1
-        return exact.numerator >> trailing, k - trailing
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Plain SGD is momentum "0". The integers are functions of the decimals and are compared when read."""
-
-    kind: str
-    momentum: str
-    learning_rate: str
-
-    def __post_init__(self) -> None:
-        _need(self.kind == "sgd", "optimizer.kind", "sgd (no other optimizer is supported yet)", self.kind)
-        for name in ("momentum", "learning_rate"):
-            value = getattr(self, name)
-            _need(bool(_DECIMAL.fullmatch(value)), f"optimizer.{name}", "a canonical decimal", value)
-        _need(Fraction(self.momentum) < 1, "optimizer.momentum", "below 1", self.momentum)
-        _need(0 < Fraction(self.learning_rate) <= 1024, "optimizer.learning_rate", "above 0, at most 1024",
-              self.learning_rate)
-
-    @property
-    def lr_exponent(self) -> int:
-        lr, exponent = Fraction(self.learning_rate), 14
-        while round(lr * Fraction(2) ** exponent) >= 1 << 15:
-            exponent -= 1
-        while round(lr * Fraction(2) ** exponent) < 1 << 14:
-            exponent += 1
-        return exponent
-
-    @property
-    def lr_integer(self) -> int:
-        return round(Fraction(self.learning_rate) * Fraction(2) ** self.lr_exponent)
-
-    @property
-    def momentum_integer(self) -> int:
-        return round(Fraction(self.momentum) * (1 << MOMENTUM_BITS))
-
-    def to_json(self) -> dict[str, Any]:
-        derived = {k: getattr(self, k) for k in ("lr_exponent", "lr_integer", "momentum_integer")}
-        return {"kind": self.kind, "momentum": self.momentum, "learning_rate": self.learning_rate} | derived
+        """(n, k) with the weight ≈ n·2^−k, n odd: exact where it can be, else the nearest with SCALE_BITS bits."""
+        square = Fraction(self.lora_alpha**2, self.r if self.use_rslora else self.r**2)
+        root = Fraction(isqrt(square.numerator), isqrt(square.denominator))
+        if root**2 != square or root.denominator & (root.denominator - 1):
+            k = 0
+            while square * 4**k < 4 ** (SCALE_BITS - 1):
+                k += 1
+            root = Fraction((isqrt(int(square * 4 ** (k + 1))) + 1) // 2, 1 << k)
+        k = root.denominator.bit_length() - 1
+        trailing = (root.numerator & -root.numerator).bit_length() - 1
+        return root.numerator >> trailing, k - trailing
 
 
 @dataclass(frozen=True)
 class RunManifest:
-    """One run. `exponents` maps a tensor's key to f (real value = integer · 2^−f); `budgets` gives openings."""
+    """One run. `exponents` maps a tensor's key to f (real value = integer · 2^−f); `budgets` gives openings; `weight_scales`
+    says whether base matrices have one scale per tensor or one per output row; `dataset_owner` is who committed the dataset
+    before the run ("" is the provider); private commitments known at the start are copied under fresh blinding every
+    `rotation_windows` windows (0: never), so that no budget of openings limits a run's length."""
 
     version: int
     name: str
@@ -126,14 +99,18 @@ class RunManifest:
     lora: Lora
     optimizer: Optimizer
     batch_size: int
+    gradient_accumulation: int
     sequence_length: int
     steps: int
     window_steps: int
+    rotation_windows: int
     seed: int
     examples: int
     loss_tokens: tuple[int, ...]
     publish_loss: bool
     base_visibility: str
+    weight_scales: str
+    dataset_owner: str
     tokenizer_digest: str
     widths: dict[str, int]
     exponents: dict[str, int]
@@ -143,20 +120,32 @@ class RunManifest:
 
     def __post_init__(self) -> None:
         _need(self.version == VERSION, "version", str(VERSION), self.version)
-        for name, top in (("batch_size", 1 << 12), ("sequence_length", 1 << 12), ("steps", 1 << 20),
+        for name, top in (("batch_size", 1 << 12), ("gradient_accumulation", 1 << 12), ("sequence_length", 1 << 12), ("steps", 1 << 20),
                           ("window_steps", 1 << 12), ("examples", 1 << 22)):
             value = getattr(self, name)
             _need(type(value) is int and 1 <= value <= top, name, f"1 … {top}", value)
+        _need(type(self.rotation_windows) is int and 0 <= self.rotation_windows <= 1 << 20, "rotation_windows", "0 … 2^20",
+              self.rotation_windows)
         _need(type(self.seed) is int and 0 <= self.seed < 1 << 63, "seed", "0 … 2^63 − 1", self.seed)
-        _need(self.batch_size <= self.examples, "batch_size", f"at most examples = {self.examples}", self.batch_size)
-        tokens = self.batch_size * self.sequence_length
+        _need(self.sequences <= self.examples, "batch_size", f"with accumulation at most examples = {self.examples}", self.sequences)
+        _need(self.optimizer.warmup_steps <= self.steps, "optimizer.warmup_steps", f"at most steps = {self.steps}",
+              self.optimizer.warmup_steps)
+        tokens = self.sequences * self.sequence_length
         _need(len(self.loss_tokens) == self.steps and all(1 <= n <= tokens for n in self.loss_tokens), "loss_tokens",
               f"{self.steps} integers in 1 … {tokens}", self.loss_tokens)
         _need(self.base_visibility in ("private", "public"), "base_visibility", "private or public",
               self.base_visibility)
-        _need(self.widths.keys() == WIDTHS.keys() and all(2 <= n <= 32 for n in self.widths.values()), "widths",
-              f"2 … 32 for {sorted(WIDTHS)}", self.widths)
+        _need(self.weight_scales in ("tensor", "row"), "weight_scales", "tensor or row", self.weight_scales)
+        _need(len(self.dataset_owner) <= 200, "dataset_owner", "at most 200 characters", self.dataset_owner)
+        _need(self.widths.keys() == WIDTHS.keys(), "widths", f"keys {sorted(WIDTHS)}", sorted(self.widths))
+        for name, bits in self.widths.items():
+            _need(bits in CHOICES.get(name, (WIDTHS[name],)), f"widths.{name}", str(CHOICES.get(name, (WIDTHS[name],))), bits)
         _need(all(abs(n) <= 96 for n in self.exponents.values()), "exponents", "−96 … 96", self.exponents)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one optimizer step: the length of axis b."""
+        return self.batch_size * self.gradient_accumulation
 
     # data order ----------------------------------------------------------------------------------
 
@@ -169,11 +158,11 @@ class RunManifest:
         return {}
 
     def batch(self, step: int) -> IntArray:
-        """The batch_size example indices of one step."""
-        epoch, place = divmod(step, self.examples // self.batch_size)
+        """The example indices of one step."""
+        epoch, place = divmod(step, self.examples // self.sequences)
         if epoch not in self._orders:
             self._orders[epoch] = CounterStream(f"order/{self.seed}/{epoch}").permutation(self.examples)
-        return self._orders[epoch][place * self.batch_size : (place + 1) * self.batch_size]
+        return self._orders[epoch][place * self.sequences : (place + 1) * self.sequences]
 
     def batches(self, steps: StepRange) -> IntArray:
         """Example indices [s, b] of a window."""
@@ -183,7 +172,7 @@ class RunManifest:
 
     def to_json(self) -> bytes:
         value = {f.name: getattr(self, f.name) for f in fields(self)}
-        lora = {"r": self.lora.r, "lora_alpha": self.lora.lora_alpha, "target_modules": list(self.lora.target_modules)}
+        lora = {f.name: getattr(self.lora, f.name) for f in fields(Lora)} | {"target_modules": list(self.lora.target_modules)}
         value |= {"model": self.model.to_manifest(), "lora": lora, "optimizer": self.optimizer.to_json(),
                   "loss_tokens": list(self.loss_tokens)}
         return canonical_json(value)
@@ -195,12 +184,9 @@ class RunManifest:
     def from_json(cls, data: bytes) -> "RunManifest":
         """The manifest encoded in `data`, complete (commitments and budgets of every committed object)."""
         value = _object(parse_canonical(data, "manifest"), "", {f.name: _json_type(f.type) for f in fields(cls)})
-        lora = _object(value["lora"], "lora.", {"r": int, "lora_alpha": int, "target_modules": list})
+        lora = _object(value["lora"], "lora.", {f.name: _json_type(f.type) for f in fields(Lora)})
         _need(all(type(m) is str for m in lora["target_modules"]), "lora.target_modules", "strings", lora)
-        kinds = {k: type(v) for k, v in Optimizer("sgd", "0", "1").to_json().items()}
-        decimals = _object(value["optimizer"], "optimizer.", kinds)
-        optimizer = Optimizer(decimals["kind"], decimals["momentum"], decimals["learning_rate"])
-        _need(optimizer.to_json() == decimals, "optimizer", str(optimizer.to_json()), decimals)
+        optimizer = _object(value["optimizer"], "optimizer.", {f.name: _json_type(f.type) for f in fields(Optimizer)})
         for name, kind in (("widths", int), ("exponents", int), ("budgets", int), ("commitments", str)):
             _need(all(type(v) is kind for v in value[name].values()), name, kind.__name__, value[name])
         _need(all(type(n) is int for n in value["loss_tokens"]), "loss_tokens", "integers", value["loss_tokens"])
@@ -209,8 +195,8 @@ class RunManifest:
         _need(sorted(value["commitments"]) == expected, "commitments", str(expected), sorted(value["commitments"]))
         for name, text in value["commitments"].items():
             _need(bool(re.fullmatch("[0-9a-f]{64}", text)), f"commitments.{name}", "64 hexadecimal digits", text)
-        value |= {"model": model, "optimizer": optimizer, "loss_tokens": tuple(value["loss_tokens"]),
-                  "lora": Lora(lora["r"], lora["lora_alpha"], tuple(lora["target_modules"]))}
+        value |= {"model": model, "optimizer": Optimizer(**optimizer), "loss_tokens": tuple(value["loss_tokens"]),
+                  "lora": Lora(**lora | {"target_modules": tuple(lora["target_modules"])})}
         return cls(**value)
 
 

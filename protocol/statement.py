@@ -17,12 +17,12 @@ from protocol.params import Params, profile
 from protocol.relation.graph import Graph, IntArray
 from protocol.relation.model import build, commitment_tensors
 
-BUDGETS = ("base", "dataset", "delivered", "dx", "embedding", "head", "state", "x")
+BUDGETS = ("base", "clip", "dataset", "delivered", "dx", "embedding", "head", "norm", "state", "x")
 
 
 @dataclass(frozen=True)
 class Name:
-    """A commitment's name; `window` is −1 for those known at the start."""
+    """A commitment's name; `window` is −1 for those known at the start, for their copies the first window that opens them."""
 
     base: str
     window: int = -1
@@ -46,38 +46,59 @@ class Task:
     commitments: tuple[tuple[str, Name], ...]
 
     def __str__(self) -> str:
-        if self.kind == "range":
-            return f"range({self.commitments[0][1]})"
+        if self.kind in ("range", "rotate"):
+            return f"{self.kind}({self.commitments[0 if self.kind == 'range' else -1][1]})"
         return f"{self.kind}({self.window})" if self.layer < 0 else f"{self.kind}({self.window}, {self.layer})"
 
+    @property
+    def subject(self) -> int | str:
+        """The layer, or for range and rotate the commitment's name, as `build` wants it."""
+        return self.commitments[0][1].base if self.kind in ("range", "rotate") else max(self.layer, 0)
+
     def graph(self, manifest: RunManifest) -> Graph:
-        if self.kind == "range":
-            return build(manifest, "range", layer=str(self.commitments[0][1]))
-        return build(manifest, self.kind, manifest.windows()[self.window], max(self.layer, 0))
+        return build(manifest, self.kind, manifest.windows()[self.window] if self.window >= 0 else None, self.subject)
+
+
+def standing(manifest: RunManifest, base: str, window: int) -> Name:
+    """The copy of a start commitment that a window opens: what rotations have led to by then."""
+    every = manifest.rotation_windows
+    rotates = every > 0 and not (base.split("/")[0] in PUBLIC_BASE and manifest.base_visibility == "public")
+    return Name(base, window // every * every) if rotates and window >= every else Name(base)
 
 
 def task_list(manifest: RunManifest) -> list[Task]:
     """Every task of the run: all of them together are the claim that the run happened."""
+    tied = (("embedding", Name("embedding")),) if manifest.model.tied else ()
     tasks = [
-        Task("range", -1, -1, part, ((name.split("/")[0], Name(name)),))
+        Task("range", -1, -1, part, ((name.split("/")[0], Name(name)), *(tied if name == "head" else ())))
         for part, name in enumerate(base_commitments(manifest.model))
     ]
     last, layers = len(manifest.windows()) - 1, manifest.model.layers
     for w in range(last + 1):
-        tasks.append(Task("embed", w, -1, 0, (("dataset", Name("dataset")), ("embedding", Name("embedding")), ("x_out", Name("x/0", w)))))
+        tasks += [
+            Task("rotate", w, -1, part, (("old", standing(manifest, base, w - 1)), ("new", standing(manifest, base, w))))
+            for part, base in enumerate(base_commitments(manifest.model)) if standing(manifest, base, w).window == w
+        ]
+        dataset, embedding, head = (standing(manifest, base, w) for base in ("dataset", "embedding", "head"))
+        tasks.append(Task("embed", w, -1, 0, (("dataset", dataset), ("embedding", embedding), ("x_out", Name("x/0", w)))))
         for layer in range(layers):
-            roles = [("base", Name(f"base/{layer}"))]
+            roles = [("base", standing(manifest, f"base/{layer}", w))]
             if w > 0:
                 roles.append(("state_in", Name(f"state/{layer}", w)))
             roles += [("x_in", Name(f"x/{layer}", w)), ("dx_in", Name(f"dx/{layer + 1}", w)), ("x_out", Name(f"x/{layer + 1}", w))]
             if layer > 0:
                 roles.append(("dx_out", Name(f"dx/{layer}", w)))
+            if manifest.optimizer.clips:
+                roles += [("norm", Name(f"norm/{layer}", w)), ("clip", Name("clip", w))]
             roles.append(("state_out", Name(f"state/{layer}", w + 1)))
             if w == last:
                 roles.append(("delivered", Name(f"delivered/{layer}", w + 1)))
             tasks.append(Task("layer", w, layer, 0, tuple(roles)))
+        if manifest.optimizer.clips:
+            norms = [(f"norm{layer}", Name(f"norm/{layer}", w)) for layer in range(layers)]
+            tasks.append(Task("clip", w, -1, 0, (*norms, ("clip", Name("clip", w)))))
         top = (("x_in", Name(f"x/{layers}", w)), ("dx_out", Name(f"dx/{layers}", w)))
-        tasks.append(Task("head", w, -1, 0, (("dataset", Name("dataset")), ("head", Name("head")), *top)))
+        tasks.append(Task("head", w, -1, 0, (("dataset", dataset), ("head", head), *top)))
     return tasks
 
 
@@ -107,7 +128,8 @@ def commitment_layout(manifest: RunManifest, name: Name) -> CommitmentLayout:
         raise VerificationError("manifest", f"budgets.{name.kind}", f"1 … {params.max_openings} ({params.name})", str(budget))
     if name.kind in PUBLIC_BASE and manifest.base_visibility == "public":
         budget = 0
-    return CommitmentLayout.pack(commitment_tensors(manifest, name.base, window_of(manifest, name)), params.code(budget))
+    label = manifest.tokenizer_digest if name.kind == "dataset" else ""
+    return CommitmentLayout.pack(commitment_tensors(manifest, name.base, window_of(manifest, name)), params.code(budget), label)
 
 
 PUBLIC_BASE = ("base", "embedding", "head")  # without blinding when the base model is public: openings are unlimited

@@ -1,6 +1,7 @@
 """Everything that can go wrong in storage, each error with what the reader can do about it.
 
-IntegrityError is the only one that means tampering; all others are conditions of the machine or of the caller.
+IntegrityError and StorageConflict mean tampering or a mistake in the data; all others are conditions of the machine or of
+the caller.
 """
 
 
@@ -16,12 +17,32 @@ class MissingObject(StorageError):
     """The object or private file asked for is not in the store."""
 
 
+class StorageConflict(StorageError):
+    """Another content is already published under this name."""
+
+
 class StoreFull(StorageError):
-    """The device has no room; nothing that was acknowledged is lost."""
+    """The device or bucket has no room; nothing that was acknowledged is lost."""
+
+
+class StoreUnavailable(StorageError):
+    """The store does not answer, or answers too slowly, after all retries; trying again later may help."""
+
+
+class StoreDenied(StorageError):
+    """The store refuses these credentials, or there are none."""
+
+
+class StoreUnsuitable(StorageError):
+    """The store lacks what this program needs of it (create-once, object lock, versioning), or it is not a store at all."""
 
 
 class LedgerError(StorageError):
     """The ledger cannot be opened or used."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger's database does not answer, or does not let this user in; trying again later, or other access, may help."""
 
 
 class LedgerVersionError(LedgerError):
@@ -38,3 +59,7 @@ class BudgetExhausted(LedgerError):
 
 class UnknownRun(LedgerError):
     """No run of this id is in the ledger."""
+
+
+class BadQuery(LedgerError, ValueError):
+    """A filter, page size or cursor that means nothing."""

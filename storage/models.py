@@ -5,13 +5,20 @@ type's fields are its table's columns, in order; `created` is set by the databas
 
 Key columns are never NULL, because SQL's UNIQUE treats NULLs as different: a window, layer or part that does not apply
 is NONE (-1). Ids and digests are SHA-256 as 64 hexadecimal digits. JSON columns hold canonical text exactly as it was
-hashed; the ledger does not parse it. Called by storage/ledger.py alone; row types by whoever reads or appends.
+hashed. Each row is a leaf of the transparency log: `leaf(row)` are its bytes, log_entries holds their hash and the row's
+key, checkpoints the signed tree heads. Used by storage/; row types by whoever reads or appends.
 """
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from protocol.encoding import canonical_json
 
 NONE = -1  # a window, layer or part that does not apply
 
@@ -27,8 +34,23 @@ _ID = sa.String(64)
 _NAME = sa.String(200)
 
 
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A time with its zone; SQLite keeps UTC without fractions of a second, so there `since` and `until` are cut to seconds."""
+
+    impl = sa.DateTime(timezone=True).with_variant(sqlite.DATETIME(truncate_microseconds=True), "sqlite")  # type: ignore[no-untyped-call]
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """A time without a zone is UTC."""
+        return None if value is None else (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Always in UTC, whatever the database's own zone."""
+        return self.process_bind_param(value, dialect)
+
+
 def _created() -> "sa.Column[datetime]":
-    return sa.Column("created", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+    return sa.Column("created", UtcTime, nullable=False, server_default=sa.func.now())
 
 
 runs = sa.Table(
@@ -37,6 +59,13 @@ runs = sa.Table(
     sa.Column("manifest_digest", _ID, nullable=False),
     sa.Column("manifest", sa.Text, nullable=False),
     _created(),
+    sa.Index(None, "created", "run_id"),  # the order of listings
+)
+run_index = sa.Table(  # what listings filter by, taken from the manifest when the run is appended; no evidence, no leaf
+    "run_index", metadata,
+    sa.Column("run_id", _NAME, sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("dataset_id", sa.Text, nullable=False, index=True),
 )
 commitments = sa.Table(
     "commitments", metadata,
@@ -66,7 +95,7 @@ openings = sa.Table(
     "openings", metadata,
     sa.Column("commitment_id", _ID, primary_key=True),
     sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("statement_id", _ID, sa.ForeignKey("statements.statement_id"), nullable=False),
+    sa.Column("statement_id", _ID, sa.ForeignKey("statements.statement_id"), nullable=False, index=True),
     sa.Column("attempt", _NAME, nullable=False),
     _created(),
 )
@@ -90,6 +119,7 @@ verdicts = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("signature", sa.Text),
     _created(),
+    sa.Index(None, "run_id", "subject"),
 )
 run_events = sa.Table(
     "run_events", metadata,
@@ -98,6 +128,19 @@ run_events = sa.Table(
     sa.Column("window", sa.Integer, primary_key=True),
     sa.Column("detail", sa.Text, nullable=False),
     _created(),
+)
+log_entries = sa.Table(  # one for each row above, in the order of appending; positions without a gap
+    "log_entries", metadata,
+    sa.Column("position", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("leaf_hash", _ID, nullable=False),
+    sa.Column("row_table", _NAME, nullable=False),
+    sa.Column("row_key", sa.Text, nullable=False),
+    sa.UniqueConstraint("row_table", "row_key"),
+)
+checkpoints = sa.Table(
+    "checkpoints", metadata,
+    sa.Column("size", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("note", sa.Text, nullable=False),
 )
 
 
@@ -189,14 +232,64 @@ class EventRow:
     created: datetime | None = None
 
 
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A signed tree head: the log's first `size` entries, as a signed note."""
+
+    size: int
+    note: str
+
+
 WHOLE_RUN = "run"  # VerdictRow.subject of a verdict on chain and run, not on one statement
 
 Row = RunRow | CommitmentRow | StatementRow | OpeningRow | ProofRow | VerdictRow | EventRow
 
-TABLES: dict[type, sa.Table] = {
+TABLES: dict[type, sa.Table] = {  # the tables whose rows are leaves of the log
     RunRow: runs, CommitmentRow: commitments, StatementRow: statements, OpeningRow: openings, ProofRow: proofs,
     VerdictRow: verdicts, EventRow: run_events,
 }
+
+
+def content_columns(kind: type) -> "list[sa.Column[Any]]":
+    """The columns of a row type without `created`, in the order of its fields."""
+    return [column for column in TABLES[kind].columns if column.name != "created"]
+
+
+def content(row: Row) -> dict[str, Any]:
+    """A row's columns without `created`, which the database sets."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "created"}
+
+
+def leaf(row: Row) -> bytes:
+    """A row as a leaf of the log: canonical JSON {"table": …, "row": {column: value}} of content(row).
+
+    Floats are text with six decimals, NULL is "", booleans are 0 and 1; the column's type decides, not the value's. A value
+    that its column cannot hold (somebody wrote into the file) is text, so that its leaf differs and nothing fails here.
+    """
+    table = TABLES[type(row)]
+    values = {name: _leaf_value(table.c[name], value) for name, value in content(row).items()}
+    return canonical_json({"table": table.name, "row": values})
+
+
+def _leaf_value(column: "sa.Column[Any]", value: Any) -> str | int:
+    if value is None:
+        return ""
+    try:
+        if isinstance(column.type, sa.Float):
+            return f"{float(value):.6f}"
+        return int(value) if isinstance(column.type, sa.Integer | sa.Boolean) else str(value)
+    except (ValueError, TypeError, OverflowError):
+        return repr(value)
+
+
+def leaf_hash(data: bytes) -> str:
+    """SHA-256(0x00 ‖ leaf) in hexadecimal digits (RFC 6962, section 2.1)."""
+    return hashlib.sha256(b"\x00" + data).hexdigest()
+
+
+def row_key(row: Row) -> str:
+    """A row's primary key as canonical JSON: with its table's name, where log_entries says that a leaf comes from."""
+    return canonical_json([getattr(row, column.name) for column in TABLES[type(row)].primary_key]).decode()
 
 
 def unique_keys(table: sa.Table) -> list[list[str]]:

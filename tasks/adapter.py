@@ -67,7 +67,7 @@ def export_adapter(
             a, b = tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"]
             weights[layer, module] = (a.reshape(r, -1), b.reshape(-1, r))
         layers.append({"layer": layer, "commitment": _identity(manifest, name, tensors, seed), "seed": seed.hex()})
-    config = AdapterConfig(r, manifest.lora.lora_alpha, manifest.lora.target_modules)
+    config = _config(manifest)
     written = write_adapter(Path(folder), config, weights, base_model)
     opening = {"version": 1, "run": run_id, "manifest": manifest.digest(), "layers": layers}
     opening_path.write_text(json.dumps(opening, indent=2) + "\n", encoding="utf-8")
@@ -81,7 +81,7 @@ def check_adapter(folder: Path, manifest: RunManifest, roots: Mapping[str, bytes
     VerificationError for one that is an adapter of another shape or run.
     """
     config, weights = read_adapter(Path(folder))
-    wanted = AdapterConfig(manifest.lora.r, manifest.lora.lora_alpha, manifest.lora.target_modules)
+    wanted = _config(manifest)
     if config.canonical() != wanted.canonical():
         raise VerificationError("adapter-config", "adapter_config.json", str(wanted.canonical()), str(config.canonical()))
     names = delivered_names(manifest)
@@ -107,6 +107,11 @@ def _check_layer(
     if _identity(manifest, name, tensors, seed) != recorded:
         return LayerCheck(layer, recorded, f"commitment-id: weights and seed do not open {name}: other weights, or another seed")
     return LayerCheck(layer, recorded, "")
+
+
+def _config(manifest: RunManifest) -> AdapterConfig:
+    lora = manifest.lora
+    return AdapterConfig(lora.r, lora.lora_alpha, lora.target_modules, lora.use_rslora)
 
 
 def _identity(manifest: RunManifest, name: Name, tensors: Mapping[str, np.ndarray], seed: bytes) -> str:

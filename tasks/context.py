@@ -12,22 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from protocol.encoding import canonical_json
 from protocol.layout import CommitmentLayout
-from protocol.manifest import RunManifest
+from protocol.manifest import Lora, RunManifest
+from protocol.optimizer import Optimizer
 from protocol.params import Params, profile
 from protocol.relation.graph import IntArray
-from protocol.statement import PUBLIC_BASE, Name, Task, commitment_layout, statement_id, task_list
+from protocol.statement import Name, Task, commitment_layout, statement_id, task_list
 from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
 from prover.randomness import fresh_seed
+from storage.derive import commitment_row, layer_number
 from storage.errors import StorageError
 from storage.ledger import Ledger, open_ledger
-from storage.models import NONE, CommitmentRow
+from storage.log import LogPublisher
+from storage.models import CommitmentRow
 from storage.object_store import ObjectStore, open_object_store
-from storage.private import PrivateStore, open_private_store
+from storage.private import PrivateStore, open_private_store, refuse_shared
 from tasks.deliver import load_committed, save_committed
 
 CACHE_BYTES = 1 << 30  # codewords kept in memory
@@ -43,21 +45,25 @@ class TrainingOverflow(RunError):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run.yaml as plain values; decimals are exact canonical text."""
+    """One run.yaml as plain values; either `dataset` (JSON Lines) or `dataset_opening` (committed by its owner) is given."""
 
     base_model: Path
-    dataset: Path
-    r: int
-    lora_alpha: int
-    target_modules: tuple[str, ...]
-    momentum: str
-    learning_rate: str
+    dataset: Path | None
+    dataset_opening: Path | None
+    data_format: str
+    packing: bool
+    lora: Lora
+    optimizer: Optimizer
     epochs: int
     batch_size: int
+    gradient_accumulation: int
     sequence_length: int
     seed: int
     window_steps: int
     max_steps: int | None
+    weight_bits: int
+    weight_scales: str
+    headroom: int
     base_visibility: str
     publish_loss: bool
     soundness_bits: int
@@ -65,15 +71,21 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Stores:
-    """Ledger and objects are public, `private` never is."""
+    """Ledger and objects are public, `private` never is. `log` signs what the ledger has grown by."""
 
     ledger: Ledger
     objects: ObjectStore
     private: PrivateStore
 
+    @cached_property
+    def log(self) -> LogPublisher:
+        """The transparency log over the ledger; every unit of work ends with log.publish()."""
+        return LogPublisher(self.ledger, self.objects, self.private)
+
 
 def open_stores(ledger_url: str, objects_url: str, private_url: str) -> Stores:
-    """All three, created if absent."""
+    """All three, created if absent; StorageError if secrets would lie where public objects do."""
+    refuse_shared(objects_url, private_url)
     return Stores(open_ledger(ledger_url), open_object_store(objects_url), open_private_store(private_url))
 
 
@@ -169,23 +181,3 @@ class RunContext:
             total = sum(item.size for item in self._cache.values())
             while total > CACHE_BYTES and len(self._cache) > 1:
                 total -= self._cache.popitem(last=False)[1].size
-
-
-def layer_number(name: Name) -> int:
-    """The ledger's layer column: the number after the slash, or NONE."""
-    return int(name.base.partition("/")[2] or NONE)
-
-
-def budget_of(manifest: RunManifest, name: Name) -> int | None:
-    """How many openings a commitment has; None is unlimited."""
-    public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
-    return None if public else manifest.budgets[name.kind]
-
-
-def commitment_row(manifest: RunManifest, run_id: str, name: Name, root: bytes) -> CommitmentRow:
-    """What the ledger says about a commitment: a function of manifest, name and root."""
-    layout = commitment_layout(manifest, name)
-    geometry = canonical_json(layout.geometry()).decode()
-    identity = layout.identity(root)
-    window = name.window if name.window >= 0 else NONE
-    return CommitmentRow(run_id, name.base, window, layer_number(name), identity, root.hex(), geometry, budget_of(manifest, name))

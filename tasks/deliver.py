@@ -5,6 +5,8 @@ One file holds everything needed to open one commitment: its blinding seed and i
 
     runs/RUN/commitments/x/1/3      the commitment "x/1@3"; "start" in place of the window for those known at the start
 
+A copy of one known at the start ("base/0@16") has a seed of its own and no tensors: they are those of the start.
+
 Imports no prover code, so exporting an adapter needs none. Called by the other tasks and by `verilora adapter`.
 """
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from protocol.manifest import RunManifest
 from protocol.relation.graph import IntArray
-from protocol.statement import Name
+from protocol.statement import PUBLIC_BASE, Name
 from storage.private import PrivateStore
 
 _SEED = "seed"
@@ -34,7 +36,7 @@ def secret_name(run_id: str, name: Name) -> str:
 
 def save_committed(private: PrivateStore, run_id: str, name: Name, seed: bytes, tensors: Mapping[str, IntArray]) -> None:
     """Keep the seed and the tensors of one commitment."""
-    arrays = {_TENSOR + key: _smallest(value) for key, value in tensors.items()}
+    arrays = {} if _is_copy(name) else {_TENSOR + key: _smallest(value) for key, value in tensors.items()}
     arrays[_SEED] = np.frombuffer(seed, dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -45,7 +47,12 @@ def load_committed(private: PrivateStore, run_id: str, name: Name) -> tuple[byte
     """The seed and the int64 tensors of one commitment; MissingObject if this store does not have them."""
     with np.load(io.BytesIO(private.get(secret_name(run_id, name))), allow_pickle=False) as stored:
         tensors = {key.removeprefix(_TENSOR): stored[key].astype(np.int64) for key in stored.files if key != _SEED}
-        return stored[_SEED].tobytes(), tensors
+        seed = stored[_SEED].tobytes()
+    return seed, load_committed(private, run_id, Name(name.base))[1] if _is_copy(name) else tensors
+
+
+def _is_copy(name: Name) -> bool:
+    return name.window >= 0 and name.kind in (*PUBLIC_BASE, "dataset")
 
 
 def delivered(private: PrivateStore, run_id: str, manifest: RunManifest) -> dict[int, tuple[bytes, dict[str, IntArray]]]:

@@ -6,7 +6,7 @@ and memory are estimates: a rate per lookup measured on 2 cores with AVX-512, no
 parameters is here too, because it is the profile with the fewest proof bytes. Called by tasks/plan.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,12 @@ import numpy as np
 from protocol import merkle
 from protocol.layout import CommitmentLayout
 from protocol.manifest import RunManifest
-from protocol.params import PROFILES, Params
+from protocol.params import PROFILES, Params, profile
 from protocol.relation.graph import Committed, Graph
 from protocol.schedule.opening import EXTRA_ROWS, tail_code, tail_count
 from protocol.schedule.task import TaskShape
 from protocol.soundness import Soundness, task_soundness
-from protocol.statement import Task, commitment_layout, max_blinding, opening_counts, task_list
+from protocol.statement import PUBLIC_BASE, Task, commitment_layout, max_blinding, opening_counts, task_list
 from tasks.context import RunError
 
 SPARE_OPENINGS = 2  # attempts that may die after their positions were drawn, per commitment
@@ -54,6 +54,7 @@ class Estimate:
 
     profile: str
     budgets: dict[str, int]
+    rotation_windows: int
     kinds: tuple[KindCost, ...]
 
     @property
@@ -83,7 +84,7 @@ class Estimate:
             "lookups": sum(k.lookups for k in self.kinds), "proof_bytes": self.proof_bytes, "soundness_bits": int(self.bits),
             "estimated_memory_bytes": max(k.memory_bytes for k in self.kinds),
             "estimated_cpu_seconds": round(sum(k.prove_seconds for k in self.kinds), 1), "gpu_seconds": "not measured here",
-            "budgets": dict(sorted(self.budgets.items())), "kinds": kinds,
+            "budgets": dict(sorted(self.budgets.items())), "rotation_windows": self.rotation_windows, "kinds": kinds,
         }
 
 
@@ -97,22 +98,55 @@ class _Class:
     sizes: dict[str, int]
 
 
-def with_budgets(manifest: RunManifest) -> RunManifest:
-    """The manifest with openings for every task and the spare attempts."""
-    return replace(manifest, budgets={kind: n + SPARE_OPENINGS for kind, n in opening_counts(manifest).items()})
+@dataclass(frozen=True)
+class OwnedBudget:
+    """A dataset committed before the run: the openings that its blinding allows, and how many are left."""
+
+    openings: int
+    left: int
 
 
-def choose(manifest: RunManifest, wanted_bits: int) -> Estimate:
-    """The profile with the fewest proof bytes that holds the run's budgets with at least `wanted_bits`.
+def with_budgets(manifest: RunManifest, owned: OwnedBudget | None = None) -> RunManifest:
+    """The manifest with openings for every task and the spare attempts; the owner's dataset keeps what it has, and a public base
+    model, whose openings are unlimited, has a 1 that nobody reads."""
+    budgets = {kind: n + SPARE_OPENINGS for kind, n in opening_counts(manifest).items()}
+    if manifest.base_visibility == "public":
+        budgets |= dict.fromkeys(PUBLIC_BASE, 1)
+    return replace(manifest, budgets=budgets | ({"dataset": owned.openings} if owned else {}))
 
-    `manifest` has exponents and budgets; its profile is ignored. PlanError names the largest number of windows that fits.
+
+def with_rotation(manifest: RunManifest, limit: int, owned: OwnedBudget | None = None) -> RunManifest | None:
+    """Budgets of at most `limit` openings, by as few rotations as that takes; None if even one every window is too few."""
+
+    def fitting(windows: int) -> RunManifest | None:
+        found = with_budgets(replace(manifest, rotation_windows=windows))
+        if owned and found.budgets["dataset"] > owned.left:
+            return None
+        found = with_budgets(found, owned)
+        return found if max(found.budgets.values()) <= limit else None
+
+    unrotated = fitting(0)
+    if unrotated is not None:
+        return unrotated
+    low, high = 0, len(manifest.windows()) - 1  # the more windows one copy serves, the more openings it needs
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fitting(middle) else (low, middle - 1)
+    return fitting(low) if low else None
+
+
+def choose(
+    manifest: RunManifest, wanted_bits: int, profiles: Sequence[str] = tuple(PROFILES), owned: OwnedBudget | None = None
+) -> Estimate:
+    """The profile, of `profiles`, with the fewest proof bytes that reaches `wanted_bits`; its budgets and rotations.
+
+    `manifest` has exponents; its profile, budgets and rotations are ignored. PlanError says what would fit.
     """
-    needed = max(manifest.budgets.values())
-    fitting = [name for name, params in PROFILES.items() if params.max_openings >= needed]
-    if not fitting:
-        raise PlanError(_too_many_windows(manifest, needed))
-    classes = list(_classes(manifest, next(iter(PROFILES.values()))))
-    estimates = [_estimate(replace(manifest, profile=name), classes) for name in fitting]
+    fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned) for name in profiles}
+    shapes: dict[tuple[object, ...], TaskShape] = {}
+    estimates = [_estimate(replace(found, profile=name), shapes) for name, found in fitting.items() if found]
+    if not estimates:
+        raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles)))
     sure = [e for e in estimates if e.bits >= wanted_bits]
     if not sure:
         best = max(estimates, key=lambda e: e.bits)
@@ -123,36 +157,34 @@ def choose(manifest: RunManifest, wanted_bits: int) -> Estimate:
     return min(sure, key=lambda e: e.proof_bytes)
 
 
-def _too_many_windows(manifest: RunManifest, needed: int) -> str:
-    limit = max(params.max_openings for params in PROFILES.values())
-    windows, low, high = len(manifest.windows()), 0, len(manifest.windows())
-    while low < high:  # the largest number of windows whose budgets fit
-        middle = (low + high + 1) // 2
-        shorter = replace(manifest, steps=middle * manifest.window_steps, loss_tokens=(1,) * (middle * manifest.window_steps))
-        if max(with_budgets(shorter).budgets.values()) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return (
-        f"the run has {windows} windows, and one commitment would be opened {needed} times; at most {limit} openings keep it "
-        f"hidden at 100 bits. The largest number of windows that fits is {low}: lower training.max_steps to "
-        f"{low * manifest.window_steps}, or raise training.window_steps to at least {-(-manifest.steps // max(low, 1))}"
-    )
+def _too_few_openings(manifest: RunManifest, owned: OwnedBudget | None, limit: int) -> str:
+    needed = with_budgets(replace(manifest, rotation_windows=1)).budgets
+    if owned and owned.left < needed["dataset"]:
+        return (
+            f"dataset_opening: {owned.left} of its {owned.openings} openings are left, and a run opens the dataset at least "
+            f"{needed['dataset']} times before a copy takes over ({SPARE_OPENINGS} of them in reserve); valid is a dataset committed "
+            f"with --openings {needed['dataset']} or more"
+        )
+    return f"a commitment of this run would be opened {max(needed.values())} times; at most {limit} openings keep it hidden at 100 bits"
 
 
-def _classes(manifest: RunManifest, params: Params) -> Iterable[_Class]:
+def _classes(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]) -> Iterable[_Class]:
+    """`shapes` keeps what was found: a task's shape does not depend on budgets or on how often is rotated."""
     windows, last = manifest.windows(), len(manifest.windows()) - 1
     groups: dict[tuple[object, ...], list[Task]] = {}
     for task in task_list(manifest):
         if task.window < 0:
             key: tuple[object, ...] = ("range", task.commitments[0][0])
+        elif task.kind == "rotate":
+            key = ("rotate", task.commitments[0][1].kind)
         else:
             edge = (task.layer == 0, task.window == 0, task.window == last) if task.kind == "layer" else ()
             key = (task.kind, windows[task.window].count, *edge)
         groups.setdefault(key, []).append(task)
-    for tasks in groups.values():
-        graph = tasks[0].graph(manifest)
-        yield _Class(tasks[0], TaskShape(graph, params.field), len(tasks), _sizes(graph))
+    for key, tasks in groups.items():
+        if key not in shapes:
+            shapes[key] = TaskShape(tasks[0].graph(manifest), profile(manifest.profile).field)
+        yield _Class(tasks[0], shapes[key], len(tasks), _sizes(shapes[key].graph))
 
 
 def _sizes(graph: Graph) -> dict[str, int]:
@@ -161,8 +193,8 @@ def _sizes(graph: Graph) -> dict[str, int]:
     return {"committed": committed, "lookups": sum(lookup.columns[0].cells for lookup in graph.lookups)}
 
 
-def _estimate(manifest: RunManifest, classes: list[_Class]) -> Estimate:
-    params, kinds = PROFILES[manifest.profile], []
+def _estimate(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]) -> Estimate:
+    params, kinds, classes = PROFILES[manifest.profile], [], list(_classes(manifest, shapes))
     for kind in dict.fromkeys(c.task.kind for c in classes):
         group = [c for c in classes if c.task.kind == kind]
         inputs = [[commitment_layout(manifest, name) for _, name in c.task.commitments] for c in group]
@@ -175,7 +207,7 @@ def _estimate(manifest: RunManifest, classes: list[_Class]) -> Estimate:
             min(bits), max(MEMORY_BYTES_PER_LOOKUP * c.shape.plan.fractions for c in group),
             sum(c.count * s for c, s in zip(group, seconds, strict=True)),
         ))
-    return Estimate(manifest.profile, manifest.budgets, tuple(kinds))
+    return Estimate(manifest.profile, manifest.budgets, manifest.rotation_windows, tuple(kinds))
 
 
 def _soundness(manifest: RunManifest, params: Params, shape: TaskShape, inputs: list[CommitmentLayout]) -> Soundness:

@@ -9,82 +9,122 @@ spent would be forgotten. Called by flows/.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from protocol.encoding import canonical_json, parse_canonical, tagged_digest
 from protocol.errors import VerificationError
-from protocol.manifest import Lora, Optimizer, RunManifest, base_commitments
+from protocol.manifest import RunManifest, base_commitments
+from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
 from prover.commitment.commit import commit
 from prover.executor.prepare import Prepared, prepare
+from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
+from prover.files.dataset_opening import DatasetOpening, read_opening
 from prover.files.hf_model import open_model
 from prover.randomness import fresh_seed
+from storage.derive import commitment_row, run_id_of
 from storage.errors import StorageError, UnknownRun
 from storage.models import RunRow
-from tasks.context import RunContext, RunRequest, Stores, commitment_row
+from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
-from tasks.estimate import Estimate, PlanError, choose, with_budgets
+from tasks.estimate import Estimate, OwnedBudget, PlanError, choose
+from tasks.owned_data import owned_dataset, same_ledger
 
-RUN_ID_DIGITS = 16
 PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blinding: anyone recomputes its commitment ids
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A run whose size is known, nothing committed; `manifest` lacks commitments alone."""
+    """A run whose size is known, nothing committed; `manifest` lacks commitments alone. `opening`: its owner's dataset."""
 
     manifest: RunManifest
     prepared: Prepared
     estimate: Estimate
     key: str
+    opening: DatasetOpening | None = None
 
 
-def draft(request: RunRequest, key: str) -> Draft:
-    """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong."""
+def draft(request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0) -> Draft:
+    """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong.
+
+    `spent` tells how many openings of a commitment id the ledger has counted: an owner's dataset may have been used before.
+    """
     model = open_model(request.base_model)
-    dataset = load_dataset(request.dataset, request.base_model, request.sequence_length)
-    examples = len(dataset.tokens)
-    if request.batch_size > examples:
-        raise PlanError(
-            f"training.batch_size: {request.batch_size} is more than the {examples} examples of {request.dataset}; valid is 1 to {examples}"
-        )
-    steps = request.epochs * (examples // request.batch_size)
-    steps = steps if request.max_steps is None else min(steps, request.max_steps)
+    opening = None if request.dataset_opening is None else read_opening(request.dataset_opening)
+    dataset = owned_dataset(request, opening, model.config.vocab) if opening else load_dataset(
+        _given(request.dataset), request.base_model, request.sequence_length, request.data_format, request.packing
+    )
+    steps = _steps(request, len(dataset.tokens))
     try:
         prepared = prepare(
-            model, dataset, name=request.base_model.name, lora=Lora(request.r, request.lora_alpha, request.target_modules),
-            optimizer=Optimizer("sgd", request.momentum, request.learning_rate), batch_size=request.batch_size, steps=steps,
+            model, dataset, name=request.base_model.name, lora=request.lora, optimizer=request.optimizer,
+            batch_size=request.batch_size, gradient_accumulation=request.gradient_accumulation, steps=steps,
             window_steps=min(request.window_steps, steps), seed=request.seed, publish_loss=request.publish_loss,
-            base_visibility=request.base_visibility, profile="",
+            base_visibility=request.base_visibility, weight_bits=request.weight_bits, weight_scales=request.weight_scales,
+            headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="",
         )
-        manifest = with_budgets(prepared.manifest)
-        estimate = choose(manifest, request.soundness_bits)
+        owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
+        estimate = choose(prepared.manifest, request.soundness_bits, (opening.profile,) if opening else tuple(PROFILES), owned)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
-    return Draft(replace(manifest, profile=estimate.profile), prepared, estimate, key)
+    chosen = {name: getattr(estimate, name) for name in ("profile", "budgets", "rotation_windows")}
+    return Draft(replace(prepared.manifest, **chosen), prepared, estimate, key, opening)
+
+
+def quantisation_loss(request: RunRequest, drafted: Draft) -> QuantisationError:
+    """What the base model loses by its weights becoming integers, on the run's first batches, before any training."""
+    found = drafted.prepared
+    return quantisation_error(open_model(request.base_model), found.manifest, found.base, found.tokens, found.mask)
+
+
+def _given(dataset: Path | None) -> Path:
+    if dataset is None:
+        raise PlanError("dataset: missing; give the path of a JSON Lines file, or dataset_opening")
+    return dataset
+
+
+def _steps(request: RunRequest, examples: int) -> int:
+    """Steps of the whole run; an epoch's incomplete one is dropped."""
+    sequences = request.batch_size * request.gradient_accumulation
+    if sequences > examples:
+        data = request.dataset_opening or request.dataset
+        raise PlanError(
+            f"training.batch_size: {request.batch_size} with gradient_accumulation {request.gradient_accumulation} is more than the "
+            f"{examples} examples of {data}; valid is a product from 1 to {examples}"
+        )
+    steps = request.epochs * (examples // sequences)
+    steps = steps if request.max_steps is None else min(steps, request.max_steps)
+    if request.optimizer.warmup_steps > steps:
+        raise PlanError(f"training.warmup_steps: {request.optimizer.warmup_steps} is more than the run's {steps} steps; "
+                        f"valid is 0 to {steps}")
+    return steps
 
 
 def plan_key(request: RunRequest) -> str:
     """Equal for equal requests on equal files, wherever they lie. Reads all of the files."""
     content = asdict(request) | {
-        "target_modules": list(request.target_modules), "max_steps": request.max_steps or 0,
+        "lora": asdict(request.lora) | {"target_modules": list(request.lora.target_modules)}, "max_steps": request.max_steps or 0,
         "base_model": _folder_digest(request), "dataset": _file_digest(request.dataset),
+        "dataset_opening": _file_digest(request.dataset_opening),
     }
-    return tagged_digest("plan/1", canonical_json(content)).hex()
+    return tagged_digest("plan/2", canonical_json(content)).hex()
 
 
 def _folder_digest(request: RunRequest) -> str:
-    files = sorted(p for p in request.base_model.glob("*") if p.suffix in (".json", ".safetensors") and p.is_file())
+    files = sorted(p for p in request.base_model.glob("*") if p.suffix in (".json", ".jinja", ".safetensors") and p.is_file())
     return tagged_digest("model-files", *(part for p in files for part in (p.name.encode(), _file_digest(p).encode()))).hex()
 
 
-def _file_digest(path: object) -> str:
+def _file_digest(path: Path | None) -> str:
+    if path is None:
+        return ""
     try:
-        with open(str(path), "rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "unreadable"  # the reader of the file says what is wrong with it
@@ -103,7 +143,9 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
 
 
 def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> RunContext:
-    """Commit to model and dataset under fresh seeds, then record the run."""
+    """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
+    if drafted.opening:
+        same_ledger(stores, drafted.opening)
     context = RunContext(stores, "", drafted.manifest, backend)
     tensors: Mapping[str, Mapping[str, IntArray]] = {
         **drafted.prepared.base, "dataset": {"tokens": drafted.prepared.tokens, "mask": drafted.prepared.mask},
@@ -112,12 +154,15 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     seeds, roots, ids = {}, {}, {}
     for text in base_commitments(drafted.manifest.model):
         name = Name(text)
-        seeds[text] = PUBLIC_SEED if public and name.kind in PUBLIC_BASE else fresh_seed()
+        owned = drafted.opening.seed if drafted.opening and text == "dataset" else None
+        seeds[text] = PUBLIC_SEED if public and name.kind in PUBLIC_BASE else owned or fresh_seed()
         layout = commitment_layout(drafted.manifest, name)
         roots[text] = commit(context.backend, layout, tensors[text], seeds[text]).root
         ids[text] = layout.identity(roots[text])
+    if drafted.opening and ids["dataset"] != drafted.opening.id:
+        raise PlanError(f"dataset_opening: its id {drafted.opening.id} would be {ids['dataset']} here; have its owner commit again")
     manifest = replace(drafted.manifest, commitments=ids)
-    run_id = manifest.digest()[:RUN_ID_DIGITS]
+    run_id = run_id_of(manifest)
     for text, seed in seeds.items():
         save_committed(stores.private, run_id, Name(text), seed, tensors[text])
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
@@ -143,4 +188,7 @@ def _record(context: RunContext, roots: Mapping[str, bytes]) -> None:
     ledger.append(RunRow(context.run_id, hashlib.sha256(text.encode()).hexdigest(), text))
     for name, root in sorted(roots.items()):
         ledger.append(commitment_row(context.manifest, context.run_id, Name(name), root))
+    if context.manifest.dataset_owner:
+        private.put(f"datasets/{context.manifest.commitments['dataset']}", context.run_id.encode())
+    context.stores.log.publish()
     private.put(mark, b"1")

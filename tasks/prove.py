@@ -20,9 +20,10 @@ from prover.argument.prove import prove_task
 from prover.executor.evaluate import RelationBroken, check
 from prover.randomness import fresh_seed
 from prover.witness.task import outputs, task_values
+from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
-from tasks.context import Opened, RunContext, RunError, budget_of
+from tasks.context import Opened, RunContext, RunError
 from verifier.task import Evidence, verify_task
 
 
@@ -94,6 +95,7 @@ def _proved(context: RunContext, task: Task, row: ProofRow, fresh: bool) -> Prov
             f"object {row.object_digest}, the proof of {task} in run {context.run_id}, is not in the object store: restore it from "
             "a copy. The ledger holds one proof per statement, so it cannot be made anew in this run"
         )
+    context.stores.log.publish()
     return Proved(str(task), row.statement_id, row.object_digest, row.size, row.seconds, fresh)
 
 
@@ -101,8 +103,7 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
     """All tensors of the task, recomputed; they satisfy the relation and agree with what was committed."""
     inputs = {(role, name): array for role, item in opened for name, array in item.tensors.items()}
     window = context.manifest.windows()[task.window] if task.window >= 0 else None
-    layer = str(task.commitments[0][1]) if task.kind == "range" else max(task.layer, 0)
-    graph, values = task_values(context.manifest, task.kind, window, layer, inputs)
+    graph, values = task_values(context.manifest, task.kind, window, task.subject, inputs)
     by_index = dict(enumerate(values))
     try:
         check(graph, by_index)

@@ -1,4 +1,5 @@
-"""Train one window and record its commitments: x/*, dx/*, state/*, and delivered/* in the last window.
+"""Train one window and record its commitments: x/*, dx/*, state/*; norm/* and clip with clipping; delivered/* in the last window;
+and copies under fresh blinding of the commitments known at the start, in windows that the manifest names.
 
 Secrets first (every commitment's seed and tensors), then the window's own file with all roots, which makes the window
 complete, then ledger rows. A window without that file is trained again under fresh seeds: nothing of it was published. A
@@ -9,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from protocol.encoding import canonical_json, parse_canonical
+from protocol.manifest import base_commitments
 from protocol.relation.graph import IntArray
-from protocol.statement import Name
+from protocol.statement import Name, standing
 from prover.executor.evaluate import RangeOverflow
 from prover.executor.trainer import WindowTrace
 from storage.models import EventRow
@@ -35,12 +37,14 @@ def train_window(context: RunContext, window: int, progress: Callable[[int, floa
     if fresh:
         started = time.monotonic()
         trace = _run(context, window, progress)
-        roots = {str(n): context.commit(n, tensors).hex() for n, tensors in outputs(trace, window).items()}
+        tensors = outputs(trace, window) | {n: context.tensors(Name(n.base)) for n in copies(context, window)}
+        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in tensors.items()}
         milliseconds = int(1000 * (time.monotonic() - started))
         private.put(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
     roots = parse_canonical(private.get(name), "window")["roots"]
     for n in window_names(context, window):
         context.record_commitment(n, bytes.fromhex(roots[str(n)]))
+    context.stores.log.publish()
     return fresh
 
 
@@ -55,7 +59,15 @@ def window_names(context: RunContext, window: int) -> list[Name]:
     layers, last = range(context.manifest.model.layers), window == len(context.manifest.windows()) - 1
     names = [Name(f"x/{n}", window) for n in range(len(layers) + 1)] + [Name(f"dx/{n + 1}", window) for n in layers]
     names += [Name(f"state/{n}", window + 1) for n in layers]
-    return names + ([Name(f"delivered/{n}", window + 1) for n in layers] if last else [])
+    if context.manifest.optimizer.clips:
+        names += [Name(f"norm/{n}", window) for n in layers] + [Name("clip", window)]
+    return names + copies(context, window) + ([Name(f"delivered/{n}", window + 1) for n in layers] if last else [])
+
+
+def copies(context: RunContext, window: int) -> list[Name]:
+    """The start commitments that are rotated before a window."""
+    found = [standing(context.manifest, base, window) for base in base_commitments(context.manifest.model)]
+    return [name for name in found if name.window == window]
 
 
 def outputs(trace: WindowTrace, window: int) -> dict[Name, Mapping[str, IntArray]]:
@@ -63,6 +75,9 @@ def outputs(trace: WindowTrace, window: int) -> dict[Name, Mapping[str, IntArray
     found: dict[Name, Mapping[str, IntArray]] = {Name(f"x/{n}", window): {"x": x} for n, x in trace.x.items()}
     found |= {Name(f"dx/{n}", window): {"dx": dx} for n, dx in trace.dx.items()}
     found |= {Name(f"state/{n}", window + 1): state for n, state in trace.state_out.items()}
+    found |= {Name(f"norm/{n}", window): {"n": norm} for n, norm in trace.norms.items()}
+    if trace.clip is not None:
+        found[Name("clip", window)] = {"factor": trace.clip}
     return found | {Name(f"delivered/{n}", window + 1): arrays for n, arrays in trace.delivered.items() if arrays}
 
 
@@ -76,4 +91,5 @@ def _run(context: RunContext, window: int, progress: Callable[[int, float], None
         context.stores.private.put(overflow_file(context.run_id), str(error).encode())
         detail = canonical_json({"tensor": error.tensor, "step": step}).decode()
         context.stores.ledger.append(EventRow(context.run_id, "overflow", window, detail))
+        context.stores.log.publish()
         raise TrainingOverflow(f"{error.tensor} left its declared range in step {step}") from None

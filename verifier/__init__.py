@@ -1,1 +1,3 @@
-"""The independent verifier: statement and proof bytes in, verdict out. Needs NumPy alone; never imports the prover."""
+"""The independent verifier: statement and proof bytes in, verdict out. Needs NumPy and cryptography; never imports the prover."""
+
+__version__ = "0.1.0"

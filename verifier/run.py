@@ -6,7 +6,7 @@ state that window w writes is what window w + 1 reads, and every activation that
 `verify_run` is a pure function of the record; nothing is fetched.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,12 +16,16 @@ from protocol.relation.graph import IntArray
 from protocol.soundness import Soundness
 from protocol.statement import Task, commitment_layout, statement_id, task_list
 from verifier.order import compare_order
-from verifier.task import Evidence, verify_task
+from verifier.sample import Sample
+from verifier.task import Evidence, fail_closed, verify_task
+
+NO_ORDER = "internally consistent; not compared with an order"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything public about a run: manifest bytes, roots by commitment name, evidence by statement id."""
+    """Everything public about a run: manifest bytes, roots by commitment name, evidence by statement id (which may be read
+    from somewhere when it is asked for: VerificationError then rejects that task)."""
 
     manifest: bytes
     roots: Mapping[str, bytes]
@@ -42,13 +46,23 @@ class TaskVerdict:
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """The run: accepted only if every task is. `order` says what it was compared with."""
+    """The run: accepted only if every task was looked at and is. `order` says what it was compared with; `sample` is None
+    if every one of the run's `count` tasks was looked at."""
 
     manifest: RunManifest
-    accepted: bool
     reason: str
     order: str
     tasks: tuple[TaskVerdict, ...]
+    sample: Sample | None
+    count: int
+
+    @property
+    def accepted(self) -> bool:
+        return self.state == "accepted"
+
+    @property
+    def state(self) -> str:
+        return "rejected" if self.reason or not self.tasks else "accepted" if self.sample is None else "sample passed"
 
     @property
     def bits(self) -> float:
@@ -92,45 +106,60 @@ class Job(NamedTuple):
     ids: Mapping[str, str]
     evidence: Evidence
 
-    def rejected(self, reason: str) -> TaskVerdict:
-        return TaskVerdict(self.task, statement_id(self.manifest, self.task), False, reason, None, {})
+
+def rejected(manifest: RunManifest, task: Task, reason: str) -> TaskVerdict:
+    return TaskVerdict(task, statement_id(manifest, task), False, reason, None, {})
 
 
 def check_one(
     manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
 ) -> TaskVerdict:
     """The verdict on one task; a rejection is a verdict, not an error."""
-    identity = statement_id(manifest, task)
     try:
-        soundness, published = verify_task(manifest, task, roots, ids, evidence)
+        with fail_closed(str(task)):
+            soundness, published = verify_task(manifest, task, roots, ids, evidence)
     except VerificationError as error:
-        return TaskVerdict(task, identity, False, str(error), None, {})
-    return TaskVerdict(task, identity, True, "", soundness, published)
+        return rejected(manifest, task, str(error))
+    return TaskVerdict(task, statement_id(manifest, task), True, "", soundness, published)
 
 
-def one_by_one(jobs: Sequence[Job]) -> Iterable[TaskVerdict]:
+def one_by_one(jobs: Iterable[Job]) -> Iterable[TaskVerdict]:
     """Check here, in order."""
     return (check_one(*job) for job in jobs)
 
 
 def verify_run(
     record: RunRecord, order: Mapping[str, Any] | None = None,
-    spread: Callable[[Sequence[Job]], Iterable[TaskVerdict]] = one_by_one,
+    spread: Callable[[Iterable[Job]], Iterable[TaskVerdict]] = one_by_one, sample: Sample | None = None,
 ) -> RunVerdict:
     """Verdict on a run; VerificationError only if there is no manifest to speak of. `spread` may check jobs elsewhere and
-    in any order, but every job needs its verdict."""
-    manifest = RunManifest.from_json(record.manifest)
-    compared = "internally consistent; not compared with an order"
+    in any order, but every job needs its verdict; evidence is read when its job is taken. Of a sample, chain and commitments
+    are checked as a whole and the drawn tasks' proofs."""
+    with fail_closed("manifest"):
+        manifest = RunManifest.from_json(record.manifest)
+    compared = NO_ORDER
     try:
-        if order is not None:
-            compared = f"compared with the order: {compare_order(manifest, order)} values agree"
-        ids = resolve_ids(manifest, record.roots)
-        tasks = check_chain(manifest, record.evidence)
+        with fail_closed("record"):
+            if order is not None:
+                compared = f"compared with the order: {compare_order(manifest, order)} values agree"
+            ids = resolve_ids(manifest, record.roots)
+            tasks = check_chain(manifest, record.evidence)
     except VerificationError as error:
-        return RunVerdict(manifest, False, str(error), compared, ())
-    jobs = [Job(manifest, task, record.roots, ids, record.evidence[identity]) for identity, task in tasks.items()]
-    found = {verdict.statement_id: verdict for verdict in spread(jobs)}
-    verdicts = tuple(found.get(identity) or job.rejected("not checked") for identity, job in zip(tasks, jobs, strict=True))
-    rejected = next((v for v in verdicts if not v.accepted), None)
-    reason = f"{rejected.task}: {rejected.reason}" if rejected else ""
-    return RunVerdict(manifest, rejected is None, reason, compared, verdicts)
+        return RunVerdict(manifest, str(error), compared, (), sample, 0)
+    chosen = [list(tasks)[n] for n in sample.draw(manifest.digest(), len(tasks))] if sample else list(tasks)
+    found: dict[str, TaskVerdict] = {}
+
+    def jobs() -> Iterator[Job]:
+        for identity in chosen:
+            names = [str(name) for _, name in tasks[identity].commitments]
+            try:
+                evidence = record.evidence[identity]
+            except VerificationError as error:
+                found[identity] = rejected(manifest, tasks[identity], str(error))
+            else:
+                yield Job(manifest, tasks[identity], {n: record.roots[n] for n in names}, {n: ids[n] for n in names}, evidence)
+
+    checked = {verdict.statement_id: verdict for verdict in spread(jobs())} | found
+    verdicts = tuple(checked.get(identity) or rejected(manifest, tasks[identity], "not checked") for identity in chosen)
+    bad = next((v for v in verdicts if not v.accepted), None)
+    return RunVerdict(manifest, f"{bad.task}: {bad.reason}" if bad else "", compared, verdicts, sample, len(tasks))

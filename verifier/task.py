@@ -4,9 +4,11 @@ Everything that determines what is proved (graph, layouts, parameters, commitmen
 the record supplies roots, published values and the proof. Called by verifier/run.py.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,3 +105,21 @@ def printable(value: object) -> str:
         return str(value)[:120].encode("ascii", "backslashreplace").decode()
     except RecursionError:
         return type(value).__name__
+
+
+def typed(value: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+    """`value` if it is an object that has these keys with these types."""
+    if not isinstance(value, dict) or not all(key in value and (kind is object or type(value[key]) is kind) for key, kind in kinds.items()):
+        raise VerificationError("malformed", where, f"an object with {sorted(kinds)}", printable(value))
+    return value
+
+
+@contextlib.contextmanager
+def fail_closed(where: str) -> Iterator[None]:
+    """Evidence that cannot be processed is no evidence: any exception but lack of memory becomes a rejection."""
+    try:
+        yield
+    except (VerificationError, MemoryError):
+        raise
+    except Exception as error:
+        raise VerificationError("malformed", where, "evidence of this protocol", f"{type(error).__name__}: {printable(error)}") from error

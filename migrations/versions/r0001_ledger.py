@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.append_only import protect, release
+from migrations.append_only import create_functions, drop_functions, protect, release
 
 revision = "0001"
 down_revision = None
@@ -47,6 +47,7 @@ def _of_statement(table: str) -> sa.ForeignKeyConstraint:
 
 
 def upgrade() -> None:
+    create_functions()
     op.create_table(
         "runs",
         sa.Column("run_id", _NAME, nullable=False),
@@ -124,3 +125,4 @@ def downgrade() -> None:
     for table in reversed(_KEYS):
         release(table)
         op.drop_table(table)
+    drop_functions()

@@ -4,6 +4,10 @@
     P = softmax(q·kᵀ, causal),  O = rescale(P·v)
     dS = rescale(P∘(dO·vᵀ − rowsum(dO∘O))),  dv = rescale(Pᵀ·dO),  dZ_q = rescale(RoPEᵀ(dS·k)),  dZ_k alike from dSᵀ·q
 
+With q/k norm RoPE turns γ_q∘x̂, x̂ = RMSNorm over head_dim of y = rescale(Z_q); its gradient is committed as q_norm.dy, then
+q_norm.dx = rescale(γ_q∘dy), and RMSNorm's backward pass gives dZ_q; k alike. Exponents: q_proj.y, those of the norm "q_norm",
+q_norm.dy. y (24 bits) also stands between Z and RoPE where weights have scales by row, whose bits RoPE has no room for.
+
 The score square [s,b,g,q,t,u] is full; the public mask [t,u] is 1 for u ≤ t. RoPE acts on the exact accumulators:
 Z∘cos + M·Z∘sin with M the rotate-half matrix on axis j. dk and dv sum over the query heads of a group (GQA).
 """
@@ -14,6 +18,7 @@ import numpy as np
 
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import IntArray, Tensor
+from protocol.relation.norm import Norm, norm_backward, norm_forward
 from protocol.relation.softmax import softmax
 from protocol.rope import ROPE_BITS, query_bits, query_tables, rope_tables
 
@@ -28,14 +33,22 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """q or k after RoPE, committed as `x`; with q/k norm the norm before it and γ [j]."""
+
+    x: Fixed
+    rope: Rope
+    norm: Norm | None
+    gamma: Fixed | None
+
+
+@dataclass(frozen=True)
 class Attention:
-    q: Fixed
-    k: Fixed
+    q: Turned
+    k: Turned
     v: Fixed
     p: Fixed
     out: Fixed
-    rope_q: Rope
-    rope_k: Rope
 
 
 def _rotate(c: Context, name: str, x: Tensor, transpose: bool) -> Tensor:
@@ -69,19 +82,44 @@ def _public(c: Context, name: str, tables: tuple[IntArray, IntArray], f: int) ->
     return Rope(c.g.public(f"{name}.cos_table", "tj", tables[0]), c.g.public(f"{name}.sin_table", "tj", tables[1]), f)
 
 
-def attention(c: Context, zq: list[Fixed], zk: list[Fixed], zv: list[Fixed]) -> Attention:
+def _turn(c: Context, name: str, axes: str, z: list[Fixed], rope: Rope, gamma: Fixed | None) -> Turned:
+    norm = None
+    if gamma is None and c.m.weight_scales == "tensor":
+        y = c.add(f"{name}.sum", axes, *z)
+    else:
+        y = c.rounded(f"{name}_proj.y", axes, z, "residual")
+    if gamma is not None:
+        norm = norm_forward(c, f"{name}_norm", y)
+        y = c.product(f"{name}_norm.gamma", f"{axes},j->{axes}", norm.out, gamma)
+    return Turned(c.rounded(name, axes, [_rope(c, name, y, rope)], "activation"), rope, norm, gamma)
+
+
+def _turn_backward(c: Context, name: str, of: Turned, exact: Fixed) -> Fixed:
+    """The gradient of Z, committed as dq or dk."""
+    axes, turned = exact.t.axes, _rope_backward(c, f"d{name}", exact, of.rope)
+    if of.norm is None or of.gamma is None:
+        return c.rounded(f"d{name}", axes, [turned], "gradient")
+    dy = c.rounded(f"{name}_norm.dy", axes, [turned], "gradient")
+    scaled = c.product(f"{name}_norm.dy_gamma", f"{axes},j->{axes}", dy, of.gamma)
+    dx = c.rounded(f"{name}_norm.dx", axes, [scaled], "gradient")
+    return norm_backward(c, f"{name}_norm", of.norm, dx, None, f"d{name}", c.exponent(f"d{name}"))
+
+
+def attention(
+    c: Context, zq: list[Fixed], zk: list[Fixed], zv: list[Fixed], gamma_q: Fixed | None, gamma_k: Fixed | None
+) -> Attention:
     """From the summands of the three projections to O [s,b,t,g,q,j]."""
     model, length = c.m.model, c.m.sequence_length
-    rope_q = _public(c, "q", query_tables(model.head_dim, model.theta, length), query_bits(model.head_dim))
-    rope_k = _public(c, "k", rope_tables(model.head_dim, model.theta, length), ROPE_BITS)
-    q = c.rounded("q", "sbtgqj", [_rope(c, "q", c.add("q.sum", "sbtgqj", *zq), rope_q)], "activation")
-    k = c.rounded("k", "sbtgj", [_rope(c, "k", c.add("k.sum", "sbtgj", *zk), rope_k)], "activation")
+    rope_q = _public(c, "q", query_tables(model.head_dim, model.theta, length, model.scaling), query_bits(model.head_dim))
+    rope_k = _public(c, "k", rope_tables(model.head_dim, model.theta, length, model.scaling), ROPE_BITS)
+    q = _turn(c, "q", "sbtgqj", zq, rope_q, gamma_q)
+    k = _turn(c, "k", "sbtgj", zk, rope_k, gamma_k)
     v = c.rounded("v", "sbtgj", zv, "activation")
     mask = c.g.public("causal", "tu", np.tri(length, dtype=np.int64))
-    scores = c.product("scores", "sbtgqj,sbugj->sbgqtu", q, k)
+    scores = c.product("scores", "sbtgqj,sbugj->sbgqtu", q.x, k.x)
     p, _, _ = softmax(c, "attn", scores, c.m.widths["probability"], mask)
     mixed = c.product("Pv", "sbgqtu,sbugj->sbtgqj", p, v)
-    return Attention(q, k, v, p, c.rounded("O", "sbtgqj", [mixed], "activation", to=v.f), rope_q, rope_k)
+    return Attention(q, k, v, p, c.rounded("O", "sbtgqj", [mixed], "activation", to=v.f))
 
 
 def attention_backward(
@@ -95,12 +133,10 @@ def attention_backward(
         centred = Fixed(c.g.linear("dP.centred", "sbgqtu", (1, d_p.t), (-1, row.t)), d_p.f)
         ds = c.rounded("dS", "sbgqtu", [c.product("P_dP", "sbgqtu,sbgqtu->sbgqtu", att.p, centred)], "gradient")
         if need_q:
-            dq_exact = c.product("dS_k", "sbgqtu,sbugj->sbtgqj", ds, att.k)
-            dq = c.rounded("dq", "sbtgqj", [_rope_backward(c, "dq", dq_exact, att.rope_q)], "gradient")
+            dq = _turn_backward(c, "q", att.q, c.product("dS_k", "sbgqtu,sbugj->sbtgqj", ds, att.k.x))
         if need_k:
             # The key's own position is u in dS; named t here, because dk is indexed like k.
-            dk_exact = c.product("dS_q", "sbgqut,sbugqj->sbtgj", ds, att.q)
-            dk = c.rounded("dk", "sbtgj", [_rope_backward(c, "dk", dk_exact, att.rope_k)], "gradient")
+            dk = _turn_backward(c, "k", att.k, c.product("dS_q", "sbgqut,sbugqj->sbtgj", ds, att.q.x))
     if need_v:
         dv = c.rounded("dv", "sbtgj", [c.product("P_dO", "sbgqut,sbugqj->sbtgj", att.p, d_out)], "gradient")
     return dq, dk, dv

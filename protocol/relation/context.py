@@ -32,7 +32,7 @@ class Context:
     @property
     def rows(self) -> tuple[int, int, int]:
         """(steps, batch, tokens): the leading axes s, b, t of every activation."""
-        return self.steps.count, self.m.batch_size, self.m.sequence_length
+        return self.steps.count, self.m.sequences, self.m.sequence_length
 
     def exponent(self, key: str) -> int:
         """Of this part; a key that begins with "/" is taken from the root."""

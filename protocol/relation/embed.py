@@ -2,12 +2,12 @@
 residual stream has at least the embedding's fractional bits. Inputs: dataset, embedding E [v,d]; output x_out [s,b,t,d].
 """
 
+from protocol.relation.base import base_input
 from protocol.relation.context import Context, Fixed
 from protocol.relation.tokens import batch_ids, one_hot_ids
 
 
 def build_embed(c: Context) -> None:
-    model = c.m.model
-    table = c.input("embedding", "E", "vd", (model.vocab, model.hidden), "embedding", "/embedding/E")
+    table = base_input(c, "embedding", "E")
     rows = c.g.product("rows", "sbtv,vd->sbtd", one_hot_ids(c, batch_ids(c, 0)), table.t)
     c.rounded("x", "sbtd", [Fixed(rows, table.f)], "residual", c.exponent("/x"), "x_out")

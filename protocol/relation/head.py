@@ -1,16 +1,18 @@
 """The end of the model: logits, cross-entropy, its gradient, the loss (protocol.md 1, `head(w)`; arithmetic.md 2, 3).
 
-    logits = norm(x)·W_headᵀ;  (P, index) = softmax over v;  dl = P − 2^fP·onehot(label)
-    dx̂ = rescale(mask·(dl·W_head)),  dx_out = gradient of the norm's input
+    logits = σ∘(norm(x)·Wᵀ);  (P, index) = softmax over v;  dl = P − 2^fP·onehot(label)
+    dx̂ = rescale(mask·((σ∘dl)·W)),  dx_out = gradient of the norm's input
     loss_s = Σ_{b,t} mask·index[label], in units of 2^−g: the index at the label is −log p
 
-Gradients are of the sum of token losses. Inputs: head W [v,d] (final norm folded in), dataset, x_in; outputs: dx_out,
-the published loss per step, and Σ mask = the manifest's loss_tokens of each step.
+Gradients are of the sum of token losses. Inputs: head W [v,d] (final norm folded in; σ [v] its scales by row, if any),
+dataset, x_in; outputs: dx_out, the published loss per step, and Σ mask = the manifest's loss_tokens of each step.
 """
 
 import numpy as np
 
+from protocol.relation.base import base_weight
 from protocol.relation.context import Context, Fixed
+from protocol.relation.lora import by_row
 from protocol.relation.norm import norm_backward, norm_forward
 from protocol.relation.rounding import rescale
 from protocol.relation.softmax import softmax
@@ -19,7 +21,7 @@ from protocol.relation.tokens import batch_ids, dataset_input, one_hot_ids
 
 def build_head(c: Context) -> None:
     g, model, bits = c.g, c.m.model, c.m.widths["vocabulary_probability"]
-    weight = c.input("head", "W", "vd", (model.vocab, model.hidden), "head", "/head/W")
+    weight = base_weight(c, "head", "W")
     x = c.input("x_in", "x", "sbtd", (*c.rows, model.hidden), "residual", "/x")
     label = one_hot_ids(c, batch_ids(c, 1))
     mask = g.gather("mask", dataset_input(c, "mask"), "sb", c.m.batches(c.steps))
@@ -27,10 +29,10 @@ def build_head(c: Context) -> None:
     g.zero(g.linear("loss_tokens", "s", (1, mask), (-1, g.public("loss_tokens.expected", "s", counts))))
 
     norm = norm_forward(c, "norm", x)
-    logits = c.product("logits", "sbtd,vd->sbtv", norm.out, weight)
+    logits = by_row(c, "logits_rows", c.product("logits", "sbtd,vd->sbtv", norm.out, weight.values), weight)
     p, index, _ = softmax(c, "vocab", logits, bits)
     error = Fixed(g.linear("error", "sbtv", (1, p.t), (-1 << bits, label)), bits)
-    back = c.product("error_W", "sbtv,vd->sbtd", error, weight)
+    back = c.product("error_W", "sbtv,vd->sbtd", by_row(c, "error_rows", error, weight), weight.values)
     masked = Fixed(g.product("masked_error_W", "sbtd,sbt->sbtd", back.t, mask), back.f)
     d_norm = c.rounded("norm.dx", "sbtd", [masked], "gradient")
     norm_backward(c, "norm", norm, d_norm, None, "dx_out", c.exponent(f"/dx/{model.layers}"), "dx_out", "dx")

@@ -4,24 +4,19 @@
     somebody needs it: an adapter of this layer or, above layer 0, dx_out
 
 Inputs: base (weights), state_in (adapter; public in the first window), x_in, dx_in [s,b,t,d]. Outputs: x_out, dx_out
-(not in layer 0), state_out, in the last window delivered. Called by protocol/relation/model.py.
+(not in layer 0), state_out, in the last window delivered; with
+clipping also the input clip and the output norm. Called by protocol/relation/model.py.
 """
 
-from protocol.manifest import RunManifest
 from protocol.relation.attention import attention, attention_backward
+from protocol.relation.base import axis_sizes, base_input, base_weight, bias_name
+from protocol.relation.clip import clipped, squared_norm
 from protocol.relation.context import Context, Fixed
 from protocol.relation.lora import BEHIND_NORM, IN_AXES, OUT_AXES, WEIGHT, Projection, project, project_backward
 from protocol.relation.mlp import mlp, mlp_backward
 from protocol.relation.norm import norm_backward, norm_forward
 from protocol.relation.rounding import commit_copy
-from protocol.relation.update import begin, finish
-
-
-def axis_sizes(m: RunManifest) -> dict[str, int]:
-    """Lengths of the axis letters that do not depend on the window."""
-    x = m.model
-    return {"b": m.batch_size, "t": m.sequence_length, "d": x.hidden, "g": x.kv_heads, "q": x.queries_per_group,
-            "j": x.head_dim, "f": x.ffn, "r": m.lora.r, "v": x.vocab, "e": m.examples}
+from protocol.relation.update import Parameter, begin, finish, mean_gradient
 
 
 def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
@@ -31,10 +26,10 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
     def shape(axes: str) -> tuple[int, ...]:
         return tuple(size[a] for a in axes)
 
-    weights = {m: c.input("base", w, OUT_AXES[m] + IN_AXES[m], shape(OUT_AXES[m] + IN_AXES[m]), "weight",
-                          f"/base/{layer}/{w}") for m, w in WEIGHT.items()}
-    gammas = {name: c.input("base", name, "d", shape("d"), "gamma", f"/base/{layer}/{name}")
-              for name in ("gamma_attn", "gamma_mlp") if any(BEHIND_NORM.get(m) == name for m in targets)}
+    weights = {m: base_weight(c, f"base/{layer}", w, bias_name(m)) for m, w in WEIGHT.items()}
+    gammas = {name: base_input(c, f"base/{layer}", name) for name in ("gamma_attn", "gamma_mlp")
+              if any(BEHIND_NORM.get(m) == name for m in targets)}
+    gamma_q, gamma_k = (base_input(c, f"base/{layer}", n) if c.m.model.qk_norm else None for n in ("gamma_q", "gamma_k"))
     x = c.input("x_in", "x", "sbtd", (*c.rows, size["d"]), "residual", "/x")
     dx = c.input("dx_in", "dx", "sbtd", (*c.rows, size["d"]), "gradient", f"/dx/{layer + 1}")
 
@@ -44,6 +39,7 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
         shapes = {"lora_A": shape("r" + IN_AXES[m]), "lora_B": shape(OUT_AXES[m] + "r")}
         parameters[m], adapters[m] = begin(c, layer, m, shapes, gamma_of[m], initial)
     projections: dict[str, Projection] = {}
+    means: list[tuple[Parameter, Fixed]] = []
 
     def forward(module: str, value: Fixed) -> list[Fixed]:
         projections[module], terms = project(c, module, value, weights[module], adapters.get(module))
@@ -51,7 +47,7 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
 
     norm1 = norm_forward(c, "attn_norm", x)
     zq, zk, zv = (forward(m, norm1.out) for m in ("q_proj", "k_proj", "v_proj"))
-    att = attention(c, zq, zk, zv)
+    att = attention(c, zq, zk, zv, gamma_q, gamma_k)
     step1 = c.rounded("attn_increment", "sbtd", forward("o_proj", att.out), "residual", to=x.f)
     h = c.add("h", "sbtd", x, step1)
     norm2 = norm_forward(c, "mlp_norm", h)
@@ -71,8 +67,9 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
         if dy is None:
             return []
         terms, gradients = project_backward(c, projections[module], dy, need_dx)
-        if gradients:
-            finish(c, parameters[module], gradients, gamma_of[module], initial, final)
+        for matrix, gradient in gradients.items():
+            p = parameters[module][matrix]
+            means.append((p, mean_gradient(c, p, gradient, gamma_of[module] if matrix == "lora_A" else None)))
         return terms
 
     terms = backward("down_proj", dx, need_mlp)
@@ -91,3 +88,8 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
     if below:
         d_norm = c.rounded("attn_norm.dx", "sbtd", terms, "gradient")
         norm_backward(c, "attn_norm", norm1, d_norm, dh, "dx_out", c.exponent(f"/dx/{layer}"), "dx_out", "dx")
+
+    if c.m.optimizer.clips:
+        squared_norm(c, means)
+    for p, gn in means:
+        finish(c, p, clipped(c, p, gn) if c.m.optimizer.clips else gn, initial, final)

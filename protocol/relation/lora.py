@@ -1,12 +1,13 @@
 """A projection with its LoRA term, forward and backward (arithmetic.md, sections 2, 3).
 
-    forward    Y  = x·Wᵀ + (lora_alpha/r)·(u·Bᵀ),   u = rescale(x·Aᵀ)
-    backward   du = rescale((lora_alpha/r)·dY·B),   dX = dY·W + rescale(du)·A
-               dB = (lora_alpha/r)·dYᵀ·u,           dA = duᵀ·x
+    forward    Y  = σ∘(x·Wᵀ) + bias + u·Bᵀ,        u = rescale((lora_alpha/r)·x·Aᵀ)
+    backward   du = rescale((lora_alpha/r)·dY·B),   dX = (σ∘dY)·W + rescale(du)·A
+               dB = dYᵀ·u,                          dA = duᵀ·x
 
-A [s,r,in] and B [s,out,r] are this step's compute copies; behind a norm A stands for A∘γ. Y and dX are returned as
-exact summands: the caller adds and rounds once. dA needs du fine, dX is content with a coarse copy, which keeps the
-shift of dX's rounding within one limb. A module that is not a target has the first term alone.
+σ [out] are the weight's scales by row, absent with one scale per tensor. A [s,r,in] and B [s,out,r] are this step's compute
+copies; behind a norm A stands for A∘γ. lora_alpha/r enters where it is rounded at once: its bits never meet those of Y. Y
+and dX are returned as exact summands: the caller adds and rounds once. dA needs du fine, dX is content with a coarse copy,
+which keeps the shift of dX's rounding small. A module that is not a target has no terms of A and B.
 """
 
 from dataclasses import dataclass
@@ -32,11 +33,20 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """W [out, in], its scales by row [out] and its bias [out] where the model has them."""
+
+    values: Fixed
+    scale: Fixed | None
+    bias: Fixed | None
+
+
+@dataclass(frozen=True)
 class Projection:
     """What the backward pass needs of a forward one; `u` and `adapter` are None for a module without LoRA."""
 
     module: str
-    weight: Fixed
+    weight: Weight
     x: Fixed
     adapter: Adapter | None
     u: Fixed | None
@@ -48,16 +58,25 @@ def _scaled(c: Context, name: str, value: Fixed) -> Fixed:
     return Fixed(value.t if n == 1 else c.g.linear(name, value.t.axes, (n, value.t)), value.f + k)
 
 
+def by_row(c: Context, name: str, value: Fixed, weight: Weight) -> Fixed:
+    """value [.., out] times the weight's scales."""
+    if weight.scale is None:
+        return value
+    return c.product(name, f"{value.t.axes},{weight.scale.t.axes}->{value.t.axes}", value, weight.scale)
+
+
 def project(
-    c: Context, module: str, x: Fixed, weight: Fixed, adapter: Adapter | None
+    c: Context, module: str, x: Fixed, weight: Weight, adapter: Adapter | None
 ) -> tuple[Projection, list[Fixed]]:
     """The projection and the summands of Y, [s,b,t,out]."""
     i, o = IN_AXES[module], OUT_AXES[module]
-    terms, u = [c.product(f"{module}.xW", f"sbt{i},{o}{i}->sbt{o}", x, weight)], None
+    terms, u = [by_row(c, f"{module}.xW_rows", c.product(f"{module}.xW", f"sbt{i},{o}{i}->sbt{o}", x, weight.values), weight)], None
+    if weight.bias is not None:
+        terms.append(weight.bias)
     if adapter is not None:
-        u = c.rounded(f"{module}.u", "sbtr", [c.product(f"{module}.xA", f"sbt{i},sr{i}->sbtr", x, adapter.a)],
-                      "activation")
-        terms.append(_scaled(c, f"{module}.uB_n", c.product(f"{module}.uB", f"sbtr,s{o}r->sbt{o}", u, adapter.b)))
+        exact = c.product(f"{module}.xA", f"sbt{i},sr{i}->sbtr", x, adapter.a)
+        u = c.rounded(f"{module}.u", "sbtr", [_scaled(c, f"{module}.xA_n", exact)], "activation")
+        terms.append(c.product(f"{module}.uB", f"sbtr,s{o}r->sbt{o}", u, adapter.b))
     return Projection(module, weight, x, adapter, u), terms
 
 
@@ -68,14 +87,15 @@ def project_backward(
     m, i, o = p.module, IN_AXES[p.module], OUT_AXES[p.module]
     terms, gradients = [], {}
     if need_dx:
-        terms.append(c.product(f"{m}.dyW", f"sbt{o},{o}{i}->sbt{i}", dy, p.weight))
+        rows = by_row(c, f"{m}.dy_rows", dy, p.weight)
+        terms.append(c.product(f"{m}.dyW", f"sbt{o},{o}{i}->sbt{i}", rows, p.weight.values))
     if p.adapter is not None and p.u is not None:
         dyb = _scaled(c, f"{m}.dyB_n", c.product(f"{m}.dyB", f"sbt{o},s{o}r->sbtr", dy, p.adapter.b))
         du = c.rounded(f"{m}.du", "sbtr", [dyb], "du")
         if need_dx:
             coarse = c.rounded(f"{m}.du_coarse", "sbtr", [du], "gradient")
             terms.append(c.product(f"{m}.duA", f"sbtr,sr{i}->sbt{i}", coarse, p.adapter.a))
-        dyu = _scaled(c, f"{m}.dyu_n", c.product(f"{m}.dyu", f"sbt{o},sbtr->s{o}r", dy, p.u))
+        dyu = c.product(f"{m}.dyu", f"sbt{o},sbtr->s{o}r", dy, p.u)
         dux = c.product(f"{m}.dux", f"sbtr,sbt{i}->sr{i}", du, p.x)
         gradients = {
             "lora_A": c.rounded(f"{m}.lora_A.grad", "sr" + i, [dux], "lora_gradient"),

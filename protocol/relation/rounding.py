@@ -5,9 +5,14 @@
 R is virtual and range-checked with exactly s bits, Y with its declared width. More than 16 bits are split in limbs of
 16 bits, the top one exactly as wide as what remains; upper limbs are committed, the lowest is virtual. R has bounds
 below 2^62 in magnitude (the graph refuses others) and p > 2^63, so the congruence is an equation of integers.
+
+    isqrt(V):   s = ⌊√V⌋  ⟺  V − s² ≥ 0 and s² + 2s − V ≥ 0
+    divide(N, D): y = ⌊(2N + D) / 2D⌋, the nearest integer of N/D  ⟺  0 ≤ R < 2D,  R = 2N + D − 2D·y
+
+Both sides of each pair are range-checked, so the value is unique; D is at least 1 by its declared bounds.
 """
 
-from protocol.relation.graph import WITNESS, Graph, Tensor
+from protocol.relation.graph import WITNESS, Graph, RelationError, Tensor
 from protocol.relation.tables import round_shift
 
 LIMB = 16
@@ -71,3 +76,31 @@ def rounded_bounds(z: Tensor, shift: int) -> tuple[int, int]:
 def commit_copy(g: Graph, t: Tensor, bits: int, name: str, commitment: str) -> Tensor:
     """A signed committed tensor equal to the virtual `t`."""
     return rescale(g, t, 0, bits, name, commitment)
+
+
+def isqrt(g: Graph, v: Tensor, name: str) -> Tensor:
+    """⌊√v⌋ of a tensor without negative values, committed with just the bits that v's bound allows."""
+    if v.lo < 0:
+        raise RelationError(f"{name}: the root of a tensor that may be negative")
+    bits = max((v.hi.bit_length() + 1) // 2, 1)
+    s = declare(g, name, v.axes, v.shape, bits, signed=False)
+    g.hint("isqrt", [v], [s])
+    range_check(g, s, bits, name)
+    square = g.product(f"{name}.square", f"{s.axes},{s.axes}->{s.axes}", s, s)
+    range_check(g, g.linear(f"{name}.below", v.axes, (1, v), (-1, square)), bits + 1, f"{name}.below")
+    range_check(g, g.linear(f"{name}.above", v.axes, (1, square), (2, s), (-1, v)), bits + 1, f"{name}.above")
+    return s
+
+
+def divide(g: Graph, numerator: Tensor, divisor: Tensor, y: Tensor) -> None:
+    """Asserts that the declared y is the nearest integer of numerator / divisor (ties upwards), without a range check of y."""
+    if divisor.lo < 1:
+        raise RelationError(f"{y.name}: the divisor may be {divisor.lo}")
+    axes, name, bits = y.axes, y.name, (2 * divisor.hi - 1).bit_length()
+    doubled = g.linear(f"{name}.numerator", axes, (2, numerator), (1, divisor))
+    twice = g.linear(f"{name}.divisor", axes, (2, divisor))
+    g.hint("divide", [doubled, twice], [y])
+    product = g.product(f"{name}.times", f"{axes},{axes}->{axes}", twice, y)
+    rest = g.linear(f"{name}.remainder", axes, (1, doubled), (-1, product))
+    range_check(g, rest, bits, rest.name)
+    range_check(g, g.linear(f"{name}.room", axes, (1, twice), (-1, rest), const=-1), bits, f"{name}.room")

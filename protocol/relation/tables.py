@@ -30,6 +30,27 @@ def _exp_fixed(numerator: int, shift: int) -> int:
     return total
 
 
+def cos_sin(angle: int) -> tuple[int, int]:
+    """2^GUARD·(cos, sin) of angle·2^−GUARD for 0 ≤ angle ≤ π, by the Taylor series."""
+    term, k, sums = 1 << GUARD, 0, [0, 0]
+    while term:
+        sums[k & 1] += term if k % 4 < 2 else -term
+        k += 1
+        term = (term * angle >> GUARD) // k
+    return sums[0], sums[1]
+
+
+def half_turn() -> int:
+    """2^GUARD·π by Machin's formula 16·arctan(1/5) − 4·arctan(1/239)."""
+    total = 0
+    for factor, n in ((16, 5), (-4, 239)):
+        power, k = (factor << GUARD) // n, 1
+        while power not in (0, -1):
+            total += power // k if k % 4 == 1 else -(power // k)
+            power, k = power // (n * n), k + 2
+    return total
+
+
 def round_shift(value: int, shift: int) -> int:
     """⌊(value + 2^(shift−1)) / 2^shift⌋: ties upwards, as everywhere."""
     return (value + (1 << shift - 1)) >> shift if shift > 0 else value << -shift

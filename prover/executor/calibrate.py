@@ -2,15 +2,18 @@
 
     f = bits − 1 − headroom − ⌈log2 max|value|⌉
 
-Headroom in bits: activations 2, u 4, gradients 3, du 6, LoRA gradients 7. Maxima are rounded up to powers of two, so
-equal floats give equal exponents and small differences rarely show. Coarse gradients are capped so that the sum they
-enter shifts by at most 16: one remainder limb. Called when a run is planned; the result is part of the manifest.
+Headroom in bits: activations 2, u 4, gradients 3, du 6, LoRA gradients 7, mean gradients 7, or 5 where they are squared
+(AdamW, clipping) and where they are clipped, everywhere plus `extra_headroom`. The steps are taken at the peak learning
+rate, whatever the schedule: B has to leave 0 for A's gradients to be seen. Maxima are rounded up to powers of two, so equal
+floats give equal exponents and small differences rarely show. Coarse gradients are capped so that the sum they enter shifts
+by at most 16: one remainder limb. Called when a run is planned; the result is part of the manifest.
 """
 
 from dataclasses import dataclass, replace
 from math import floor, frexp, isfinite, log2
 
 from protocol.manifest import RunManifest
+from protocol.relation.clip import FACTOR_BITS, ROW_BITS
 from protocol.relation.graph import IntArray
 from protocol.relation.lora import BEHIND_NORM
 from protocol.relation.norm import R_BITS, V_BITS
@@ -20,6 +23,7 @@ from prover.executor.float_model import Base, FloatRun
 
 SOFTMAX_FINEST = 10
 DEFAULT = 14  # exponent of a tensor that was zero throughout
+ROW_NORM_TOP, LAYER_NORM_TOP = 20, 29  # log2 of the largest squared norms seen: of ROW_BITS 36, NORM_BITS 40
 TARGET_OF = {"q_proj": "attn_norm.dx", "k_proj": "attn_norm.dx", "v_proj": "attn_norm.dx", "o_proj": "dO",
              "gate_proj": "mlp_norm.dx", "up_proj": "mlp_norm.dx", "down_proj": "dz"}
 
@@ -52,10 +56,11 @@ def _ceil_log2(maximum: float) -> int:
 
 
 def calibrate(
-    manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12
+    manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12, extra_headroom: int = 0
 ) -> Calibration:
     """`manifest.exponents` holds those of the base arrays ("base/0/W_q" …); the result holds them and all others."""
-    run = FloatRun(manifest, base, tokens, mask)
+    peak = replace(manifest.optimizer, schedule="constant", warmup_steps=0)
+    run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask)
     losses = [run.step(k) for k in range(steps)]
     wild = [key for key, maximum in run.maxima.items() if not maximum < 2.0**60]
     if wild or not all(map(isfinite, losses)):
@@ -64,25 +69,32 @@ def calibrate(
     exponents, table, widths = dict(manifest.exponents), [], manifest.widths
 
     def place(key: str, bits: int, headroom: int, cap: int | None = None) -> int:
-        maximum = run.maxima.get(key, 0.0)
+        maximum, headroom = run.maxima.get(key, 0.0), headroom + extra_headroom
         f = bits - 1 - headroom - _ceil_log2(maximum) if maximum > 0 else DEFAULT
         exponents[key] = f if cap is None else min(f, cap)
         table.append(Headroom(key, maximum, exponents[key], bits, headroom))
         return exponents[key]
 
     place("x", widths["residual"], 3)
-    norms = ["head/norm"] + [f"layer/{n}/{k}" for n in range(manifest.model.layers) for k in ("attn_norm", "mlp_norm")]
-    for key in norms:
-        exponents[f"{key}.V"] = _ceil_log2(run.maxima[f"{key}.sum"]) + 2 * exponents["x"] - (V_BITS - 2)
+    norms = {"head/norm": "x"} | {f"layer/{n}/{k}": "x" for n in range(manifest.model.layers) for k in ("attn_norm", "mlp_norm")}
+    for name in ("q", "k") if manifest.model.qk_norm or manifest.weight_scales == "row" else ():
+        for p in [f"layer/{n}/{name}" for n in range(manifest.model.layers)]:
+            place(f"{p}_proj.y", widths["residual"], 2)
+            if manifest.model.qk_norm:
+                place(f"{p}_norm.dy", widths["gradient"], 3)
+                norms[f"{p}_norm"] = f"{p}_proj.y"
+    for key, normed in norms.items():
+        exponents[f"{key}.V"] = _ceil_log2(run.maxima[f"{key}.sum"]) + 2 * exponents[normed] - (V_BITS - 2) + extra_headroom
         place(f"{key}.r", R_BITS + 1, 2)
         place(f"{key}.out", widths["activation"], 2)
         place(f"{key}.dx", widths["gradient"], 3)
     softmaxes = ["head/vocab"] + [f"layer/{n}/attn" for n in range(manifest.model.layers)]
     for key in softmaxes:
         spread = max(run.maxima[f"{key}.spread"], 2.0**-6)
-        exponents[f"{key}.g"] = max(0, min(SOFTMAX_FINEST, floor(log2(LAST / spread)) - 1))
+        exponents[f"{key}.g"] = max(0, min(SOFTMAX_FINEST, floor(log2(LAST / spread)) - 1 - extra_headroom))
     for n in range(1, manifest.model.layers + 1):
         place(f"dx/{n}", widths["gradient"], 3)
+    squared = manifest.optimizer.clips or manifest.optimizer.kind == "adamw"
     for n in range(manifest.model.layers):
         p = f"layer/{n}/"
         for key in ("q", "k", "v", "gate", "up", "z"):
@@ -98,11 +110,18 @@ def calibrate(
             exponents[f"{m}.du_coarse"] = min(coarse, exponents[p + TARGET_OF[module]] + 16 - copy)
             for matrix in ("lora_A", "lora_B"):
                 place(f"{m}.{matrix}.grad", widths["lora_gradient"], 7)
+                if squared:
+                    place(f"{m}.{matrix}.mean", widths["moment"], 5)
+                    continue
                 run.maxima[f"{m}.{matrix}.mean"] = max(run.maxima.get(f"{m}.{matrix}.{x}", 0.0) for x in ("mean", "momentum"))
                 place(f"{m}.{matrix}.mean", widths["momentum"], 7)
+    if manifest.optimizer.clips:
+        row, whole, spare = run.maxima["norm.row"], run.maxima["norm.layer"], 2 * extra_headroom
+        f = min(ROW_NORM_TOP - _ceil_log2(row), LAYER_NORM_TOP - _ceil_log2(whole)) - spare if whole else DEFAULT
+        means = [key for key in exponents if key.endswith(".mean")]
+        exponents["norm"] = min(f - f % 2, 2 * min(exponents[key] for key in means))
+        for key in means:  # squares of a module whose gradients are tiny beside the others' shift by 56 at most
+            exponents[key] = min(exponents[key], exponents["norm"] // 2 + 28)
+            place(key.removesuffix("mean") + "clipped", widths["moment"], 5, exponents[key] + FACTOR_BITS)
+        table.append(Headroom("norm", row, exponents["norm"], ROW_BITS, ROW_BITS - 1 - ROW_NORM_TOP + spare))
     return Calibration(exponents, table, losses)
-
-
-def calibrated(manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12) -> RunManifest:
-    """The manifest with its exponents filled in."""
-    return replace(manifest, exponents=calibrate(manifest, base, tokens, mask, steps).exponents)

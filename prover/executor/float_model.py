@@ -1,8 +1,10 @@
 """The same training in float64 with autograd, for calibration: which magnitudes occur where.
 
 Weights are the dequantised base arrays, so nothing but the rounding of activations, gradients and state differs from
-the integer run. Every tensor that the relation commits has a key here, under the name of its exponent; `FloatRun.step`
-records max|value| per key (and, for softmax and RMSNorm, what their scales need). Called by prover/executor/calibrate.py.
+the integer run. Optimizer, clipping and accumulation are torch's (torch.optim, clip_grad_norm_; gradients of token sums
+over the whole step's tokens), the learning rates those of protocol/optimizer.py. Every tensor that the relation commits
+has a key here, under the name of its exponent; `FloatRun.step` records max|value| per key (and, for softmax, RMSNorm and
+clipping, what their scales need). Called by prover/executor/calibrate.py.
 """
 
 from collections.abc import Mapping
@@ -11,32 +13,31 @@ import numpy as np
 import torch
 
 from protocol.manifest import RunManifest
+from protocol.relation.base import axis_sizes, bias_name
 from protocol.relation.graph import IntArray
-from protocol.relation.layer import axis_sizes
 from protocol.relation.lora import BEHIND_NORM, IN_AXES, OUT_AXES, WEIGHT
+from protocol.relation.tables import GUARD
 from protocol.relation.update import axes_of
+from protocol.rope import frequencies
 from protocol.streams import MASTER_BITS, initial_lora_a
 
 Base = Mapping[str, Mapping[str, IntArray]]
 
 
-class FloatRun:
-    """LoRA training in float64 from the manifest's initial adapter."""
+def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, IntArray]) -> dict[str, torch.Tensor]:
+    """The real tensors of one base commitment, scales by row multiplied in."""
+    real = {k: torch.from_numpy(v).double() * 2.0 ** -exponents[f"{name}/{k}"] for k, v in group.items()}
+    for k in [k for k in real if f"{k}.scale" in real]:
+        scale = real.pop(f"{k}.scale")
+        real[k] *= scale.reshape(*scale.shape, *[1] * (real[k].dim() - scale.dim()))
+    return real
 
-    def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray) -> None:
-        self.m, self.size = manifest, axis_sizes(manifest)
-        self.tokens, self.mask = torch.from_numpy(tokens), torch.from_numpy(mask).double()
-        self.base = {name: {k: torch.from_numpy(v).double() * 2.0 ** -manifest.exponents[f"{name}/{k}"]
-                            for k, v in group.items()} for name, group in base.items()}
-        self.adapter: dict[str, torch.Tensor] = {}
-        for layer in range(manifest.model.layers):
-            for module in manifest.lora.target_modules:
-                shape = tuple(self.size[a] for a in axes_of(module, "lora_A"))
-                start = initial_lora_a(manifest.seed, layer, module, shape) * 2.0**-MASTER_BITS
-                self.adapter[f"{layer}/{module}.lora_A"] = torch.from_numpy(start)
-                b_shape = [self.size[a] for a in axes_of(module, "lora_B")]
-                self.adapter[f"{layer}/{module}.lora_B"] = torch.zeros(b_shape, dtype=torch.float64)
-        self.momentum = {k: torch.zeros_like(v) for k, v in self.adapter.items()}
+
+class FloatModel:
+    """The decoder in float64, its magnitudes noted. `base` as `dequantised`; of it only what is asked for need be there."""
+
+    def __init__(self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        self.m, self.size, self.base = manifest, axis_sizes(manifest), base
         self.maxima: dict[str, float] = {}
         self.traced: list[tuple[str, str, torch.Tensor]] = []
         n, k = manifest.lora.scale
@@ -45,8 +46,8 @@ class FloatRun:
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.m.model
-        i = torch.arange(x.head_dim // 2, dtype=torch.float64)
-        frequency = float(x.theta) ** (-2 * i / x.head_dim)
+        exact = frequencies(x.head_dim, x.theta, x.scaling)
+        frequency = torch.tensor([f / 2**GUARD for f in exact], dtype=torch.float64)
         angle = torch.arange(self.m.sequence_length, dtype=torch.float64)[:, None] * frequency
         both = torch.cat([angle, angle], dim=1)
         return both.cos(), both.sin()
@@ -58,9 +59,8 @@ class FloatRun:
         """Records `value` under `key` now and its gradient under `gradient` after the backward pass."""
         if key:
             self.note(key, value)
-        if gradient:
-            if value.requires_grad:
-                value.retain_grad()
+        if gradient and value.requires_grad:
+            value.retain_grad()
             self.traced.append((gradient, key, value))
         return value
 
@@ -71,19 +71,32 @@ class FloatRun:
         self.note(f"{key}.r", r)
         return self.trace(f"{key}.out", f"{key}.dx", h * r[..., None])
 
-    def project(self, layer: int, module: str, x: torch.Tensor, leaves: dict[str, torch.Tensor]) -> torch.Tensor:
-        i, o, p = IN_AXES[module], OUT_AXES[module], f"layer/{layer}/{module}"
-        y = torch.einsum(f"bt{i},{o}{i}->bt{o}", x, self.base[f"base/{layer}"][WEIGHT[module]])
-        if module in self.m.lora.target_modules:
+    def project(self, layer: int, module: str, x: torch.Tensor, leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The projection with its LoRA term, if `leaves` has the module's matrices."""
+        i, o, p, base = IN_AXES[module], OUT_AXES[module], f"layer/{layer}/{module}", self.base[f"base/{layer}"]
+        y = torch.einsum(f"bt{i},{o}{i}->bt{o}", x, base[WEIGHT[module]])
+        if module in self.m.model.biased:
+            y = y + base[bias_name(module)]
+        if f"{layer}/{module}.lora_A" in leaves:
             a = leaves[f"{layer}/{module}.lora_A"]
             if module in BEHIND_NORM:
-                a = a * self.base[f"base/{layer}"][BEHIND_NORM[module]]
+                a = a * base[BEHIND_NORM[module]]
             self.trace(f"{p}.lora_A.copy", f"{p}.lora_A.grad", a)
-            u = self.trace(f"{p}.u", f"{p}.du", torch.einsum(f"bt{i},r{i}->btr", x, a))
+            u = self.scale * self.trace("", f"{p}.du", torch.einsum(f"bt{i},r{i}->btr", x, a))
+            self.note(f"{p}.u", u)
             b = leaves[f"{layer}/{module}.lora_B"]
             self.trace("", f"{p}.lora_B.grad", b)
-            y = y + self.scale * torch.einsum(f"btr,{o}r->bt{o}", u, b)
+            y = y + torch.einsum(f"btr,{o}r->bt{o}", u, b)
         return y
+
+    def turned(self, layer: int, name: str, y: torch.Tensor) -> torch.Tensor:
+        """q or k from its projection: q/k norm, RoPE."""
+        p = f"layer/{layer}/"
+        y = self.trace(f"{p}{name}_proj.y", f"{p}d{name}", y)
+        if self.m.model.qk_norm:
+            y = self.norm(f"{p}{name}_norm", y) * self.base[f"base/{layer}"][f"gamma_{name}"]
+            self.trace("", f"{p}{name}_norm.dy", y)
+        return self.rope(y)
 
     def rope(self, x: torch.Tensor) -> torch.Tensor:
         half = x.shape[-1] // 2
@@ -97,13 +110,12 @@ class FloatRun:
         self.note(f"{key}.spread", (lse.squeeze(-1) - finite.amin(dim=-1)))
         return (scores - lse).exp()
 
-    def layer(self, layer: int, x: torch.Tensor, leaves: dict[str, torch.Tensor]) -> torch.Tensor:
+    def layer(self, layer: int, x: torch.Tensor, leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
         p, (d, t) = f"layer/{layer}/", (self.m.model.head_dim, self.m.sequence_length)
         n1 = self.norm(p + "attn_norm", x)
-        zq = self.trace("", p + "dq", self.project(layer, "q_proj", n1, leaves))
-        zk = self.trace("", p + "dk", self.project(layer, "k_proj", n1, leaves))
+        zq, zk = (self.project(layer, module, n1, leaves) for module in ("q_proj", "k_proj"))
         v = self.trace(p + "v", p + "dv", self.project(layer, "v_proj", n1, leaves))
-        q, k = self.rope(zq) * d**-0.5, self.rope(zk)
+        q, k = self.turned(layer, "q", zq) * d**-0.5, self.turned(layer, "k", zk)
         self.note(p + "q", q)
         self.note(p + "k", k)
         scores = self.trace("", p + "dS", torch.einsum("btgqj,bugj->bgqtu", q, k))
@@ -121,31 +133,79 @@ class FloatRun:
         self.note("x", step2)
         return self.trace("x", f"dx/{layer + 1}", h + step2)
 
+    def token_loss(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """−log p of the labels [b,t] after the last layer's output x."""
+        logits = torch.einsum("btd,vd->btv", self.norm("head/norm", x), self.base["head"]["W"])
+        return -self.softmax("head/vocab", logits).log().gather(-1, labels[..., None]).squeeze(-1)
+
+
+class FloatRun(FloatModel):
+    """LoRA training in float64 from the manifest's initial adapter."""
+
+    def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray) -> None:
+        super().__init__(manifest, {n: dequantised(manifest.exponents, n, group) for n, group in base.items()})
+        self.tokens, self.mask = torch.from_numpy(tokens), torch.from_numpy(mask).double()
+        self.adapter: dict[str, torch.Tensor] = {}
+        for layer in range(manifest.model.layers):
+            for module in manifest.lora.target_modules:
+                shape = tuple(self.size[a] for a in axes_of(module, "lora_A"))
+                start = initial_lora_a(manifest.seed, layer, module, shape) * 2.0**-MASTER_BITS
+                self.adapter[f"{layer}/{module}.lora_A"] = torch.from_numpy(start)
+                b_shape = [self.size[a] for a in axes_of(module, "lora_B")]
+                self.adapter[f"{layer}/{module}.lora_B"] = torch.zeros(b_shape, dtype=torch.float64)
+        for matrix in self.adapter.values():
+            matrix.requires_grad_()
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        o, matrices = self.m.optimizer, list(self.adapter.values())
+        if o.kind == "sgd":
+            return torch.optim.SGD(matrices, float(o.learning_rate), float(o.momentum))
+        betas = (float(o.beta1), float(o.beta2))
+        return torch.optim.AdamW(matrices, float(o.learning_rate), betas, float(o.epsilon), float(o.weight_decay))
+
     def step(self, k: int) -> float:
         """One optimizer step on batch k; returns the mean token loss before it."""
         self.traced = []
-        leaves = {n: v.clone().requires_grad_() for n, v in self.adapter.items()}
+        self.optimizer.zero_grad()
         index = torch.from_numpy(np.array(self.m.batch(k)))
         ids, mask = self.tokens[index], self.mask[index]
         x = self.base["embedding"]["E"][ids[:, :-1]].requires_grad_()
         self.trace("x", "dx/0", x)
         for layer in range(self.m.model.layers):
-            x = self.layer(layer, x, leaves)
-        logits = torch.einsum("btd,vd->btv", self.norm("head/norm", x), self.base["head"]["W"])
-        log_p = self.softmax("head/vocab", logits).log()
-        loss = -(log_p.gather(-1, ids[:, 1:, None]).squeeze(-1) * mask).sum()
+            x = self.layer(layer, x, self.adapter)
+        loss = (self.token_loss(x, ids[:, 1:]) * mask).sum()
         torch.autograd.backward(loss)
         for gradient, _, value in self.traced:
             if value.grad is not None:
                 self.note(gradient, value.grad)
         tokens = float(mask.sum())
-        for name, leaf in leaves.items():
-            if leaf.grad is None:
-                continue
-            mean = leaf.grad / tokens
-            self.note(f"layer/{name}.mean", mean)
-            self.momentum[name] = self.m.optimizer.momentum_integer * 2.0**-16 * self.momentum[name] + mean
-            self.note(f"layer/{name}.momentum", self.momentum[name])
-            rate = self.m.optimizer.lr_integer * 2.0**-self.m.optimizer.lr_exponent
-            self.adapter[name] = self.adapter[name] - rate * self.momentum[name]
+        for matrix in self.adapter.values():
+            if matrix.grad is not None:
+                matrix.grad /= tokens
+        self.update(k)
         return float(loss.detach()) / tokens
+
+    def update(self, k: int) -> None:
+        """The optimizer's step k from the mean gradients in `.grad`."""
+        o, squares = self.m.optimizer, [0.0] * self.m.model.layers
+        for name, matrix in self.adapter.items():
+            if matrix.grad is None:
+                continue
+            self.note(f"layer/{name}.mean", matrix.grad)
+            rows = matrix.grad.square().sum(dim=0 if name.endswith("lora_A") else 1)
+            self.note("norm.row", rows)
+            squares[int(name.split("/")[0])] += float(rows.sum())
+        self.maxima["norm.layer"] = max(self.maxima.get("norm.layer", 0.0), *squares)
+        if o.clips:
+            torch.nn.utils.clip_grad_norm_(self.adapter.values(), float(o.max_grad_norm))
+            for name, matrix in self.adapter.items():
+                if matrix.grad is not None:
+                    self.note(f"layer/{name}.clipped", matrix.grad)
+        for group in self.optimizer.param_groups:
+            group["lr"] = o.rate(k, self.m.steps) * 2.0**-GUARD
+        self.optimizer.step()
+        for name, matrix in self.adapter.items():
+            buffer = self.optimizer.state[matrix].get("momentum_buffer")
+            if buffer is not None:
+                self.note(f"layer/{name}.momentum", buffer)

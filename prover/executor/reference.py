@@ -1,8 +1,8 @@
 """The definition of every operation and hint in NumPy int64; prover/executor/torch_ops.py must equal it bit for bit.
 
 An `Ops` object turns NumPy arrays into its own arrays and back, and evaluates one operation of protocol/relation/graph.py
-(`linear`, `axis_map`, `gather`, `product`, `one_hot`) or one hint (`round_shift`, `limb`, `rsqrt`, `table`,
-`softmax_shift`, `digits`). All values are exact integers below 2^62 in magnitude: that is what the graph's bounds say.
+(`linear`, `axis_map`, `gather`, `product`, `one_hot`) or one hint (`round_shift`, `limb`, `rsqrt`, `isqrt`, `divide`,
+`maximum`, `table`, `softmax_shift`, `digits`). All values are exact integers below 2^62 in magnitude: that is what the graph's bounds say.
 Called by prover/executor/evaluate.py.
 """
 
@@ -65,10 +65,21 @@ class ReferenceOps:
     def rsqrt(self, v: IntArray, target: int) -> IntArray:
         """r with (2r−1)²·v ≤ target < (2r+1)²·v for v ≥ 1, by the exact root of ⌊target / v⌋."""
         quotient = target // v
-        root = np.sqrt(quotient.astype(np.float64)).astype(np.int64)
-        root -= root * root > quotient
-        root += (root + 1) * (root + 1) <= quotient
-        return (root + 1) // 2
+        return (self.isqrt(quotient) + 1) // 2
+
+    def isqrt(self, v: IntArray) -> IntArray:
+        """⌊√v⌋ of 0 ≤ v < 2^62: the float64 root is at most one off."""
+        root = np.sqrt(v.astype(np.float64)).astype(np.int64)
+        root -= root * root > v
+        root += (root + 1) * (root + 1) <= v
+        return np.asarray(root)
+
+    def divide(self, numerator: IntArray, divisor: IntArray) -> IntArray:
+        """⌊numerator / divisor⌋ for divisor ≥ 1, numerators of either sign."""
+        return np.asarray(numerator // divisor)
+
+    def maximum(self, d: IntArray, limit: int) -> IntArray:
+        return np.maximum(d, limit)
 
     def table(self, x: IntArray, table: str) -> list[IntArray]:
         """The output columns at the rows whose first column is x."""

@@ -104,10 +104,18 @@ class TorchOps:
 
     def rsqrt(self, v: torch.Tensor, target: int) -> torch.Tensor:
         quotient = torch.div(torch.full_like(v, target), v, rounding_mode="floor")
-        root = quotient.double().sqrt().to(torch.int64)
-        root = root - (root * root > quotient).to(torch.int64)
-        root = root + ((root + 1) * (root + 1) <= quotient).to(torch.int64)
-        return (root + 1) >> 1
+        return (self.isqrt(quotient) + 1) >> 1
+
+    def isqrt(self, v: torch.Tensor) -> torch.Tensor:
+        root = v.double().sqrt().to(torch.int64)
+        root = root - (root * root > v).to(torch.int64)
+        return root + ((root + 1) * (root + 1) <= v).to(torch.int64)
+
+    def divide(self, numerator: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+        return torch.div(numerator, divisor, rounding_mode="floor")
+
+    def maximum(self, d: torch.Tensor, limit: int) -> torch.Tensor:
+        return d.clamp(min=limit)
 
     def table(self, x: torch.Tensor, table: str) -> list[torch.Tensor]:
         columns = self._columns(table)

@@ -29,7 +29,6 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
     "use_dora": (False, None),
-    "use_rslora": (False, None),
     "modules_to_save": (None, []),
     "layers_to_transform": (None, []),
     "rank_pattern": ({}, None),
@@ -43,11 +42,12 @@ class AdapterFileError(Exception):
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What defines the adapter's function besides its weights; the scaling is lora_alpha / r."""
+    """What defines the adapter's function besides its weights; the scaling is lora_alpha / r, or lora_alpha / √r."""
 
     r: int
     lora_alpha: int
     target_modules: tuple[str, ...]
+    use_rslora: bool = False
 
     def __post_init__(self) -> None:
         if type(self.r) is not int or self.r < 1 or type(self.lora_alpha) is not int or self.lora_alpha < 1:
@@ -66,6 +66,7 @@ class AdapterConfig:
             "r": self.r,
             "target_modules": sorted(self.target_modules),
             "task_type": "CAUSAL_LM",
+            "use_rslora": int(self.use_rslora),
         }
 
 
@@ -105,6 +106,7 @@ def write_adapter(folder: Path, config: AdapterConfig, weights: AdapterWeights, 
         "init_lora_weights": True,
         "lora_dropout": 0.0,
         "modules_to_save": None,
+        "use_rslora": config.use_rslora,
     }
     folder.mkdir(parents=True, exist_ok=True)
     # The configuration goes last: a folder without it is visibly incomplete.

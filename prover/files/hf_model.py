@@ -1,17 +1,15 @@
-"""Reads a Hugging Face LLaMA folder: config.json and safetensors (one file, or shards with an index).
+"""Reads a Hugging Face model folder: config.json (hf_config.py) and safetensors (one file, or shards with an index).
 
 Weights are stored as bf16, fp16 or fp32 and returned as float32, which holds each of the three exactly. Shapes are
 Hugging Face's [d_out, d_in]. Names, dtypes and shapes of all tensors are checked when the folder is opened; values
-(NaN, infinity) when a tensor is read. Layers are read one at a time, so memory stays at one layer. Whatever would
-change the function that LlamaForCausalLM computes and is not supported is refused by its name. Called by the run's
-planning, by prover/files/quantise.py's callers and by the calibration.
+(NaN, infinity) when a tensor is read. Layers are read one at a time, so memory stays at one layer. Called by the run's
+planning, by prover/files/quantise.py and by the calibration.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +17,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from protocol.errors import VerificationError
 from protocol.model_config import PROJECTIONS, ModelConfig
+from prover.files.hf_config import ModelFileError, read_config, read_json
+
+__all__ = ["HfModel", "LayerTensors", "ModelFileError", "open_model", "read_config", "read_json"]
 
 LayerTensors = dict[str, np.ndarray]
 NORMS = ("input_layernorm", "post_attention_layernorm")
 _EMBEDDING, _FINAL_NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _DTYPES = {"BF16", "F16", "F32"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-# config.json keys that change what LlamaForCausalLM computes, with the values that leave it as it is proved.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "rope_scaling": (None,),
-    "attention_bias": (None, False),
-    "mlp_bias": (None, False),
-    "hidden_act": ("silu",),
-    "sliding_window": (None,),
-    "use_sliding_window": (None, False),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1),
-    "attention_dropout": (None, 0),
-    "qk_layernorm": (None, False),
-    "is_encoder_decoder": (None, False),
-    "add_cross_attention": (None, False),
-}
-
-
-class ModelFileError(Exception):
-    """A model folder that cannot be used: which file, which tensor or key, what is wrong, what to do."""
-
-    def __init__(self, file: Path, problem: str, remedy: str, tensor: str = "") -> None:
-        self.file, self.problem, self.remedy, self.tensor = file, problem, remedy, tensor
-        where = f"{file}, tensor {tensor}" if tensor else f"{file}"
-        super().__init__(f"{where}: {problem}. {remedy}")
-
-
 @dataclass(frozen=True)
 class HfModel:
     """An opened folder: its configuration and which file holds which tensor."""
@@ -62,10 +36,11 @@ class HfModel:
     files: dict[str, Path]
 
     def layer(self, index: int) -> LayerTensors:
-        """Tensors of one layer by short name: the seven PROJECTIONS [d_out, d_in] and the two NORMS [d], float32."""
+        """Tensors of one layer by short name, float32: the seven PROJECTIONS [d_out, d_in], "q_proj.bias" … [d_out] where there
+        are biases, the two NORMS [d], and q_norm, k_norm [head_dim] with q/k norm."""
         if not 0 <= index < self.config.layers:
             raise IndexError(f"layer {index} of {self.config.layers}")
-        return {name: self._read(_layer_tensor(index, name)) for name in (*PROJECTIONS, *NORMS)}
+        return {name: self._read(_layer_tensor(index, name)) for name in _layer_shapes(self.config)}
 
     def layers(self) -> Iterator[LayerTensors]:
         return (self.layer(index) for index in range(self.config.layers))
@@ -124,8 +99,8 @@ def open_model(folder: Path) -> HfModel:
         # Old conversions store the RoPE frequencies, which follow from rope_theta; a tied head may be stored twice.
         if not (name.endswith("rotary_emb.inv_freq") or (config.tied and name == _HEAD)):
             raise ModelFileError(
-                files[name], "this tensor is not part of a plain LLaMA decoder",
-                "Only LlamaForCausalLM without biases or additional norms is supported.", name,
+                files[name], "this tensor is not part of the model that config.json describes",
+                "Correct config.json or use the weights that belong to it.", name,
             )
     by_file: dict[Path, list[str]] = {}
     for name, file in files.items():
@@ -135,75 +110,16 @@ def open_model(folder: Path) -> HfModel:
     return HfModel(folder, config, files)
 
 
-def read_config(file: Path) -> ModelConfig:
-    """config.json → ModelConfig; unsupported features are refused by name."""
-    raw: Any = read_json(file)
-    _refuse_unsupported(file, raw)
-    rope = raw.get("rope_parameters") or {}
-    heads = raw.get("num_attention_heads")
-    head_dim = raw.get("head_dim")
-    if head_dim is None and type(heads) is int and heads > 0 and type(raw.get("hidden_size")) is int:
-        head_dim = raw["hidden_size"] // heads
-    kv_heads = raw.get("num_key_value_heads")
-    try:
-        return ModelConfig(
-            vocab=raw.get("vocab_size"), hidden=raw.get("hidden_size"), layers=raw.get("num_hidden_layers"),
-            heads=heads, kv_heads=heads if kv_heads is None else kv_heads, head_dim=head_dim,
-            ffn=raw.get("intermediate_size"), rms_eps=_decimal(raw.get("rms_norm_eps")),
-            rope_theta=_decimal(raw.get("rope_theta", rope.get("rope_theta"))),
-            tied=int(raw.get("tie_word_embeddings") is True),
-        )
-    except VerificationError as error:
-        raise ModelFileError(file, f"{error.where} must be {error.expected}, found {error.actual}",
-                             "Correct config.json; its values must describe the weights.") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object with non-integers as exact Decimals; ModelFileError when absent or malformed."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
-    except FileNotFoundError:
-        raise ModelFileError(file, "the file is missing", "Give a Hugging Face model folder with this file.") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(file, f"not readable as JSON: {error}", "Use an intact copy of the file.") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(file, "not a JSON object", "Use an intact copy of the file.")
-    return value
-
-
-def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
-    architectures = raw.get("architectures", ["LlamaForCausalLM"])
-    if architectures != ["LlamaForCausalLM"] or raw.get("model_type") != "llama":
-        raise ModelFileError(
-            file, f"unknown architecture {architectures} (model_type {raw.get('model_type')!r})",
-            "Supported: LlamaForCausalLM with model_type llama.",
-        )
-    for key, allowed in _NEUTRAL.items():
-        if raw.get(key, allowed[0]) not in allowed:
-            raise ModelFileError(file, f"{key} = {raw[key]!r} is not supported",
-                                 f"Supported: {' or '.join(json.dumps(value) for value in allowed)}.")
-    rope = raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise ModelFileError(file, f"rope_parameters = {rope!r} is not supported", 'Supported: rope_type "default".')
-    partial = rope.get("partial_rotary_factor", 1)
-    if partial != 1:
-        raise ModelFileError(file, f"rope_parameters.partial_rotary_factor = {partial} is not supported",
-                             "Supported: 1.")
-
-
-def _decimal(value: object) -> str:
-    """The literal of config.json in canonical decimal form: 1e-05 → "0.00001", 10000.0 → "10000"."""
-    if type(value) is int:
-        value = Decimal(value)
-    if not isinstance(value, Decimal) or not value.is_finite() or not -30 < value.adjusted() < 30:
-        return repr(value)  # not canonical: ModelConfig refuses it by name
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def _layer_tensor(index: int, name: str) -> str:
-    block = {"gate_proj": "mlp.", "up_proj": "mlp.", "down_proj": "mlp."}.get(name, "self_attn.")
-    return f"model.layers.{index}.{'' if name in NORMS else block}{name}.weight"
+    block = "" if name in NORMS else "mlp." if name.split("_")[0] in ("gate", "up", "down") else "self_attn."
+    return f"model.layers.{index}.{block}{name}{'' if name.endswith('.bias') else '.weight'}"
+
+
+def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {name: config.projection_shape(name) for name in PROJECTIONS}
+    shapes |= {f"{name}.bias": config.projection_shape(name)[:1] for name in config.biased}
+    shapes |= dict.fromkeys(NORMS, (config.hidden,))
+    return shapes | (dict.fromkeys(("q_norm", "k_norm"), (config.head_dim,)) if config.qk_norm else {})
 
 
 def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -211,8 +127,7 @@ def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes[_HEAD] = (config.vocab, config.hidden)
     for index in range(config.layers):
-        shapes |= {_layer_tensor(index, name): config.projection_shape(name) for name in PROJECTIONS}
-        shapes |= {_layer_tensor(index, name): (config.hidden,) for name in NORMS}
+        shapes |= {_layer_tensor(index, name): shape for name, shape in _layer_shapes(config).items()}
     return shapes
 
 

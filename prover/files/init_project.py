@@ -14,27 +14,42 @@ RUN_YAML = """\
 # An audited LoRA fine-tune. Start it with: verilora run run.yaml
 # Paths are relative to this file. `verilora estimate run.yaml` shows what it will cost.
 
-# A Hugging Face LLaMA folder: config.json, safetensors (one file or shards), tokenizer.json.
+# A Hugging Face folder (Llama, Mistral, Qwen2, Qwen3): config.json, safetensors (one file or shards), tokenizer.json.
 base_model: tiny-llama
 
-# JSON Lines, one example per line: {"text": "..."}
+# JSON Lines, all of one kind: {"text": "..."}, {"prompt": "...", "completion": "..."} or {"messages": [...]}
 dataset: haiku.jsonl
+# dataset_opening: dataset-opening.npz   # instead: data that its owner committed with `verilora dataset commit`
+
+data:
+  format: auto               # that of the first line; or text, prompt_completion, messages
+  packing: false             # true: documents one after another, cut into rows, no cross-document mask
 
 lora:
-  r: 8                       # rank of lora_A and lora_B
+  r: 8                       # rank of lora_A and lora_B, 1 to 64
   lora_alpha: 16             # the update is scaled by lora_alpha / r
+  use_rslora: false          # true: by lora_alpha / sqrt(r)
   target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
 
 training:
-  optimizer: sgd
+  optimizer: sgd             # or adamw, with beta1, beta2, epsilon, weight_decay in place of momentum
   momentum: 0.9              # 0 is plain SGD
   learning_rate: 0.05        # for the gradient of the mean token loss of a batch
+  schedule: constant         # or linear, cosine: from learning_rate to 0
+  warmup_steps: 0            # steps from 0 to learning_rate before that
+  max_grad_norm: 0           # above 0: gradients are clipped to this global norm
   epochs: 1
   batch_size: 4
-  sequence_length: 64        # longer examples are refused, shorter ones padded
+  gradient_accumulation: 1   # batches summed into one step
+  sequence_length: 64        # longer examples are refused (packing cuts them), shorter ones padded
   seed: 7                    # public: data order and the initial lora_A follow from it
   window_steps: 4            # consecutive steps that are proved together
   max_steps: 8               # stop after so many steps; remove the line to train all epochs
+
+quantisation:                # `verilora calibrate run.yaml` shows what these cost and what room they leave
+  weights: int12             # or int16
+  scales: tensor             # or row: a scale for each output row of a matrix
+  headroom: 0                # 0 to 4 bits more room for values that grow while training
 
 audit:
   base_model: private        # private: verifiers learn the shapes of the base weights only
@@ -53,14 +68,18 @@ ORDER_YAML = """\
 #   verilora verify RUN --expect order.yaml
 # Keys are those of a run's manifest (verilora ledger show RUN --order); any subset of them may be ordered.
 model: {vocab: 288, hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, ffn: 192}
-lora: {r: 8, lora_alpha: 16, target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
-optimizer: {kind: sgd, momentum: 0.9, learning_rate: 0.05}
+lora: {r: 8, lora_alpha: 16, use_rslora: false, target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}
+optimizer: {kind: sgd, momentum: 0.9, learning_rate: 0.05, schedule: constant, warmup_steps: 0, max_grad_norm: 0}
 batch_size: 4
+gradient_accumulation: 1
 sequence_length: 64
 steps: 8
 seed: 7
 examples: 96
 publish_loss: true
+widths: {weight: 12, head: 12}
+weight_scales: tensor
+# dataset_owner: ...         # with commitments.dataset: data committed beforehand, and by whom
 # commitments: {dataset: ..., base/0: ...}  # ids known beforehand tie the run to this data and this base model
 """
 

@@ -1,29 +1,32 @@
 """Exact, deterministic quantisation of model weights to integers with one power-of-two exponent per tensor.
 
-    X = round_half_even(x · 2^f),   f = the largest integer with max|X| ≤ 2^(bits−1) − 1,   real value ≈ X · 2^−f
+    per tensor   X = round_half_even(x·2^f),  f = the largest integer with max|X| ≤ 2^(bits−1) − 1,  real value ≈ X·2^−f
+    per row      X = round_half_even(x·2^f / σ_o),  σ_o = ⌈2^f·max|x_o| / (2^(bits−1) − 1)⌉ ≥ 1,  real value ≈ σ_o·X·2^−f
+                 f = the largest integer with which every scale σ_o fits in its ROW_BITS − bits bits
+    tied head    X = rescale(E∘γ_final, s) of the integers of the embedding and of γ, s = the least shift that makes it fit
 
 Bit for bit reproducible by anybody (arithmetic.md: public values are reproducible): stored bf16, fp16 and fp32 values
 are exact in float64; a folded weight W·diag(γ) is a product of two 24-bit significands, exact in float64's 53 bits;
-multiplying by a power of two is exact; rounding a float64 to the nearest integer, ties to even, is exact. So no step
-rounds except the one that the equation names, and no library's rounding or summation order enters. A tensor of zeros
-has f = 0.
+multiplying by a power of two is exact; rounding a float64 to the nearest integer, ties to even, is exact; the divisions of
+row scales are single IEEE operations. So no library's rounding or summation order enters. A tensor of zeros has f = 0.
 
 RMSNorm's γ is folded into the frozen matrices behind it, and given as a tensor of its own for the compute copy of
 lora_A (A∘γ). Axes: g kv head, q query head within the group, j head_dim index, d model width, f ffn, v vocabulary.
-Called by the planning of a run (base commitment) and by the calibration.
+Names and widths are those of protocol/relation/base.py. Called by the planning of a run (base commitments).
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from protocol.model_config import ModelConfig
-from prover.files.hf_model import LayerTensors
+from protocol.model_config import PROJECTIONS, ModelConfig
+from protocol.relation.base import ROW_BITS, bias_name
+from protocol.relation.lora import OUT_AXES, WEIGHT
+from protocol.relation.tables import round_shift
+from prover.files.hf_model import HfModel, LayerTensors
 
-WEIGHT_BITS = 12
-NORM_BITS = 16
-EMBEDDING_BITS = 16
-HEAD_BITS = 12
+FINEST_BIAS = 20  # fractional bits of a bias: finer ones would only widen the sum that it enters
 
 
 class Quantised(NamedTuple):
@@ -67,34 +70,94 @@ def fold(weight: np.ndarray, gamma: np.ndarray) -> np.ndarray:
     return product
 
 
-def quantise_layer(
-    config: ModelConfig, tensors: LayerTensors, weight_bits: int = WEIGHT_BITS, norm_bits: int = NORM_BITS
-) -> dict[str, Quantised]:
-    """One layer from HfModel.layer(l).
+def quantise_rows(x: np.ndarray, bits: int, row_axes: int) -> tuple[Quantised, Quantised]:
+    """(X, σ): the first `row_axes` axes of `x` name its rows; the scales' exponent is 0, X carries f."""
+    wide = np.asarray(x, dtype=np.float64)
+    limit, top = 2 ** (bits - 1) - 1, 2 ** (ROW_BITS - bits) - 1
+    steps = np.abs(wide).reshape(*wide.shape[:row_axes], -1).max(axis=-1) / limit
+    largest = float(steps.max())
+    if not np.isfinite(largest):
+        raise ValueError("only finite values can be quantised")
+    exponent = int(np.frexp(top / largest)[1]) if largest else 0
+    while np.ceil(np.ldexp(largest, exponent)) > top:
+        exponent -= 1
+    scale = np.maximum(np.ceil(np.ldexp(steps, exponent)), 1)
+    by_row = scale.reshape(*scale.shape, *[1] * (wide.ndim - row_axes))
+    values = np.rint(np.ldexp(wide, exponent) / by_row)
+    return Quantised(values.astype(np.int64), exponent), Quantised(scale.astype(np.int64), 0)
 
-    W_q [g,q,j,d], W_k [g,j,d], W_v [g,j,d], W_gate [f,d], W_up [f,d] with the norm before them folded in;
-    W_o [d,g,q,j], W_down [d,f] as stored; gamma_attn [d], gamma_mlp [d].
+
+def real_layer(config: ModelConfig, tensors: LayerTensors) -> dict[str, np.ndarray]:
+    """One layer from HfModel.layer(l) under the relation's names, γ folded in, exact in float64.
+
+    W_q [g,q,j,d], W_k [g,j,d], W_v [g,j,d], W_o [d,g,q,j], W_gate [f,d], W_up [f,d], W_down [d,f]; biases b_q [g,q,j] …;
+    gamma_attn [d], gamma_mlp [d], gamma_q [j], gamma_k [j].
     """
-    g, q, j, d = config.kv_heads, config.queries_per_group, config.head_dim, config.hidden
+    sizes = {"g": config.kv_heads, "q": config.queries_per_group, "j": config.head_dim, "d": config.hidden, "f": config.ffn}
     gamma_attn, gamma_mlp = tensors["input_layernorm"], tensors["post_attention_layernorm"]
-    weights = {
-        "W_q": fold(tensors["q_proj"], gamma_attn).reshape(g, q, j, d),
-        "W_k": fold(tensors["k_proj"], gamma_attn).reshape(g, j, d),
-        "W_v": fold(tensors["v_proj"], gamma_attn).reshape(g, j, d),
-        "W_o": tensors["o_proj"].reshape(d, g, q, j),
-        "W_gate": fold(tensors["gate_proj"], gamma_mlp),
-        "W_up": fold(tensors["up_proj"], gamma_mlp),
-        "W_down": tensors["down_proj"],
-    }
-    result = {name: quantise(value, weight_bits) for name, value in weights.items()}
-    return result | {"gamma_attn": quantise(gamma_attn, norm_bits), "gamma_mlp": quantise(gamma_mlp, norm_bits)}
+    behind = dict.fromkeys(("q_proj", "k_proj", "v_proj"), gamma_attn) | dict.fromkeys(("gate_proj", "up_proj"), gamma_mlp)
+    found: dict[str, np.ndarray] = {}
+    for module in PROJECTIONS:
+        out = [sizes[a] for a in OUT_AXES[module]]
+        weight = fold(tensors[module], behind[module]) if module in behind else tensors[module]
+        inner = [sizes[a] for a in "gqj"] if module == "o_proj" else [-1]
+        found[WEIGHT[module]] = weight.astype(np.float64).reshape(*out, *inner)
+        if module in config.biased:
+            found[bias_name(module)] = tensors[f"{module}.bias"].reshape(out)
+    found |= {"gamma_attn": gamma_attn, "gamma_mlp": gamma_mlp}
+    return found | ({f"gamma_{x}": tensors[f"{x}_norm"] for x in ("q", "k")} if config.qk_norm else {})
 
 
-def quantise_embedding(table: np.ndarray, bits: int = EMBEDDING_BITS) -> Quantised:
-    """E [v,d] from HfModel.embedding()."""
-    return quantise(table, bits)
+def quantise_layer(
+    config: ModelConfig, tensors: LayerTensors, widths: Mapping[str, int], weight_scales: str = "tensor"
+) -> dict[str, Quantised]:
+    """One layer from HfModel.layer(l), as commitment base/{l} holds it."""
+    result, modules = {}, {w: module for module, w in WEIGHT.items()}
+    for name, value in real_layer(config, tensors).items():
+        if name in modules and weight_scales == "row":
+            result[name], result[f"{name}.scale"] = quantise_rows(value, widths["weight"], len(OUT_AXES[modules[name]]))
+        elif name in modules:
+            result[name] = quantise(value, widths["weight"])
+        elif name.startswith("b_"):
+            result[name] = quantise(value, widths["bias"], FINEST_BIAS)
+        else:
+            result[name] = quantise(value, widths["gamma"])
+    return result
 
 
-def quantise_head(head: np.ndarray, final_norm: np.ndarray, bits: int = HEAD_BITS) -> Quantised:
-    """W_head [v,d] with the final norm folded in, from HfModel.head() and HfModel.final_norm()."""
-    return quantise(fold(head, final_norm), bits)
+def quantise_head(
+    head: np.ndarray, final_norm: np.ndarray, widths: Mapping[str, int], weight_scales: str = "tensor"
+) -> dict[str, Quantised]:
+    """An untied head: W [v,d] with the final norm folded in, and W.scale [v] with scales by row."""
+    folded = fold(head, final_norm)
+    if weight_scales == "row":
+        weight, scale = quantise_rows(folded, widths["head"], 1)
+        return {"W": weight, "W.scale": scale}
+    return {"W": quantise(folded, widths["head"])}
+
+
+def tied_head(embedding: Quantised, final_norm: np.ndarray, widths: Mapping[str, int]) -> dict[str, Quantised]:
+    """The head of a tied model: what its range task proves about the embedding's integers."""
+    gamma, limit = quantise(final_norm, widths["gamma"]), 2 ** (widths["head"] - 1) - 1
+    exact = embedding.values * gamma.values
+    lowest, highest, shift = int(exact.min()), int(exact.max()), 0
+    while round_shift(highest, shift) > limit or round_shift(lowest, shift) < -limit - 1:
+        shift += 1
+    values = exact if shift == 0 else (exact + (1 << shift - 1)) >> shift
+    return {"W": Quantised(values, embedding.exponent + gamma.exponent - shift), "gamma_final": gamma}
+
+
+def quantise_base(
+    model: HfModel, widths: Mapping[str, int], weight_scales: str = "tensor"
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, int]]:
+    """All base commitments: integers by commitment and tensor, and exponents by "commitment/tensor"."""
+    groups = {f"base/{n}": quantise_layer(model.config, tensors, widths, weight_scales) for n, tensors in enumerate(model.layers())}
+    embedding = quantise(model.embedding(), widths["embedding"])
+    groups["embedding"] = {"E": embedding}
+    if model.config.tied:
+        model.head()  # refuses a stored head that differs from the embedding
+        groups["head"] = tied_head(embedding, model.final_norm(), widths)
+    else:
+        groups["head"] = quantise_head(model.head(), model.final_norm(), widths, weight_scales)
+    base = {name: {k: x.values for k, x in group.items()} for name, group in groups.items()}
+    return base, {f"{name}/{k}": x.exponent for name, group in groups.items() for k, x in group.items()}

@@ -15,7 +15,7 @@ from protocol.relation.model import build
 from prover.executor.evaluate import Inputs, Ops, evaluate
 from prover.executor.torch_ops import TorchOps
 
-STEPWISE = ("x_in", "dx_in")
+STEPWISE = ("x_in", "dx_in", "clip")
 
 
 def sizes(graph: Graph) -> dict[str, int]:

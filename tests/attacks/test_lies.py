@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from protocol.manifest import Optimizer
 from protocol.relation.graph import Committed, Graph, IntArray, Linear, Public
 from tests.support.evil import Change, Lie, Outcome, attack
 from tests.support.stage import Case, Stage
@@ -196,8 +195,8 @@ def test_residual_gradient_zeroed(stage: Stage) -> None:
 
 def test_wrong_learning_rate(stage: Stage) -> None:
     manifest = stage.toy.manifest
-    other = replace(manifest, optimizer=Optimizer("sgd", manifest.optimizer.momentum, "0.021"))
-    assert other.optimizer.lr_exponent == manifest.optimizer.lr_exponent
+    other = replace(manifest, optimizer=replace(manifest.optimizer, learning_rate="0.021"))
+    assert other.optimizer.rates(0, 1, 2)[1] == manifest.optimizer.rates(0, 1, 2)[1]
     rejected(stage.case(*LAYER), Lie(manifest=other), ".delta.rest", TREE)
 
 

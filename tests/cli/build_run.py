@@ -29,8 +29,10 @@ from prover.executor.trainer import Trainer
 from prover.randomness import fresh_seed
 from prover.witness.task import task_values
 from storage.ledger import open_ledger
+from storage.log import LogPublisher
 from storage.models import NONE, CommitmentRow, EventRow, ProofRow, RunRow, StatementRow
 from storage.object_store import open_object_store
+from storage.private import open_private_store
 from tests.toy import toy
 
 RUN_ID = "toy-0123456789"
@@ -104,6 +106,7 @@ def build_run(folder: Path) -> Built:
     for task in task_list(manifest):
         _prove(backend, manifest, task, arrays, data, ids, losses, params, book, store)
     book.append(EventRow(RUN_ID, "finished", NONE, "{}"))
+    LogPublisher(book, store, open_private_store(f"file:{folder / 'private'}")).publish()
     book.close()
     last = Name("delivered/0", len(manifest.windows()))
     return Built(folder, manifest, {0: (seeds[last], arrays[last])})
@@ -112,8 +115,7 @@ def build_run(folder: Path) -> Built:
 def _prove(backend, manifest, task: Task, arrays, data, ids, losses, params, book, store) -> None:  # type: ignore[no-untyped-def]
     inputs = {(role, tensor): a for role, name in task.commitments for tensor, a in arrays[name].items()}
     window = manifest.windows()[task.window] if task.window >= 0 else None
-    layer: int | str = str(task.commitments[0][1]) if task.kind == "range" else max(task.layer, 0)
-    graph, values = task_values(manifest, task.kind, window, layer, inputs)
+    graph, values = task_values(manifest, task.kind, window, task.subject, inputs)
     published = {item.name: np.asarray(losses[task.window]) for item in graph.published}
     content = statement_content(manifest, task, graph.digest(), ids, published)
     identity = statement_id(manifest, task)

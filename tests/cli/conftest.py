@@ -1,4 +1,4 @@
-"""One honest toy run for the whole session, and copies of it to damage."""
+"""Copies of the honest toy run (tests/conftest.py), to damage."""
 
 import contextlib
 import shutil
@@ -12,16 +12,22 @@ import pytest
 import tasks.verify
 from protocol.manifest import RunManifest
 from protocol.statement import Task
-from tests.cli.build_run import Built, build_run
+from storage.checkpoint import load_keys
+from storage.private import open_private_store
+from tests.cli.build_run import Built
 from verifier.run import TaskVerdict, check_one
 from verifier.task import Evidence
 
 VERDICTS: dict[tuple[object, ...], TaskVerdict] = {}
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build_run(tmp_path_factory.mktemp("toy-run"))
+@pytest.fixture(scope="module")
+def policy(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keys = load_keys(open_private_store(f"file:{built.folder / 'private'}"))
+    assert keys is not None
+    path = tmp_path_factory.mktemp("policy") / "policy"
+    path.write_text(keys.policy_text())
+    return path
 
 
 @pytest.fixture

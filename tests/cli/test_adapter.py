@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from cli import app
 from prover.files.adapter import AdapterFileError
+from storage.private import open_private_store
 from tasks.adapter import export_adapter
+from tasks.signature import public_key, sign_folder, signing_key
 from tests.cli.build_run import RUN_ID, Built
 
 WEIGHTS, CONFIG, OPENING = "adapter_model.safetensors", "adapter_config.json", "opening.json"
@@ -80,3 +82,14 @@ def test_an_export_replaces_nothing(built: Built, folder: Path) -> None:
     with pytest.raises(AdapterFileError):
         export_adapter(folder, built.manifest, RUN_ID, "base", built.delivered)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_signature_is_checked_against_the_providers_key(built: Built, folder: Path, tmp_path: Path) -> None:
+    ours, theirs = (open_private_store(f"file:{tmp_path / name}") for name in ("ours", "theirs"))
+    sign_folder(folder, signing_key(ours))
+    for store, code, text in ((ours, 0, "yes"), (theirs, 1, "model.sig")):
+        key = tmp_path / "key.pem"
+        key.write_bytes(public_key(signing_key(store)))
+        arguments = ["adapter", "check", str(folder), RUN_ID, "--ledger", built.ledger_url, "--signer", str(key)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == code and text in result.output

@@ -9,6 +9,9 @@ import yaml
 
 from flows.config import TARGET_MODULES, RunConfig, load_config
 from flows.config_errors import ConfigError
+from flows.session import request_of
+from protocol.manifest import Lora
+from protocol.optimizer import Optimizer
 
 FULL = """
 base_model: examples/tiny-llama
@@ -48,14 +51,12 @@ def problems(path: Path) -> list[str]:
 
 def test_documented_example(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, FULL))
-    assert config.hyperparameters() == {
-        "lora": {"r": 8, "lora_alpha": 16, "target_modules": list(TARGET_MODULES)},
-        "training": {
-            "optimizer": "sgd", "momentum": "0.9", "learning_rate": "0.05", "epochs": 1, "batch_size": 4,
-            "sequence_length": 64, "seed": 7, "window_steps": 4,
-        },
-        "audit": {"base_model": "private", "publish_loss": True, "soundness_bits": 100},
-    }
+    assert config.lora.proved() == Lora(8, 16, TARGET_MODULES)
+    assert config.training.proved() == Optimizer(kind="sgd", momentum="0.9", learning_rate="0.05")
+    assert (config.training.epochs, config.training.batch_size, config.training.window_steps) == (1, 4, 4)
+    assert (config.audit.base_model, config.audit.publish_loss, config.audit.soundness_bits) == ("private", True, 100)
+    assert (config.data.format, config.data.packing) == ("auto", False)
+    assert (config.quantisation.weights, config.quantisation.scales, config.quantisation.headroom) == ("int12", "tensor", 0)
     assert config.folder == tmp_path
     assert config.base_model_path == tmp_path / "examples/tiny-llama"
     assert config.dataset_path == tmp_path / "examples/haiku.jsonl"
@@ -68,53 +69,99 @@ def test_only_what_has_no_sensible_default_is_required(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "base_model: m\ndataset: d\ntraining: {learning_rate: 5e-2, max_steps: 8}\n"))
     assert config.training.learning_rate == Decimal("0.05") and config.training.max_steps == 8
     assert config.lora.target_modules == TARGET_MODULES and config.training.optimizer == "sgd"
-    lines = problems(write(tmp_path, "base_model: m\n"))
-    assert lines == [
-        "dataset: missing; valid is the path of a JSONL file",
-        "training: missing; valid is a section with at least learning_rate",
-    ]
+    assert problems(write(tmp_path, "base_model: m\n")) == ["training: missing; valid is a section with at least learning_rate"]
+    lines = problems(write(tmp_path, "base_model: m\ntraining: {learning_rate: 1}\n"))
+    assert lines == ["dataset: missing; valid is the path of a JSON Lines file, or dataset_opening"]
+
+
+def test_a_dataset_or_its_opening(tmp_path: Path) -> None:
+    opening = "base_model: m\ntraining: {learning_rate: 1}\ndataset_opening: owner/dataset-opening.npz\n"
+    config = load_config(write(tmp_path, opening))
+    assert config.dataset_path is None and config.dataset_opening_path == tmp_path / "owner/dataset-opening.npz"
+    assert "stands beside dataset" in problems(write(tmp_path, opening + "dataset: d.jsonl\n"))[0]
+    assert problems(write(tmp_path, opening + "data: {packing: true}\n"))[0].startswith("data: does not apply to dataset_opening")
+
+
+def test_adamw_in_full(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, """
+base_model: m
+dataset: d
+lora: {r: 12, lora_alpha: 16, use_rslora: true, lora_dropout: 0.0, bias: none, modules_to_save: null, use_dora: false}
+training: {optimizer: adamw, learning_rate: 2e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0,
+           schedule: cosine, warmup_steps: 10, gradient_accumulation: 4}
+data: {format: messages, packing: true}
+quantisation: {weights: int16, scales: row, headroom: 2}
+"""))
+    assert config.training.proved() == Optimizer(
+        kind="adamw", learning_rate="0.0002", beta1="0.9", beta2="0.95", epsilon="0.00000001", weight_decay="0.01", max_grad_norm="1",
+        schedule="cosine", warmup_steps=10,
+    )
+    assert config.lora.proved() == Lora(12, 16, TARGET_MODULES, use_rslora=True)
+    found = request_of(config)
+    assert (found.data_format, found.packing, found.weight_bits, found.weight_scales, found.headroom) == ("messages", True, 16, "row", 2)
+    assert found.gradient_accumulation == 4 and found.optimizer == config.training.proved()
 
 
 @pytest.mark.parametrize("written, exact", [("0.1", "0.1"), ("1e-05", "0.00001"), ("1.0e-5", "0.00001"), ("1", "1"), ("0.30", "0.3")])
 def test_numbers_are_exact(tmp_path: Path, written: str, exact: str) -> None:
     config = load_config(write(tmp_path, f"base_model: m\ndataset: d\ntraining: {{learning_rate: {written}}}\n"))
-    assert config.hyperparameters()["training"]["learning_rate"] == exact
+    assert config.training.proved().learning_rate == exact
 
 
 @pytest.mark.parametrize(("key", "value", "parts"), [
-    ("base_model", None, ["base_model: missing", "Hugging Face LLaMA folder"]),
-    ("base_model", "", ["base_model: ''", "Hugging Face LLaMA folder"]),
-    ("dataset", 7, ["dataset: 7", "JSONL"]),
+    ("base_model", None, ["base_model: missing", "Hugging Face model folder"]),
+    ("base_model", "", ["base_model: ''", "Hugging Face model folder"]),
+    ("dataset", 7, ["dataset: 7", "JSON Lines"]),
     ("lora", "all", ["lora: 'all'", "section with r"]),
-    ("lora.r", 0, ["lora.r: 0", "1 to 1024"]),
-    ("lora.r", "8", ["lora.r: '8'", "integer from 1 to 1024"]),
-    ("lora.r", 12, ["lora: lora_alpha / r = 16/12", "24"]),
+    ("lora.r", 0, ["lora.r: 0", "1 to 64"]),
+    ("lora.r", 65, ["lora.r: 65", "1 to 64"]),
+    ("lora.r", "8", ["lora.r: '8'", "integer from 1 to 64"]),
+    ("lora.use_rslora", "yes", ["lora.use_rslora: 'yes'", "true"]),
+    ("lora.lora_dropout", 0.1, ["lora.lora_dropout: 0.1 is not supported", "valid is 0"]),
+    ("lora.bias", "all", ["lora.bias: 'all' is not supported", "valid is none"]),
+    ("lora.modules_to_save", ["lm_head"], ["lora.modules_to_save: ['lm_head'] is not supported", "valid is null"]),
+    ("lora.use_dora", True, ["lora.use_dora: True is not supported", "valid is false"]),
+    ("lora.init_lora_weights", "pissa", ["lora.init_lora_weights: 'pissa' is not supported", "valid is true"]),
+    ("lora.rank_pattern", {"q_proj": 4}, ["lora.rank_pattern", "is not supported"]),
     ("lora.target_modules", [], ["lora.target_modules: []", "q_proj, k_proj"]),
     ("lora.target_modules", ["q_proj", "kproj"], ["lora.target_modules.1: 'kproj'", "k_proj"]),
     ("lora.target_modules", ["q_proj", "q_proj"], ["lora.target_modules", "names a module twice"]),
-    ("training.optimizer", "adamw", ["training.optimizer: 'adamw'", "not supported yet: use sgd"]),
-    ("training.optimizer", "lion", ["training.optimizer: 'lion'", "valid is sgd"]),
-    ("training.momentum", 1.0, ["training.momentum: 1.0", "not including, 1"]),
+    ("training.optimizer", "adamw", ["training.momentum: 0.9 does not apply to adamw", "beta1, beta2, epsilon, weight_decay"]),
+    ("training.optimizer", "lion", ["training.optimizer: 'lion'", "valid is sgd or adamw"]),
+    ("training.beta2", 0.99, ["training.beta2: 0.99 does not apply to sgd", "valid is momentum"]),
+    ("training.weight_decay", 0, ["training.weight_decay: 0 does not apply to sgd"]),
+    ("training.momentum", 1.0, ["training.momentum: 1 is not valid", "0 … 0.9999"]),
+    ("training.learning_rate", 1e-14, ["training.learning_rate: 0.00000000000001 is not valid", "0.000000000001 …"]),
+    ("training.learning_rate", "0.0000000000000000001", ["training.learning_rate", "at most 17 decimals"]),
+    ("training.max_grad_norm", -1, ["training.max_grad_norm: -1", "no clipping"]),
+    ("training.schedule", "polynomial", ["training.schedule: 'polynomial'", "constant, linear or cosine"]),
+    ("training.warmup_steps", -1, ["training.warmup_steps: -1", "0, at most"]),
+    ("training.gradient_accumulation", 0, ["training.gradient_accumulation: 0", "1 to 4096"]),
+    ("data", {"packing": "bfd"}, ["data.packing: 'bfd' is a packing mode that is not supported", "true (documents one after another"]),
+    ("data", {"format": "alpaca"}, ["data.format: 'alpaca'", "prompt_completion"]),
+    ("quantisation", {"weights": "int8"}, ["quantisation.weights: 'int8'", "int12 or int16"]),
+    ("quantisation", {"scales": "block"}, ["quantisation.scales: 'block'", "tensor or row"]),
+    ("quantisation", {"headroom": 5}, ["quantisation.headroom: 5", "0 to 4"]),
     ("training.learning_rate", None, ["training.learning_rate: missing", "above 0"]),
     ("training.learning_rate", 0, ["training.learning_rate: 0", "above 0"]),
     ("training.learning_rate", -0.1, ["training.learning_rate: -0.1", "above 0"]),
     ("training.learning_rate", float("nan"), ["training.learning_rate: nan", "above 0"]),
     ("training.learning_rate", True, ["training.learning_rate: True", "above 0"]),
     ("training.epochs", True, ["training.epochs: True", "at least 1"]),
-    ("training.batch_size", 4.0, ["training.batch_size: 4.0", "integer of at least 1"]),
-    ("training.sequence_length", 1, ["training.sequence_length: 1", "at least 2"]),
+    ("training.batch_size", 4.0, ["training.batch_size: 4.0", "integer from 1 to 4096"]),
+    ("training.sequence_length", 1, ["training.sequence_length: 1", "from 2 to 4096"]),
     ("training.seed", -1, ["training.seed: -1", "0 to 2^63"]),
     ("training.seed", 2**63, ["training.seed: 9223372036854775808", "0 to 2^63"]),
     ("training.window_steps", 0, ["training.window_steps: 0", "at least 1"]),
     ("training.max_steps", 0, ["training.max_steps: 0", "at least 1"]),
     ("training.learning_rat", 1, ["training.learning_rat: unknown key (value 1)", "did you mean learning_rate?", "batch_size"]),
-    ("datset", "x", ["datset: unknown key (value 'x')", "did you mean dataset?"]),
+    ("datset", "x", ["datset: unknown key (value 'x')", "did you mean data"]),
     ("audit.base_model", "secret", ["audit.base_model: 'secret'", "private or public"]),
     ("audit.publish_loss", "maybe", ["audit.publish_loss: 'maybe'", "true or false"]),
     ("audit.soundness_bits", 99, ["audit.soundness_bits: 99", "100 to 128"]),
-    ("storage.ledger", "postgresql+psycopg://u:secret@h/d", ["storage.ledger", "not supported yet", "sqlite:///PATH"]),
+    ("storage.ledger", "postgresql://u:secret@h/d", ["storage.ledger", "postgresql+psycopg://"]),
     ("storage.ledger", "file:x", ["storage.ledger: 'file:x'", "sqlite:///PATH"]),
-    ("storage.objects", "s3://bucket", ["storage.objects: 's3://bucket'", "s3, which is not supported yet", "file:PATH"]),
+    ("storage.objects", "s3://bucket?secret=x", ["storage.objects", "secret"]),
     ("storage.objects", "var/objects", ["storage.objects: 'var/objects'", "file:PATH"]),
     ("storage.private", "file:var/objects/private", ["storage.private", "separate folders"]),
     ("storage.private", "file:var", ["storage.private", "separate folders"]),
@@ -154,7 +201,7 @@ def test_only_storage_comes_from_the_environment(tmp_path: Path, monkeypatch: py
     config = load_config(write(tmp_path, FULL))
     assert config.ledger_url == "sqlite:////data/ledger.db"
     assert config.training.learning_rate == Decimal("0.05") and config.training.seed == 7
-    monkeypatch.setenv("VERILORA_STORAGE_OBJECTS", "s3://bucket")
+    monkeypatch.setenv("VERILORA_STORAGE_OBJECTS", "bucket")
     assert "storage.objects" in problems(write(tmp_path, FULL))[0]
 
 

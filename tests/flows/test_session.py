@@ -10,14 +10,14 @@ import yaml
 from flows.config import load_config
 from flows.environment import SETTINGS, embed
 from flows.session import RunBusy, hold, request_of
-from storage.errors import BudgetExhausted, LedgerError, MissingObject, StorageError, StoreFull
-from storage.private import PrivateStore
+from storage.errors import BudgetExhausted, LedgerError, MissingObject, StorageError, StoreFull, StoreUnavailable
+from storage.private import LocalPrivateStore
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
-    private = PrivateStore(tmp_path / "private")
+    private = LocalPrivateStore(tmp_path / "private")
     with hold(private, "a" * 64):
         with pytest.raises(RunBusy, match="another process"), hold(private, "a" * 64):
             pass
@@ -35,15 +35,15 @@ def test_a_request_says_what_run_yaml_says(tmp_path: Path) -> None:
     )
     found = request_of(load_config(tmp_path / "run.yaml"))
     assert (found.base_model, found.dataset) == (tmp_path / "m", tmp_path / "d.jsonl")
-    assert (found.learning_rate, found.momentum, found.max_steps) == ("0.05", "0.9", None)
-    assert (found.r, found.target_modules, found.epochs, found.window_steps) == (4, ("q_proj", "v_proj"), 2, 3)
+    assert (found.optimizer.learning_rate, found.optimizer.momentum, found.max_steps) == ("0.05", "0.9", None)
+    assert (found.lora.r, found.lora.target_modules, found.epochs, found.window_steps) == (4, ("q_proj", "v_proj"), 2, 3)
     assert (found.publish_loss, found.base_visibility, found.soundness_bits) == (False, "private", 100)
 
 
 def test_only_faults_that_may_pass_are_retried() -> None:
     from flows.work import is_transient
 
-    assert all(is_transient(e) for e in (LedgerError("locked"), StorageError("busy"), ConnectionError(), TimeoutError()))
+    assert all(is_transient(e) for e in (LedgerError("locked"), StorageError("busy"), StoreUnavailable("down"), TimeoutError()))
     assert not any(is_transient(e) for e in (StoreFull("full"), MissingObject("gone"), BudgetExhausted("spent"), ValueError("bug")))
 
 

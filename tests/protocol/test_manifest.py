@@ -3,14 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
-from protocol.manifest import Lora, Optimizer, RunManifest, StepRange, base_commitments
+from protocol.manifest import VERSION, Lora, RunManifest, StepRange, base_commitments
 from tests.toy import toy_manifest
 
 
@@ -39,11 +38,13 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(("path", "value"), [
-    ("seed", None), ("surprise", 1), ("seed", "7"), ("seed", True), ("seed", -1), ("publish_loss", 1), ("version", 2),
+    ("seed", None), ("surprise", 1), ("seed", "7"), ("seed", True), ("seed", -1), ("publish_loss", 1), ("version", VERSION - 1),
     ("lora.r", 0), ("lora.r", None), ("lora.more", 1), ("lora.target_modules", ["v_proj", "q_proj"]),
     ("lora.target_modules", []), ("lora.target_modules", ["lm_head"]), ("optimizer.kind", "adamw"),
-    ("optimizer.lr_integer", 1 << 14), ("optimizer.learning_rate", "5e-1"), ("optimizer.momentum", "1"),
-    ("loss_tokens", [1]), ("loss_tokens", [1, 1, 1, 1, "1"]), ("widths.master", None), ("widths.master", 99),
+    ("optimizer.rate", 1 << 14), ("optimizer.learning_rate", "5e-1"), ("optimizer.momentum", "1"), ("optimizer.beta1", None),
+    ("optimizer.beta1", "0.8"), ("optimizer.warmup_steps", 6), ("optimizer.warmup_steps", "1"), ("optimizer.schedule", "polynomial"),
+    ("gradient_accumulation", 0), ("gradient_accumulation", 4), ("lora.use_rslora", 1), ("weight_scales", "column"), ("dataset_owner", 7),
+    ("loss_tokens", [1]), ("loss_tokens", [1, 1, 1, 1, "1"]), ("widths.master", None), ("widths.master", 99), ("widths.weight", 14),
     ("exponents.x", 1000), ("exponents.x", "1"), ("commitments.head", None), ("commitments.head", "00"),
     ("batch_size", 100), ("steps", 0), ("model.tied", 2), ("base_visibility", "secret"), ("budgets", []),
 ])
@@ -64,20 +65,30 @@ def test_windows_cover_the_steps(manifest: RunManifest) -> None:
 
 
 def test_an_epoch_visits_every_example_once(manifest: RunManifest) -> None:
-    per_epoch = manifest.examples // manifest.batch_size
+    per_epoch = manifest.examples // manifest.sequences
     for epoch in range(2):
         rows = [int(i) for k in range(per_epoch) for i in manifest.batch(epoch * per_epoch + k)]
         assert sorted(rows) == list(range(manifest.examples))
     assert manifest.batches(StepRange(2, 2)).tolist() == [manifest.batch(k).tolist() for k in (2, 3)]
 
 
-@pytest.mark.parametrize("rate", ["0.05", "1", "0.000001", "1024", "0.99999999", "0.000030517578125"])
-def test_learning_rate_has_fifteen_bits(rate: str) -> None:
-    o = Optimizer("sgd", "0.9", rate)
-    assert 1 << 14 <= o.lr_integer < 1 << 15
-    assert abs(Fraction(o.lr_integer) / Fraction(2) ** o.lr_exponent / Fraction(rate) - 1) < Fraction(1, 1 << 15)
+def test_accumulated_batches_are_one_larger_batch() -> None:
+    accumulated, larger = toy_manifest(batch_size=1, gradient_accumulation=3), toy_manifest(batch_size=3)
+    assert [accumulated.batch(k).tolist() for k in range(4)] == [larger.batch(k).tolist() for k in range(4)]
+    assert accumulated.loss_tokens == larger.loss_tokens
 
 
-@pytest.mark.parametrize(("r", "alpha", "scale"), [(8, 16, (1, -1)), (8, 8, (1, 0)), (16, 4, (1, 2)), (2, 3, (3, 1))])
+@pytest.mark.parametrize(("r", "alpha", "scale"), [(8, 16, (1, -1)), (8, 8, (1, 0)), (16, 4, (1, 2)), (2, 3, (3, 1)), (64, 1, (1, 6))])
 def test_lora_scale(r: int, alpha: int, scale: tuple[int, int]) -> None:
     assert Lora(r, alpha, ("q_proj",)).scale == scale
+    if r == 16:
+        assert Lora(r, alpha, ("q_proj",), use_rslora=True).scale == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("r", "alpha", "rslora"), [(3, 7, False), (6, 4, False), (8, 16, True), (2, 1, True), (4096, 1, True), (3, 65536, True)]
+)
+def test_lora_scale_is_the_nearest_number(r: int, alpha: int, rslora: bool) -> None:
+    """n·2^−k with 14 bits, half a unit in the last place away at most."""
+    n, k = Lora(r, alpha, ("q_proj",), rslora).scale
+    assert n % 2 == 1 and abs(n * 2.0**-k / (alpha / (r**0.5 if rslora else r)) - 1) < 2.0**-13

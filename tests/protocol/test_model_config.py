@@ -1,11 +1,14 @@
 """Model configurations in manifests: exact round trip, everything else refused."""
 
+from fractions import Fraction
+
 import pytest
 
 from protocol.errors import VerificationError
 from protocol.model_config import PROJECTIONS, ModelConfig
 
 CONFIG = ModelConfig(300, 60, 2, 6, 3, 10, 100, "0.00001", "10000", 1)
+LLAMA3 = "llama3:8:1:4:8192"
 
 
 def test_round_trip_and_shapes() -> None:
@@ -22,12 +25,23 @@ def test_round_trip_and_shapes() -> None:
         ("kv_heads", 4), ("head_dim", 9),
         ("tied", 2), ("tied", False), ("rms_eps", "1e-5"), ("rms_eps", "0.000010"), ("rms_eps", "0"), ("rms_eps", "-1"),
         ("rms_eps", 1), ("rope_theta", "010"), ("rope_theta", "10000.0"), ("rope_theta", "1\n"), ("rope_theta", "9" * 31),
+        ("bias", "v_proj,q_proj"), ("bias", "q_proj,"), ("bias", "q_proj,q_proj"), ("bias", "norm"), ("bias", None), ("qk_norm", 2),
+        ("qk_norm", True), ("rope_scaling", None), ("rope_scaling", "yarn:8:1:4:8192"), ("rope_scaling", LLAMA3 + ":1"),
+        ("rope_scaling", "llama3:8:1:4"), ("rope_scaling", "llama3:8.0:1:4:8192"), ("rope_scaling", "llama3:0.5:1:4:8192"),
+        ("rope_scaling", "llama3:8:4:4:8192"), ("rope_scaling", "llama3:8:0:4:8192"), ("rope_scaling", "llama3:8:1:4:0"),
     ],
 )
 def test_malformed_values_are_refused(key: str, value: object) -> None:
     with pytest.raises(VerificationError) as caught:
         ModelConfig.from_manifest(CONFIG.to_manifest() | {key: value})
     assert caught.value.where == f"model.{key}"
+
+
+def test_features() -> None:
+    features = {"bias": "q_proj,v_proj", "qk_norm": 1, "rope_scaling": "llama3:8.5:1:4:8192"}
+    config = ModelConfig.from_manifest(CONFIG.to_manifest() | features)
+    assert config.biased == ("q_proj", "v_proj") and CONFIG.biased == ()
+    assert config.scaling == (Fraction(17, 2), 1, 4, 8192) and CONFIG.scaling == ()
 
 
 @pytest.mark.parametrize("value", [None, [], {}, CONFIG.to_manifest() | {"more": 1}])

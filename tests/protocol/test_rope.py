@@ -6,7 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from protocol.rope import ROPE_BITS, query_bits, query_tables, rope_tables
+from protocol.relation.tables import GUARD
+from protocol.rope import ROPE_BITS, frequencies, query_bits, query_tables, rope_tables
 
 getcontext().prec = 60
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -46,3 +47,35 @@ def test_tables_are_the_nearest_integers(head_dim: int, theta: int, positions: i
 def test_query_tables_use_their_bits(head_dim: int) -> None:
     cos, _ = query_tables(head_dim, Fraction(10000), 2)
     assert 1 << ROPE_BITS - 1 < np.abs(cos).max() <= 1 << ROPE_BITS
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "theta", "scaling"),
+    [(128, 500000, (8, 1, 4, 8192)), (64, 500000, (32, 1, 4, 8192)), (16, 10000, (8, 1, 4, 16)),
+     (10, 10000, (Fraction(5, 2), Fraction(1, 2), 3, 64))],
+)
+def test_llama3_scaling_is_that_of_transformers(head_dim: int, theta: int, scaling: tuple[Fraction, ...]) -> None:
+    """Llama 3.1, Llama 3.2, and toy sizes; frequencies in all three bands."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    rope = {"rope_type": "llama3", "rope_theta": float(theta)} | {n: float(x) for n, x in zip(names, scaling, strict=True)}
+    config = transformers.LlamaConfig(hidden_size=2 * head_dim, num_attention_heads=2, rope_parameters=rope)
+    expected, factor = ROPE_INIT_FUNCTIONS["llama3"](config, device=None)
+    assert factor == 1.0
+    exact = tuple(Fraction(x) for x in scaling)
+    found = [f / 2**GUARD for f in frequencies(head_dim, Fraction(theta), exact)]
+    plain = [f / 2**GUARD for f in frequencies(head_dim, Fraction(theta))]
+    assert np.allclose(found, expected.numpy(), rtol=1e-6, atol=0) and not np.allclose(found, plain, rtol=1e-2)
+    bands = {round(f * float(exact[0]) / p, 6) for f, p in zip(found, plain, strict=True)}
+    assert 1.0 in bands and len(bands) > 1  # the slowest are divided by factor
+
+
+def test_scaled_tables_follow_the_frequencies() -> None:
+    scaling = tuple(map(Fraction, (8, 1, 4, 16)))
+    cos, sin = rope_tables(6, Fraction(10000), 9, scaling)
+    for j, frequency in enumerate(frequencies(6, Fraction(10000), scaling)):
+        angle = np.arange(9) * (frequency / 2**GUARD)
+        assert np.abs(cos[:, j] - np.cos(angle) * 2**ROPE_BITS).max() < 0.51
+        assert np.abs(sin[:, j + 3] - np.sin(angle) * 2**ROPE_BITS).max() < 0.51

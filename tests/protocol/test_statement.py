@@ -39,7 +39,9 @@ def manifest() -> RunManifest:
     "arguments",
     [{"sizes": EVEN, "layers": 2, "steps": 3, "window_steps": 2}, {"sizes": ODD, "layers": 1, "steps": 1},
      {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "momentum": "0", "target_modules": ("down_proj",)},
-     {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "target_modules": ("v_proj", "o_proj"), "publish_loss": False}],
+     {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "target_modules": ("v_proj", "o_proj"), "publish_loss": False},
+     {"sizes": EVEN, "layers": 2, "steps": 3, "window_steps": 2, "kind": "adamw", "max_grad_norm": "1", "weight_decay": "0.1"},
+     {"sizes": EVEN, "layers": 1, "steps": 2, "window_steps": 1, "max_grad_norm": "1"}],
 )
 def test_roles_of_a_graph_are_those_of_its_task(arguments: dict[str, object]) -> None:
     """Every commitment that a relation reads or writes is in the statement, with these tensors and shapes, and no other."""
@@ -56,17 +58,22 @@ def test_roles_of_a_graph_are_those_of_its_task(arguments: dict[str, object]) ->
             assert layouts[role].by_name[name].tensor.shape == shape
         names = [t for t, _ in TaskShape(graph, GOLDILOCKS).witness_tensors()]
         assert len(names) == len(set(names))
-        written = {role: {n for (r, n) in used if r == role} for role in ("x_out", "dx_out", "state_out", "delivered")}
+        outputs = {op.commitment for op in graph.ops if isinstance(op, Committed)}
+        written = {role: {n for (r, n) in used if r == role} for role in outputs}
         for role, found in written.items():
             assert role not in layouts or found == set(layouts[role].by_name)  # outputs are complete
 
 
-def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest) -> None:
+@pytest.mark.parametrize("clips", [False, True])
+def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest, clips: bool) -> None:
+    if clips:
+        manifest = registered(sizes=EVEN, layers=2, steps=5, window_steps=2, kind="adamw", max_grad_norm="1")
     writers: dict[str, list[str]] = {}
     readers: dict[str, list[str]] = {}
     for task in task_list(manifest):
+        outputs = {op.commitment for op in task.graph(manifest).ops if isinstance(op, Committed)}
         for role, name in task.commitments:
-            table = writers if role in ("x_out", "dx_out", "state_out", "delivered") else readers
+            table = writers if role in outputs else readers
             table.setdefault(str(name), []).append(str(task))
     known = set()
     for name, tasks in writers.items():
@@ -83,6 +90,9 @@ def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest) 
     assert writers["state/1@2"] == ["layer(1, 1)"] and readers["state/1@2"] == ["layer(2, 1)"]
     assert writers["x/1@0"] == ["layer(0, 0)"] and readers["x/1@0"] == ["layer(0, 1)"]
     assert writers["dx/2@1"] == ["head(1)"] and writers["dx/1@1"] == ["layer(1, 1)"] and readers["dx/1@1"] == ["layer(1, 0)"]
+    if clips:
+        assert writers["norm/1@2"] == ["layer(2, 1)"] and readers["norm/1@2"] == ["clip(2)"]
+        assert writers["clip@0"] == ["clip(0)"] and readers["clip@0"] == ["layer(0, 0)", "layer(0, 1)"]
 
 
 def test_windows_cover_every_step_once(manifest: RunManifest) -> None:

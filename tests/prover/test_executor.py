@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from protocol.manifest import Optimizer, RunManifest, StepRange
+from protocol.manifest import RunManifest, StepRange
 from protocol.model_config import PROJECTIONS
 from protocol.relation.graph import Committed, Graph, IntArray, Operation
 from protocol.relation.model import build, commitment_tensors
@@ -17,7 +17,7 @@ from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps
 from prover.executor.trainer import Trainer, WindowTrace
 from prover.witness.task import outputs, task_values
-from tests.toy import EVEN, Toy, toy
+from tests.toy import EVEN, Toy, toy, toy_optimizer
 
 torch.set_num_threads(1)  # on a busy machine two spinning threads are slower than one
 
@@ -34,13 +34,22 @@ def task_inputs(t: Toy, kind: str, layer: int, trace: WindowTrace, state: Mappin
         return trainer.dataset | {("embedding", "E"): t.base["embedding"]["E"]}
     if kind == "head":
         return trainer.dataset | {("head", "W"): t.base["head"]["W"], ("x_in", "x"): trace.x[top]}
-    return trainer.layer_inputs(layer, state) | {("x_in", "x"): trace.x[layer], ("dx_in", "dx"): trace.dx[layer + 1]}
+    if kind == "clip":
+        return {(f"norm{n}", "n"): norm for n, norm in trace.norms.items()}
+    factor = {} if trace.clip is None else {("clip", "factor"): trace.clip}
+    return trainer.layer_inputs(layer, state) | {("x_in", "x"): trace.x[layer], ("dx_in", "dx"): trace.dx[layer + 1]} | factor
 
 
 def tasks(m: RunManifest) -> list[tuple[str, int]]:
-    return [("embed", 0), *[("layer", n) for n in range(m.model.layers)], ("head", 0)]
+    clip = [("clip", 0)] if m.optimizer.clips else []
+    return [("embed", 0), *[("layer", n) for n in range(m.model.layers)], *clip, ("head", 0)]
 
 
+ADAMW = {"kind": "adamw", "learning_rate": "0.01"}
+ALL = ADAMW | {"weight_decay": "0.1", "max_grad_norm": "0.5", "schedule": "cosine", "warmup_steps": 1, "gradient_accumulation": 2}
+
+
+WIDE = {"vocab": 1003, "hidden": 96, "heads": 6, "kv_heads": 2, "head_dim": 16, "ffn": 250}
 CASES = {
     "odd": {"layers": 2, "steps": 3, "window_steps": 2},
     "even": {"layers": 1, "steps": 2, "window_steps": 2, "sizes": EVEN},
@@ -48,6 +57,11 @@ CASES = {
     "odd scale": {"layers": 1, "steps": 1, "window_steps": 1, "r": 3, "lora_alpha": 7, "sequence_length": 3},
     "some modules": {"layers": 2, "steps": 2, "window_steps": 2, "target_modules": ("v_proj", "gate_proj")},
     "secret loss": {"layers": 1, "steps": 1, "window_steps": 1, "publish_loss": False},
+    "adamw": ADAMW | {"layers": 1, "steps": 3, "window_steps": 2, "sizes": EVEN, "epsilon": "1"},
+    "adamw with everything": ALL | {"layers": 2, "steps": 3, "window_steps": 2, "batch_size": 1},
+    "clipped sgd": {"layers": 2, "steps": 4, "window_steps": 2, "max_grad_norm": "1", "sizes": EVEN, "schedule": "linear"},
+    "rslora": {"layers": 1, "steps": 2, "window_steps": 1, "r": 3, "use_rslora": True, "kind": "adamw", "beta2": "0.95"},
+    "odd widths": {"layers": 1, "steps": 1, "window_steps": 1, "sizes": WIDE, "sequence_length": 3, "batch_size": 1, "r": 1} | ADAMW,
 }
 
 
@@ -77,15 +91,20 @@ def boundary(trace: WindowTrace, kind: str, layer: int, role: str, name: str) ->
         return trace.x[0 if kind == "embed" else layer + 1]
     if role == "dx_out":
         return trace.dx[max(trace.dx) if kind == "head" else layer]
+    if role == "norm":
+        return trace.norms[layer]
+    if role == "clip" and trace.clip is not None:
+        return trace.clip
     return (trace.state_out if role == "state_out" else trace.delivered)[layer][name]
 
 
 def test_commitments_hold_what_the_trainer_gives() -> None:
-    t = toy(layers=2, steps=2, window_steps=2)
+    t = toy(layers=2, steps=2, window_steps=2, **ADAMW, max_grad_norm="1")
     window = t.manifest.windows()[0]
     trace = trainer_of(t).run_window(window)
     found = {"state/1": trace.state_out[1], "delivered/0": trace.delivered[0], "x/2": {"x": trace.x[2]},
-             "dx/1": {"dx": trace.dx[1]}, "dataset": {"tokens": t.tokens, "mask": t.mask}, **t.base}
+             "dx/1": {"dx": trace.dx[1]}, "norm/0": {"n": trace.norms[0]}, "clip": {"factor": trace.clip},
+             "dataset": {"tokens": t.tokens, "mask": t.mask}, **t.base}
     for name, arrays in found.items():
         assert sorted((k, v.shape) for k, v in arrays.items()) == sorted(commitment_tensors(t.manifest, name, window))
 
@@ -104,10 +123,12 @@ def test_range_tasks_hold_and_notice() -> None:
             graph, values = task_values(t.manifest, "range", None, name, inputs | {key: bad})
 
 
-@pytest.mark.parametrize(("kind", "layer"), [("embed", 0), ("layer", 1), ("head", 0)])
-def test_every_committed_tensor_is_constrained(kind: str, layer: int) -> None:
+@pytest.mark.parametrize(("kind", "layer", "optimizer"), [
+    ("embed", 0, {}), ("layer", 1, {}), ("head", 0, {}), ("layer", 1, ALL | {"target_modules": ("q_proj",)}), ("clip", 0, ALL),
+], ids=lambda x: str(x) if not isinstance(x, dict) else x.get("kind", "sgd"))
+def test_every_committed_tensor_is_constrained(kind: str, layer: int, optimizer: dict[str, object]) -> None:
     """One cell of one committed tensor off by one, everything virtual recomputed: some assertion must fail."""
-    t = toy(layers=2, steps=2, window_steps=2, sizes=EVEN, batch_size=1, sequence_length=3)
+    t = toy(layers=2, steps=2, window_steps=2, sizes=EVEN, batch_size=1, sequence_length=3, **optimizer)
     window, rng = t.manifest.windows()[0], np.random.default_rng(5)
     trace = trainer_of(t).run_window(window)
     inputs = task_inputs(t, kind, layer, trace, {})
@@ -162,9 +183,10 @@ def needed(graph: Graph) -> set[int]:
     return seen
 
 
+@pytest.mark.parametrize("optimizer", [{}, ALL], ids=["sgd", "all"])
 @pytest.mark.parametrize("modules", SUBSETS)
-def test_no_dead_committed_values(modules: tuple[str, ...]) -> None:
-    m = toy(layers=2, steps=2, window_steps=2, target_modules=modules, sizes=EVEN).manifest
+def test_no_dead_committed_values(modules: tuple[str, ...], optimizer: dict[str, object]) -> None:
+    m = toy(layers=2, steps=2, window_steps=2, target_modules=modules, sizes=EVEN, **optimizer).manifest
     for kind, layer in tasks(m):
         graph = build(m, kind, m.windows()[0], layer)
         used = needed(graph)
@@ -173,12 +195,40 @@ def test_no_dead_committed_values(modules: tuple[str, ...]) -> None:
         assert dead == []
 
 
-def test_node_list_does_not_depend_on_the_number_of_steps() -> None:
-    m = toy(layers=2, steps=6, window_steps=3).manifest
+@pytest.mark.parametrize("optimizer", [{}, ALL], ids=["sgd", "all"])
+def test_node_list_does_not_depend_on_the_number_of_steps(optimizer: dict[str, object]) -> None:
+    m = toy(layers=2, steps=6, window_steps=3, **optimizer).manifest
     for kind, layer in tasks(m):
         graphs = [build(m, kind, StepRange(first, count), layer, True) for first, count in ((0, 1), (0, 3), (3, 1), (3, 3))]
         lists = [[(type(op).__name__, t.axes) for t, op in zip(g.tensors, g.ops, strict=True)] for g in graphs]
         assert lists[0] == lists[1] and lists[2] == lists[3] and len(lists[0]) == len(lists[2])
+
+
+def test_a_window_of_many_steps_is_the_windows_of_one() -> None:
+    """Clipping spans layers and stays within a step: how steps are cut into windows changes nothing."""
+    t = toy(layers=2, steps=4, window_steps=4, sizes=EVEN, **ALL)
+    whole, state = trainer_of(t).run_window(StepRange(0, 4)), None
+    factors = []
+    for k in range(4):
+        trace = trainer_of(t).run_window(StepRange(k, 1), state)
+        state, factors = trace.state_out, [*factors, *(trace.clip if trace.clip is not None else [])]
+    assert whole.clip is not None and whole.clip.tolist() == factors and len(set(factors)) > 1 and min(factors) < 1 << 16
+    for n, tensors in whole.state_out.items():
+        assert state is not None and all(np.array_equal(v, state[n][k]) for k, v in tensors.items())
+
+
+def test_mean_gradients_are_all_that_updates_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With clipping, forward and backward pass are evaluated no more often than without."""
+    seen: list[str] = []
+    lookup = TorchOps.table
+    monkeypatch.setattr(TorchOps, "table", lambda self, x, table: (seen.append(table), lookup(self, x, table))[1])
+    counts = []
+    for limit in ("0", "1"):
+        t = toy(layers=2, steps=1, window_steps=1, sizes=EVEN, **ADAMW, max_grad_norm=limit)
+        seen.clear()
+        trainer_of(t).run_window(t.manifest.windows()[0])
+        counts.append(len(seen))
+    assert counts[0] == counts[1] > 0
 
 
 def test_relation_digest_depends_on_what_is_proved() -> None:
@@ -190,11 +240,11 @@ def test_relation_digest_depends_on_what_is_proved() -> None:
 
 def test_overflow_names_tensor_step_and_value() -> None:
     t = toy(layers=1, steps=3, window_steps=3)
-    wild = replace(t, manifest=replace(t.manifest, optimizer=Optimizer("sgd", "0.9", "1024")))
+    wild = replace(t, manifest=replace(t.manifest, optimizer=toy_optimizer(learning_rate="1024")))
     with pytest.raises(RangeOverflow) as caught:
         trainer_of(wild).run_window(wild.manifest.windows()[0])
     assert caught.value.step in (0, 1, 2) and caught.value.tensor and str(caught.value.value) in str(caught.value)
-    assert "recalibrate" in str(caught.value)
+    assert "calibrate" in str(caught.value)
 
 
 def test_calibration_refuses_a_diverging_run() -> None:

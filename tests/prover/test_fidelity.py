@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from protocol.manifest import Lora, Optimizer, RunManifest
+from protocol.manifest import Lora, RunManifest
 from protocol.model_config import PROJECTIONS
+from protocol.optimizer import Optimizer
 from protocol.relation.graph import IntArray
 from protocol.streams import initial_lora_a
 from prover.executor.prepare import Prepared, prepare
@@ -40,8 +41,8 @@ def prepared() -> Prepared:
     dataset = load_dataset(EXAMPLES / "haiku.jsonl", EXAMPLES / "tiny-llama", 64)
     return prepare(
         open_model(EXAMPLES / "tiny-llama"), dataset, name="fidelity", lora=Lora(8, 16, PROJECTIONS),
-        optimizer=Optimizer("sgd", "0.9", "0.05"), batch_size=4, steps=8, window_steps=1, seed=7, publish_loss=True,
-        base_visibility="private", profile="demo",
+        optimizer=Optimizer(kind="sgd", momentum="0.9", learning_rate="0.05"), batch_size=4, steps=8,
+        window_steps=1, seed=7, publish_loss=True, base_visibility="private", profile="demo",
     )
 
 
@@ -66,36 +67,10 @@ def integer_curve(p: Prepared, tamper: Tamper | None = None) -> Curve:
 
 @pytest.fixture(scope="module")
 def fp32(prepared: Prepared) -> Curve:
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM
+    from benchmarks.peft_run import peft_run
 
-    m = prepared.manifest
-    model = LlamaForCausalLM.from_pretrained(EXAMPLES / "tiny-llama", dtype=torch.float32)
-    config = LoraConfig(r=m.lora.r, lora_alpha=m.lora.lora_alpha, target_modules=list(m.lora.target_modules),
-                        lora_dropout=0.0)
-    model = get_peft_model(model, config)
-    weights = {n: w for n, w in model.named_parameters() if w.requires_grad}
-    names = {}
-    for name, weight in weights.items():
-        parts = name.split(".")
-        layer, module, matrix = int(parts[parts.index("layers") + 1]), parts[-4], parts[-3]
-        names[layer, f"{module}.{matrix}"] = weight
-        with torch.no_grad():
-            if matrix == "lora_A":
-                weight.copy_(torch.from_numpy(start(m, layer, module, tuple(weight.shape)) * 2.0**-24))
-    first = {key: weight.detach().clone() for key, weight in names.items()}
-    optimizer, losses = torch.optim.SGD(weights.values(), lr=0.05, momentum=0.9), []
-    for k in range(m.steps):
-        index = m.batch(k)
-        ids, mask = torch.from_numpy(prepared.tokens[index]), torch.from_numpy(prepared.mask[index])
-        logits = model(input_ids=ids[:, :-1]).logits
-        each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        loss = (each * mask.flatten()).sum() / mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return Curve(losses, {k: (w.detach() - first[k]).double().numpy().ravel() for k, w in names.items()})
+    found = peft_run(prepared.manifest, EXAMPLES / "tiny-llama", prepared.tokens, prepared.mask)
+    return Curve(found.losses, {key: change.double().numpy().ravel() for key, change in found.changes.items()})
 
 
 def differences(integer: Curve, reference: Curve) -> list[str]:

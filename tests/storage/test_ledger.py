@@ -1,4 +1,4 @@
-"""The ledger: idempotent appends, conflicts, opening budgets under concurrency, clear errors."""
+"""The ledger on SQLite and on PostgreSQL: idempotent appends, conflicts, opening budgets under concurrency, clear errors."""
 
 import dataclasses
 import sqlite3
@@ -6,27 +6,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
+from storage.engine import migration_config
 from storage.errors import BudgetExhausted, LedgerConflict, LedgerError, LedgerVersionError, StoreFull, UnknownRun
 from storage.ledger import Ledger, open_ledger
 from storage.models import CommitmentRow, OpeningRow, ProofRow, RunRow
 from tests.storage.rows import COMMITMENT, EVENT, PROOF, PUBLIC, ROWS, RUN, STATEMENT, VERDICT, WHOLE, digest
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/var/ledger.db"
-
-
-@pytest.fixture
-def ledger(url: str) -> Ledger:
-    ledger = open_ledger(url)
-    for row in ROWS:
-        assert ledger.append(row) is True
-    return ledger
 
 
 def same(row: object, expected: object) -> bool:
@@ -124,21 +114,52 @@ def test_threads_never_share_a_slot(ledger: Ledger, url: str) -> None:
     assert sorted(slots) == [-1] * 10 + list(range(190))
 
 
-def test_one_of_many_racing_appends_wins(ledger: Ledger) -> None:
+def test_of_a_thousand_racing_attempts_one_row_is_left(ledger: Ledger) -> None:
     ledger.append(dataclasses.replace(STATEMENT, statement_id=digest("s1"), window=1))
-    proof = dataclasses.replace(PROOF, statement_id=digest("s1"))
+    before = ledger.log_size()
+    start = Barrier(8)
+
+    def attempts(worker: int) -> list[str]:
+        start.wait()
+        outcomes = []
+        for _ in range(125):
+            proof = dataclasses.replace(PROOF, statement_id=digest("s1"), object_digest=digest(f"object {worker % 4}"))
+            try:
+                outcomes.append("appended" if ledger.append(proof) else "there already")
+            except LedgerConflict:
+                outcomes.append("conflict")
+        return outcomes
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [outcome for part in pool.map(attempts, range(8)) for outcome in part]
+    assert [outcomes.count(kind) for kind in ("appended", "there already", "conflict")] == [1, 249, 750]
+    assert len([row for row in ledger.record("run-1").proofs if row.statement_id == digest("s1")]) == 1
+    assert ledger.log_size() == before + 1
+
+
+def test_racing_new_statements_are_all_kept_once(ledger: Ledger) -> None:
+    start = Barrier(4)
+    rows = [dataclasses.replace(STATEMENT, statement_id=digest(f"race {i}"), window=100 + i) for i in range(25)]
+
+    def attempts(_: int) -> int:
+        start.wait()
+        return sum(ledger.append(row) for row in rows)
+
     with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(lambda _: ledger.append(proof), range(40))) == [False] * 39 + [True]
+        assert sum(pool.map(attempts, range(4))) == len(rows)
+    assert len(ledger.record("run-1").statements) == 1 + len(rows)
 
 
-def test_processes_create_one_ledger(url: str) -> None:
+def test_processes_create_one_ledger(empty_url: str) -> None:
     script = (
         "import sys; from storage.ledger import open_ledger; from storage.models import RunRow; import hashlib\n"
         "open_ledger(sys.argv[1]).append(RunRow(sys.argv[2], hashlib.sha256(b'{}').hexdigest(), '{}'))\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", script, url, f"run-{i}"]) for i in range(4)]
+    started = [subprocess.Popen([sys.executable, "-c", script, empty_url, f"run-{i}"]) for i in range(4)]
     assert [process.wait() for process in started] == [0] * 4
-    assert sorted(row.run_id for row in open_ledger(url).runs()) == [f"run-{i}" for i in range(4)]
+    ledger = open_ledger(empty_url)
+    assert sorted(row.run_id for row in ledger.runs()) == [f"run-{i}" for i in range(4)]
+    assert len(ledger.log_hashes(0, 4)) == ledger.log_size() == 4
 
 
 def test_unknown_run_lists_known_ones(ledger: Ledger, tmp_path: Path) -> None:
@@ -150,13 +171,27 @@ def test_unknown_run_lists_known_ones(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_newer_schema_is_refused_and_left_alone(ledger: Ledger, url: str) -> None:
-    path = url.removeprefix("sqlite:///")
-    with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    raw.close()
+    with ledger._engine.begin() as raw:
+        raw.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     for read_only in (False, True):
-        with pytest.raises(LedgerVersionError, match=r"'9999'.*up to '0001'.*newer release"):
+        with pytest.raises(LedgerVersionError, match=r"'9999'.*up to '\d+'.*newer release"):
             open_ledger(url, read_only=read_only)
+
+
+def test_an_older_schema_is_not_read_but_upgraded(ledger: Ledger, url: str) -> None:
+    config = migration_config()
+    with ledger._engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    with pytest.raises(LedgerVersionError, match="'0001', older than"):
+        open_ledger(url, read_only=True)
+    assert open_ledger(url).log_size() == len(ROWS)
+    assert len(open_ledger(url, read_only=True).record("run-1").statements) == 1
+
+
+def test_an_empty_database_is_no_ledger_to_read(empty_url: str) -> None:
+    with pytest.raises(LedgerError, match="no ledger"):
+        open_ledger(empty_url, read_only=True)
 
 
 def test_what_is_no_ledger(tmp_path: Path) -> None:
@@ -167,28 +202,35 @@ def test_what_is_no_ledger(tmp_path: Path) -> None:
         open_ledger(f"sqlite:///{tmp_path}/none.db", read_only=True)
     assert not (tmp_path / "none.db").exists()
     (tmp_path / "empty.db").touch()
-    with pytest.raises(LedgerVersionError, match="older"):
+    with pytest.raises(LedgerError, match="holds no ledger"):
         open_ledger(f"sqlite:///{tmp_path}/empty.db", read_only=True)
     for url, reason in {
-        "postgresql+psycopg://u:secret@h/d": "postgresql is not supported yet", "sqlite://": "no plain file",
-        "var/ledger.db": "no database URL",
+        "postgresql://u:secret@h/d": "postgresql is not supported", "mysql://u:secret@h/d": "mysql is not supported",
+        "sqlite://": "no plain file", "sqlite://u:secret@h/d": "no plain file", "var/ledger.db": "no database URL",
+        "postgresql+psycopg//u:secret@h/d": "no database URL", "postgresql+psycopg://u:x@secret@h/d": "percent-encoded",
+        "postgresql+psycopg://h/d?password=secret": "PGPASSFILE",
+        "postgresql+psycopg://u:secret@h": "URL is",
     }.items():
         with pytest.raises(LedgerError, match=reason) as caught:
             open_ledger(url)
-        assert "secret" not in str(caught.value)
+        assert "sec" not in str(caught.value)
 
 
 def test_read_only_changes_nothing(ledger: Ledger, url: str) -> None:
     reader = open_ledger(url, read_only=True)
-    with pytest.raises(LedgerError, match="readonly"):
+    with pytest.raises(LedgerError, match="read-?only"):
         reader.append(dataclasses.replace(EVENT, window=5))
     assert len(reader.record("run-1").events) == 1
 
 
-def test_full_disk_is_explained_and_loses_nothing(ledger: Ledger, url: str) -> None:
+def test_full_disk_is_explained_and_loses_nothing(tmp_path: Path) -> None:
     def limit(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA max_page_count = 30")
+        connection.execute("PRAGMA max_page_count = 60")
 
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    ledger = open_ledger(url)
+    for row in ROWS:
+        ledger.append(row)
     before = ledger.record("run-1")
     full = open_ledger(url)
     sa.event.listen(full._engine, "connect", limit)

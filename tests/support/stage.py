@@ -73,6 +73,13 @@ class Stage:
             self.arrays |= {f"dx/{n}@{w}": {"dx": a} for n, a in trace.dx.items()}
             self.arrays |= {f"state/{n}@{w + 1}": dict(a) for n, a in trace.state_out.items()}
             self.arrays |= {f"delivered/{n}@{w + 1}": dict(a) for n, a in trace.delivered.items()}
+            self.arrays |= {f"norm/{n}@{w}": {"n": a} for n, a in trace.norms.items()}
+            if trace.clip is not None:
+                self.arrays[f"clip@{w}"] = {"factor": trace.clip}
+
+        for name in {name for task in task_list(manifest) for _, name in task.commitments}:  # copies hold what the start holds
+            if str(name) not in self.arrays:
+                self.arrays[str(name)] = self.arrays[name.base]
 
     def layout(self, name: Name) -> CommitmentLayout:
         manifest = self.toy.manifest
@@ -120,8 +127,7 @@ class Case:
     def execute(self, inputs: Inputs) -> list[IntArray]:
         manifest, task = self.stage.toy.manifest, self.task
         window = manifest.windows()[task.window] if task.window >= 0 else None
-        layer = str(task.commitments[0][1]) if task.kind == "range" else max(task.layer, 0)
-        return task_values(manifest, task.kind, window, layer, inputs)[1]
+        return task_values(manifest, task.kind, window, task.subject, inputs)[1]
 
     def tensor(self, name: str) -> int:
         """Index of the committed tensor with this name (the last one made, which shadows none in a role)."""

@@ -8,19 +8,30 @@ import pytest
 
 from protocol.encoding import canonical_json
 from protocol.field import GOLDILOCKS
+from protocol.manifest import Lora
+from protocol.optimizer import Optimizer
 from protocol.params import PROFILES
 from protocol.schedule.task import TaskShape
 from protocol.statement import Name, opening_counts, task_list
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
+from prover.executor.calibrate import Calibration
+from prover.executor.prepare import Prepared
+from prover.files.dataset import load_dataset
+from prover.files.dataset_opening import commit_dataset, read_opening, write_opening
+from storage.derive import budget_of
 from storage.errors import StorageError
 from storage.ledger import open_ledger
-from tasks.context import RunRequest, Stores, budget_of
-from tasks.estimate import SPARE_OPENINGS, PlanError, choose, proof_size, with_budgets
-from tasks.plan import PUBLIC_SEED, draft, plan_key, planned, start
+from tasks.context import RunRequest, Stores
+from tasks.estimate import SPARE_OPENINGS, Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
+from tasks.plan import PUBLIC_SEED, Draft, draft, plan_key, planned, quantisation_loss, start
 from tasks.prove import prove_statement
+from tasks.record import collect
+from tasks.train import train_window
+from tasks.verify import judge
 from tests.prover.files.conftest import Folder
 from tests.tasks.toy_run import stores, toy_draft, toy_run
+from tests.toy import EVEN, toy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,10 +45,19 @@ def request_(tmp_path: Path) -> RunRequest:
         (folder / name).write_bytes((EXAMPLES / "tiny-llama" / name).read_bytes())
     (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a b", "c", "old pond", "frog")))
     return RunRequest(
-        base_model=folder, dataset=tmp_path / "data.jsonl", r=2, lora_alpha=4, target_modules=("q_proj",), momentum="0.9",
-        learning_rate="0.01", epochs=1, batch_size=2, sequence_length=12, seed=3, window_steps=4, max_steps=None,
-        base_visibility="private", publish_loss=True, soundness_bits=100,
+        base_model=folder, dataset=tmp_path / "data.jsonl", dataset_opening=None, data_format="auto", packing=False,
+        lora=Lora(2, 4, ("q_proj",)), optimizer=Optimizer(kind="sgd", momentum="0.9", learning_rate="0.01"), epochs=1, batch_size=2,
+        gradient_accumulation=1, sequence_length=12, seed=3, window_steps=4, max_steps=None, weight_bits=12, weight_scales="tensor",
+        headroom=0, base_visibility="private", publish_loss=True, soundness_bits=100,
     )
+
+
+@pytest.fixture
+def owned(tmp_path: Path, request_: RunRequest) -> RunRequest:
+    """The same request on the same lines, committed by their owner with 9 openings under a profile of her choice."""
+    found = load_dataset(tmp_path / "data.jsonl", request_.base_model, 12)
+    file, _ = write_opening(tmp_path / "owner", commit_dataset(found, "the owner", "goldilocks-2^13", 9))
+    return replace(request_, dataset=None, dataset_opening=file)
 
 
 def test_the_same_request_is_the_same_run(tmp_path: Path, request_: RunRequest) -> None:
@@ -48,7 +68,8 @@ def test_the_same_request_is_the_same_run(tmp_path: Path, request_: RunRequest) 
     run = start(where, drafted)
     again = planned(where, plan_key(request_))
     assert again is not None and again.run_id == run.run_id and again.manifest == run.manifest
-    assert planned(where, plan_key(replace(request_, learning_rate="0.02"))) is None
+    other = replace(request_, optimizer=replace(request_.optimizer, learning_rate="0.02"))
+    assert planned(where, plan_key(other)) is None
     request_.dataset.write_text(request_.dataset.read_text() + json.dumps({"text": "more"}) + "\n")
     assert planned(where, plan_key(request_)) is None
     row = where.ledger.run(run.run_id)
@@ -87,24 +108,51 @@ def test_more_bits_than_the_field_has_are_refused() -> None:
         choose(toy_draft().manifest, 128)
 
 
-def test_too_many_windows_are_refused_with_the_largest_number_that_fits() -> None:
-    manifest = toy_draft().manifest
-    long = with_budgets(replace(manifest, steps=1000, loss_tokens=(1,) * 1000))
-    with pytest.raises(PlanError, match="largest number of windows that fits is") as caught:
-        choose(long, 100)
-    fits = int(str(caught.value).split("fits is ")[1].split(":")[0])
-    limit = max(p.max_openings for p in PROFILES.values())
+def test_a_long_run_is_rotated_as_rarely_as_its_profile_allows() -> None:
+    manifest = replace(toy_draft().manifest, steps=300, loss_tokens=(1,) * 300)
+    assert with_rotation(toy_draft().manifest, 7) == toy_draft().manifest  # two windows need none
+    for limit in (7, 30, 76):
+        found = with_rotation(manifest, limit)
+        assert found and found.rotation_windows > 0 and max(found.budgets.values()) <= limit
+        rarer = with_budgets(replace(manifest, rotation_windows=found.rotation_windows + 1))
+        assert max(rarer.budgets.values()) > limit
+    assert with_rotation(manifest, 5) is None
+    chosen = choose(manifest, 100)
+    rotations = next(k for k in chosen.kinds if k.kind == "rotate")
+    assert chosen.rotation_windows and chosen.bits >= 100 and rotations.tasks % 4 == 0
 
-    def needed(windows: int) -> int:
-        return max(with_budgets(replace(manifest, steps=windows, loss_tokens=(1,) * windows)).budgets.values())
 
-    assert needed(fits) <= limit < needed(fits + 1)
+def test_a_public_base_is_not_rotated() -> None:
+    found = with_rotation(replace(toy_draft("public").manifest, steps=300, loss_tokens=(1,) * 300), 30)
+    assert found and {str(t.commitments[1][1]).split("@")[0] for t in task_list(found) if t.kind == "rotate"} == {"dataset"}
+
+
+def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
+    found = toy(layers=1, steps=3, window_steps=1, sizes=EVEN, target_modules=("q_proj",))
+    manifest = replace(with_budgets(replace(found.manifest, rotation_windows=2)), profile="goldilocks-2^12")
+    prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
+    where = stores(tmp_path)
+    run = start(where, Draft(manifest, prepared, Estimate(manifest.profile, manifest.budgets, 2, ()), "0" * 64))
+    for w in range(3):
+        train_window(run, w)
+    for task in task_list(run.manifest):
+        prove_statement(run, task)
+    copied = ["base/0@2", "dataset@2", "embedding@2", "head@2"]
+    assert [str(t.commitments[1][1]) for t in task_list(run.manifest) if t.kind == "rotate"] == copied
+    first, copy = (run.opened(Name("base/0", w)).data for w in (-1, 2))
+    assert first.id != copy.id and (first.codeword != copy.codeword).any()
+    stored = where.private.get(f"runs/{run.run_id}/commitments/base/0/2")
+    assert len(stored) < 1000  # a copy's seed alone
+    for row in where.ledger.record(run.run_id).commitments:
+        assert row.budget is None or where.ledger.openings_spent(row.commitment_id) <= row.budget - SPARE_OPENINGS
+    assert judge(collect(where.log, run.run_id)).accepted
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"batch_size": 5}, "training.batch_size: 5 is more than the 4 examples"),
-    ({"learning_rate": "0.0000000000000000001"}, "optimizer.learning_rate"),
-    ({"r": 5000}, "lora.r"),
+    ({"batch_size": 5}, "training.batch_size: 5 with gradient_accumulation 1 is more than the 4 examples"),
+    ({"gradient_accumulation": 3}, "batch_size: 2 with gradient_accumulation 3 .* a product from 1 to 4"),
+    ({"optimizer": Optimizer(kind="sgd", learning_rate="0.1", warmup_steps=3)}, "warmup_steps: 3 is more than the run's 2 steps"),
+    ({"base_visibility": "secret"}, "base_visibility"),
 ])
 def test_what_cannot_be_run_is_refused(request_: RunRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
@@ -142,3 +190,109 @@ def test_a_private_base_has_another_id_in_every_run(tmp_path: Path) -> None:
     first, second = toy_run(tmp_path / "a"), toy_run(tmp_path / "b")
     for name, identity in first.manifest.commitments.items():
         assert second.manifest.commitments[name] != identity
+
+
+def test_the_manifest_says_what_was_asked_for(request_: RunRequest) -> None:
+    optimizer = Optimizer(kind="adamw", learning_rate="0.01", max_grad_norm="1", schedule="linear", warmup_steps=1)
+    asked = replace(request_, optimizer=optimizer, gradient_accumulation=2, weight_bits=16, weight_scales="row", packing=True, epochs=4,
+                    batch_size=1)
+    found = draft(asked, "key").manifest
+    assert (found.optimizer, found.gradient_accumulation, found.weight_scales, found.dataset_owner) == (optimizer, 2, "row", "")
+    assert (found.widths["weight"], found.widths["head"], found.widths["gamma"]) == (16, 16, 16)
+    assert found.lora == request_.lora and found.steps == 4 * (found.examples // 2)
+    assert len({plan_key(replace(asked, **{key: value})) for key, value in {
+        "packing": False, "gradient_accumulation": 1, "weight_bits": 12, "weight_scales": "tensor", "headroom": 1,
+        "lora": replace(asked.lora, use_rslora=True), "data_format": "text", "epochs": 1}.items()} | {plan_key(asked)}) == 9
+
+
+def test_headroom_is_room(request_: RunRequest) -> None:
+    tight, wide = (draft(replace(request_, headroom=n), "key").prepared.calibration for n in (0, 2))
+    assert {row.key: row.exponent for row in wide.table}["layer/0/q"] == {row.key: row.exponent for row in tight.table}["layer/0/q"] - 2
+    for a, b in zip(tight.table, wide.table, strict=True):
+        assert (a.key, a.maximum) == (b.key, b.maximum) and a.exponent - 2 <= b.exponent <= a.exponent
+        assert b.exponent == a.exponent - 2 or a.maximum == 0 or a.key.endswith(".copy") or a.key == "norm"
+
+
+def test_the_cost_of_quantisation_is_measured(request_: RunRequest) -> None:
+    coarse, fine = (quantisation_loss(asked, draft(asked, "key")) for asked in (request_, replace(request_, weight_bits=16)))
+    assert coarse.stored == fine.stored > 0
+    assert abs(fine.relative) < abs(coarse.relative) < 0.01
+
+
+def test_a_run_takes_exactly_the_owners_dataset(tmp_path: Path, request_: RunRequest, owned: RunRequest) -> None:
+    where, opening = stores(tmp_path), read_opening(owned.dataset_opening or Path())
+    run = start(where, draft(owned, plan_key(owned), where.ledger.openings_spent))
+    assert run.manifest.commitments["dataset"] == opening.id and run.manifest.dataset_owner == "the owner"
+    assert run.manifest.profile == opening.profile and run.manifest.budgets["dataset"] == opening.openings
+    tensors = run.tensors(Name("dataset"))
+    assert (tensors["tokens"] == opening.tokens).all() and (tensors["mask"] == opening.mask).all()
+    assert run.opened(Name("dataset")).data.root.hex() == next(
+        c.root for c in where.ledger.record(run.run_id).commitments if c.name == "dataset"
+    )
+    assert draft(request_, "key").manifest.dataset_owner == ""
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"sequence_length": 16}, "training.sequence_length: 16 is not the 12 of .*; valid is 12"),
+])
+def test_another_request_is_refused(owned: RunRequest, change: dict[str, object], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        draft(replace(owned, **change), "key")
+
+
+def test_openings_spent_by_other_runs_are_counted(owned: RunRequest) -> None:
+    identity = read_opening(owned.dataset_opening or Path()).id
+    assert draft(owned, "key", lambda name: 4 if name == identity else 0).manifest.budgets["dataset"] == 9
+    with pytest.raises(PlanError, match="4 of its 9 openings are left.*at least 5 times"):
+        draft(owned, "key", lambda name: 5 if name == identity else 0)
+
+
+def test_a_long_run_rotates_the_owners_dataset(owned: RunRequest) -> None:
+    found = draft(replace(owned, window_steps=1, epochs=4), "key")
+    assert found.manifest.rotation_windows == 2 and found.manifest.budgets["dataset"] == 9
+
+
+def test_another_model_is_refused(owned: RunRequest) -> None:
+    config = owned.base_model / "config.json"
+    tokenizer = owned.base_model / "tokenizer.json"
+    before = tokenizer.read_bytes()
+    tokenizer.write_bytes(before + b"\n")
+    with pytest.raises(PlanError, match="was tokenised with the tokenizer.json of SHA-256"):
+        draft(owned, "key")
+    tokenizer.write_bytes(before)
+    Folder(owned.base_model).write()
+    small = Folder(owned.base_model)
+    small.config["vocab_size"] = 60
+    small.tensors = {n: t[:60] if n in ("model.embed_tokens.weight", "lm_head.weight") else t for n, t in small.tensors.items()}
+    small.write()
+    assert json.loads(config.read_text())["vocab_size"] == 60
+    with pytest.raises(PlanError, match="outside the vocabulary of 60 of base_model"):
+        draft(owned, "key")
+
+
+def test_an_opening_is_used_with_one_ledger(tmp_path: Path, owned: RunRequest) -> None:
+    where = stores(tmp_path)
+    start(where, draft(owned, plan_key(owned)))
+    other = Stores(open_ledger(f"sqlite:///{tmp_path / 'other.db'}"), where.objects, where.private)
+    again = replace(owned, seed=4)
+    with pytest.raises(StorageError, match="used it with another ledger"):
+        start(other, draft(again, plan_key(again)))
+    assert start(where, draft(again, plan_key(again))).manifest.seed == 4
+
+
+def test_a_clipped_adamw_run_costs_what_was_foretold(tmp_path: Path) -> None:
+    found = toy(layers=1, steps=2, window_steps=1, sizes=EVEN, target_modules=("q_proj",), kind="adamw", max_grad_norm="1")
+    manifest = replace(with_budgets(found.manifest), profile="goldilocks-2^12")
+    estimate = choose(manifest, 100, ("goldilocks-2^12",))
+    prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
+    run = start(stores(tmp_path), Draft(manifest, prepared, estimate, "0" * 64))
+    assert (estimate.tasks, {k.kind: k.tasks for k in estimate.kinds}["clip"]) == (len(task_list(manifest)), 2)
+    for w in range(2):
+        train_window(run, w)
+    sizes: dict[str, int] = {}
+    for task in task_list(manifest):
+        sizes[task.kind] = sizes.get(task.kind, 0) + prove_statement(run, task).size
+    for kind in estimate.kinds:
+        assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.02 * kind.proof_bytes
+    proofs = run.stores.ledger.record(run.run_id).proofs
+    assert min(json.loads(row.soundness)["bits"] for row in proofs) == int(estimate.bits)

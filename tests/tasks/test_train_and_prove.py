@@ -47,6 +47,17 @@ def test_a_window_is_recorded_once(run: RunContext) -> None:
     assert roots(run) == before
 
 
+def test_norms_and_clip_factors_are_recorded_and_proved(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, kind="adamw", max_grad_norm="0.5", weight_decay="0.01")
+    for window in (0, 1):
+        train_window(run, window)
+        assert {Name("norm/0", window), Name("clip", window)} <= set(window_names(run, window))
+    for name in ("clip(1)", "layer(1, 0)"):
+        assert prove_statement(run, task_named(run, name)).fresh
+    opened = {row.commitment_id for row in run.stores.ledger.record(run.run_id).openings}
+    assert {row.commitment_id for n in (Name("norm/0", 1), Name("clip", 1)) if (row := run.recorded(n))} <= opened
+
+
 def test_a_window_cut_off_before_its_file_is_trained_again(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     put = run.stores.private.put
 

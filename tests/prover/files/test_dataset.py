@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from prover.files.dataset import DatasetError, load_dataset
+from prover.files.dataset import DatasetError, TokenisedDataset, load_dataset
 
 
 @pytest.fixture
@@ -52,10 +52,11 @@ def test_longest_example_fits_exactly(model: Path, tmp_path: Path) -> None:
         ('{"text": ', "not valid JSON"),
         (b'{"text": "\xff"}', "not valid JSON"),
         ('["text"]', "JSON list"),
-        ('{"txt": "a"}', '"text" is missing .found: txt'),
+        ('{"txt": "a"}', "no text .found: txt"),
+        ('{"text": "a", "prompt": "b"}', "keys of two formats .found: prompt, text"),
         ('{"text": 3}', '"text" must be a string, found int'),
         ('{"text": null}', '"text" must be a string, found NoneType'),
-        ('{"prompt": "a", "completion": "b"}', '"prompt" is not supported'),
+        ('{"prompt": "a", "completion": "b"}', r'this line is ."prompt", "completion".*line 1 is ."text".*split it'),
         ('{"text": "\\ud800"}', "surrogate"),
     ],
 )
@@ -94,3 +95,81 @@ def test_special_tokens(model: Path, tmp_path: Path) -> None:
     (model / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
     with pytest.raises(DatasetError, match="no usable eos token"):
         load_dataset(file, model, 5)
+
+
+def learnt(data: TokenisedDataset, row: int, tokenizer: Tokenizer) -> str:
+    """The text of the labels that are learnt in a row."""
+    ids = data.tokens[row, 1:][data.mask[row] == 1]
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
+
+@pytest.fixture
+def tokenizer(model: Path) -> Tokenizer:
+    return Tokenizer.from_str((model / "tokenizer.json").read_text())
+
+
+def jsonl(folder: Path, *values: object) -> Path:
+    return write(folder, *(json.dumps(value) for value in values))
+
+
+def test_prompts_are_context_only(model: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = jsonl(tmp_path, {"prompt": "Who? ", "completion": "The frog.", "id": 7}, {"prompt": "", "completion": "Splash"},
+                 {"prompt": "Say nothing", "completion": ""})
+    data = load_dataset(file, model, 30)
+    assert [learnt(data, k, tokenizer) for k in range(3)] == ["The frog.</s>", "Splash</s>", "</s>"]
+    whole = load_dataset(jsonl(tmp_path, {"text": "Who? The frog."}), model, 30)
+    assert (whole.tokens[0] == data.tokens[0]).all()  # one text, tokenised as a whole; bos and eos as in the text format
+    assert whole.mask[0].sum() > data.mask[0].sum() and data.tokens[0, 0] == data.bos
+
+
+def test_a_token_over_the_boundary_is_learnt(model: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    pair = next(t for t in (tokenizer.id_to_token(k) for k in range(258, 288)) if len(t) == 2 and t.isascii())
+    data = load_dataset(jsonl(tmp_path, {"prompt": pair[0], "completion": pair[1]}), model, 4)
+    assert data.tokens[0].tolist()[1] == tokenizer.token_to_id(pair) and data.mask[0].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    ({"prompt": "a"}, 'the key "completion" is missing'),
+    ({"prompt": ["a"], "completion": "b"}, '"prompt" must be a string, found list'),
+    ({"prompt": "a", "completion": None}, '"completion" must be a string, found NoneType'),
+    ({"prompt": "a\udc00", "completion": "b"}, '"prompt" holds half of a surrogate pair'),
+    ({"text": "a"}, "this line is"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "this line is"),
+])
+def test_bad_pair_is_named(model: Path, tmp_path: Path, value: object, message: str) -> None:
+    with pytest.raises(DatasetError, match=f"data.jsonl, line 2: {message}"):
+        load_dataset(jsonl(tmp_path, {"prompt": "a", "completion": "b"}, value), model, 20)
+
+
+def test_a_format_may_be_demanded(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="line 1: .*data.format is prompt_completion"):
+        load_dataset(jsonl(tmp_path, {"text": "a"}), model, 20, "prompt_completion")
+
+
+def test_packing_cuts_the_stream_into_rows(model: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = ["old pond", "a frog jumps into the silent water", "x"]
+    data = load_dataset(jsonl(tmp_path, *({"text": t} for t in texts)), model, 7, packing=True)
+    stream = [i for t in texts for i in (data.bos, *tokenizer.encode(t).ids, data.eos)]
+    rows = -(-len(stream) // 8)
+    assert len(stream) % 8 and data.tokens.shape == (rows, 8)
+    assert data.tokens.reshape(-1)[: len(stream)].tolist() == stream
+    starts = {n for n, i in enumerate(stream) if i == data.bos}
+    for n in range(rows * 8):
+        if n % 8:  # the first token of a row is no label; bos and padding are not learnt
+            assert data.mask[n // 8, n % 8 - 1] == (n < len(stream) and n not in starts)
+    with pytest.raises(DatasetError, match="line 1: .*data.packing: true"):
+        load_dataset(jsonl(tmp_path, *({"text": t} for t in texts)), model, 7)
+
+
+def test_packed_rows_without_anything_to_learn_are_left_out(model: Path, tmp_path: Path) -> None:
+    data = load_dataset(jsonl(tmp_path, {"prompt": "#" * 40, "completion": "ok"}), model, 9, packing=True)
+    assert len(data.tokens) == 1 and data.mask.any(axis=1).all()
+
+
+def test_the_folder_of_a_tokenizer_alone(model: Path, tmp_path: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "model.safetensors").unlink()
+    assert load_dataset(jsonl(tmp_path, {"text": "a"}), model, 5).tokens[0, 0] == 0
+    (model / "tokenizer_config.json").unlink()
+    with pytest.raises(DatasetError, match="tokenizer_config.json: no usable bos token"):
+        load_dataset(jsonl(tmp_path, {"text": "a"}), model, 5)

@@ -9,6 +9,12 @@ import torch
 
 from prover.files.hf_model import ModelFileError, open_model, read_config
 
+MISTRAL: dict[str, object] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+QWEN2: dict[str, object] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+QWEN3: dict[str, object] = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+LLAMA3: dict[str, object] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                             "original_max_position_embeddings": 8192}
+
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shards", [1, 3])
@@ -57,19 +63,90 @@ def test_newer_rope_parameters(small: Any) -> None:
     assert read_config(small.write() / "config.json").rope_theta == "10000"
 
 
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_llama3_rope_in_both_spellings(small: Any, key: str) -> None:
+    del small.config["rope_theta"]
+    small.config[key] = LLAMA3 | {"rope_theta": 500000.0}
+    config = read_config(small.write() / "config.json")
+    assert (config.rope_theta, config.rope_scaling) == ("500000", "llama3:8:1:4:8192")
+
+
+def test_features_of_the_other_families(small: Any) -> None:
+    """Keys as in the published config.json of Mistral-7B-v0.3, Qwen2.5 and Qwen3."""
+    del small.config["head_dim"]
+    small.config |= MISTRAL | {"sliding_window": None}
+    file = small.write() / "config.json"
+    assert read_config(file).head_dim == 2 and read_config(file).bias == ""
+    small.config |= QWEN2 | {"sliding_window": 131072, "use_sliding_window": False, "max_window_layers": 28}
+    qwen2 = read_config(small.write() / "config.json")
+    assert (qwen2.bias, qwen2.qk_norm) == ("q_proj,k_proj,v_proj", 0)
+    small.config |= QWEN3 | {"attention_bias": False, "sliding_window": None}
+    qwen3 = read_config(small.write() / "config.json")
+    assert (qwen3.bias, qwen3.qk_norm, qwen3.head_dim) == ("", 1, 128)
+    small.config |= {"attention_bias": True, "head_dim": 4}
+    assert read_config(small.write() / "config.json").bias == "q_proj,k_proj,v_proj,o_proj"
+
+
+def test_absent_keys_have_the_defaults_of_transformers(small: Any) -> None:
+    for key in ("rope_theta", "num_key_value_heads", "head_dim", "tie_word_embeddings"):
+        del small.config[key]
+    config = read_config(small.write() / "config.json")
+    assert (config.rope_theta, config.kv_heads, config.head_dim, config.tied) == ("10000", 6, 2, 0)
+    small.config |= QWEN2
+    with pytest.raises(ModelFileError, match="model.kv_heads"):  # another default in each family: it has to be said
+        read_config(small.write() / "config.json")
+
+
+def test_bias_and_head_norm_tensors(small: Any) -> None:
+    small.config |= QWEN3 | {"attention_bias": True}
+    for n in range(2):
+        p = f"model.layers.{n}.self_attn."
+        small.tensors |= {f"{p}{x}_proj.bias": torch.full((s,), 0.5) for x, s in (("q", 24), ("k", 12), ("v", 12), ("o", 12))}
+        small.tensors |= {f"{p}{x}_norm.weight": torch.full((4,), 1.5) for x in "qk"}
+    layer = open_model(small.write()).layer(1)
+    assert layer["q_proj.bias"].shape == (24,) and layer["o_proj.bias"][3] == 0.5 and layer["k_norm"].tolist() == [1.5] * 4
+    before = open_model(small.path).digest()
+    small.tensors["model.layers.1.self_attn.k_proj.bias"] += 1
+    assert open_model(small.write()).digest() != before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"architectures": ["MistralForCausalLM"]}, "unknown architecture.*Mistral"),
         ({"model_type": "qwen2"}, "unknown architecture.*qwen2"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, "unknown architecture.*Gemma3.*Supported: Llama"),
+        ({"model_type": None}, "unknown architecture"),
+        ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "num_local_experts = 8"),
+        ({"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 128}, "num_experts = 128"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.rope_type = 'linear'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type = 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_parameters.rope_type = 'yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type = 'longrope'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters.factor is missing"),
+        ({"rope_parameters": LLAMA3 | {"factor": 0.5}}, "model.rope_scaling"),
+        ({"rope_parameters": LLAMA3, "rope_scaling": {"rope_type": "yarn"}}, "one object"),
+        ({"rope_parameters": {"rope_theta": 5e5}}, "rope_parameters.rope_theta = 500000"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor = 0.5"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters.full_attention"),
+        ({"rope_parameters": LLAMA3 | {"attention_factor": 2}}, "rope_parameters.attention_factor = 2"),
+        ({"rope_scaling": "llama3"}, "rope_scaling = 'llama3'"),
+        ({"attention_bias": True}, "k_proj.bias.*missing"),
+        ({"mlp_bias": True}, "_proj.bias.*missing"),
+        ({"mlp_bias": "yes"}, "mlp_bias = 'yes'"),
+        (MISTRAL | {"attention_bias": True, "sliding_window": None}, "attention_bias = True"),
+        (MISTRAL | {"sliding_window": 4096}, "sliding_window = 4096"),
+        (MISTRAL, "sliding_window = 'absent, which means 4096'"),
+        (QWEN2 | {"use_sliding_window": True}, "use_sliding_window"),
+        (QWEN2 | {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types.*sliding_attention"),
+        (QWEN2, "k_proj.bias.*missing"),
+        (QWEN3, "_norm.weight.*missing"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"sliding_window": 4096}, "sliding_window"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"attention_dropout": 0.1}, "attention_dropout"),
+        ({"qk_layernorm": True}, "qk_layernorm"),
         ({"vocab_size": None}, "model.vocab"),
         ({"vocab_size": 287}, r"tensor (lm_head|model.embed_tokens).weight: shape \[288, 12\].*\[287, 12\]"),
         ({"num_key_value_heads": 4}, "model.kv_heads"),

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from protocol.manifest import WIDTHS
+from protocol.relation.base import ROW_BITS
 from prover.files.hf_model import open_model
-from prover.files.quantise import dequantise, fold, quantise, quantise_embedding, quantise_head, quantise_layer
+from prover.files.quantise import Quantised, dequantise, fold, quantise, quantise_base, quantise_layer, quantise_rows
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -48,10 +50,26 @@ def test_folding_is_exact(weight: float, gamma: float) -> None:
     assert Fraction(float(product)) == Fraction(weight) * Fraction(gamma)
 
 
+@settings(max_examples=100, deadline=None)
+@given(arrays(np.float32, (3, 2, 4), elements=FLOAT32), st.sampled_from([12, 16]))
+def test_scales_by_row(x: np.ndarray, bits: int) -> None:
+    (values, exponent), (scale, none) = quantise_rows(x, bits, 2)
+    limit, top = 2 ** (bits - 1) - 1, 2 ** (ROW_BITS - bits) - 1
+    assert scale.shape == (3, 2) and none == 0 and np.abs(values).max() <= limit and 1 <= scale.min() <= scale.max() <= top
+    if x.any():
+        finer = np.abs(x.astype(np.float64)).max() / limit * 2.0 ** (exponent + 1)
+        assert finer > top  # one more fractional bit and the largest row's scale would not fit
+    for cell in np.ndindex(x.shape):
+        unit = Fraction(int(scale[cell[:2]])) / Fraction(2) ** exponent
+        assert abs(Fraction(float(x[cell])) - int(values[cell]) * unit) <= unit / 2 * (1 + Fraction(1, 2**40))
+    rows = np.abs(x).max(axis=-1) > np.abs(x).max() / top
+    assert (np.abs(values).max(axis=-1)[rows] > limit / 2).all()  # a row uses its bits
+
+
 def test_layer_names_shapes_heads_and_norms(small: Any) -> None:
     model = open_model(small.write())
     config, raw = model.config, model.layer(0)
-    layer = quantise_layer(config, raw)
+    layer = quantise_layer(config, raw, WIDTHS)
     assert {name: q.values.shape for name, q in layer.items()} == {
         "W_q": (3, 2, 4, 12), "W_k": (3, 4, 12), "W_v": (3, 4, 12), "W_o": (12, 3, 2, 4), "W_gate": (20, 12),
         "W_up": (20, 12), "W_down": (12, 20), "gamma_attn": (12,), "gamma_mlp": (12,),
@@ -73,7 +91,8 @@ def test_layer_names_shapes_heads_and_norms(small: Any) -> None:
 
 def test_embedding_and_head(small: Any) -> None:
     model = open_model(small.write())
-    embedding, head = quantise_embedding(model.embedding()), quantise_head(model.head(), model.final_norm(), bits=14)
-    assert 2**14 - 1 <= np.abs(embedding.values).max() < 2**15 and 2**12 - 1 <= np.abs(head.values).max() < 2**13
+    base, exponents = quantise_base(model, WIDTHS | {"head": 16})
+    assert 2**14 - 1 <= np.abs(base["embedding"]["E"]).max() < 2**15 and 2**14 - 1 <= np.abs(base["head"]["W"]).max() < 2**15
+    head = Quantised(base["head"]["W"], exponents["head/W"])
     exact = model.head().astype(np.float64) * model.final_norm()
     assert np.abs(dequantise(head) - exact).max() <= 2.0 ** -(head.exponent + 1)

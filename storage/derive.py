@@ -1,0 +1,37 @@
+"""What rows of the ledger say as a function of the manifest: run id, and every column of a commitment's row.
+
+The run id is the beginning of the manifest's digest; a commitment's row follows from manifest, name and root. Whoever appends
+rows takes them from here (tasks/), and storage/fsck.py compares what is there.
+"""
+
+from protocol.encoding import canonical_json
+from protocol.manifest import RunManifest
+from protocol.statement import PUBLIC_BASE, Name, commitment_layout
+from storage.models import NONE, CommitmentRow
+
+RUN_ID_DIGITS = 16
+
+
+def run_id_of(manifest: RunManifest) -> str:
+    """The id of the run with this manifest."""
+    return manifest.digest()[:RUN_ID_DIGITS]
+
+
+def layer_number(name: Name) -> int:
+    """The ledger's layer column: the number after the slash, or NONE."""
+    return int(name.base.partition("/")[2] or NONE)
+
+
+def budget_of(manifest: RunManifest, name: Name) -> int | None:
+    """How many openings a commitment has; None is unlimited."""
+    public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
+    return None if public else manifest.budgets[name.kind]
+
+
+def commitment_row(manifest: RunManifest, run_id: str, name: Name, root: bytes) -> CommitmentRow:
+    """What the ledger says about a commitment."""
+    layout = commitment_layout(manifest, name)
+    geometry = canonical_json(layout.geometry()).decode()
+    identity = layout.identity(root)
+    window = name.window if name.window >= 0 else NONE
+    return CommitmentRow(run_id, name.base, window, layer_number(name), identity, root.hex(), geometry, budget_of(manifest, name))
