@@ -49,11 +49,12 @@ def ledger_query(
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("run", "model", "state", "proofs", "verdicts appended", "created (UTC)")
-        table.columns[0].no_wrap = table.columns[-1].no_wrap = True  # what is copied and what is compared
+        table = Table("run", "model", "state", "proofs", "verdicts", "created")
+        for column in table.columns:
+            column.overflow, column.no_wrap = "fold", column.header in ("run", "state", "proofs", "verdicts", "created")
         for run in runs:
-            said = f"{run.accepted} accepted, by {', '.join(run.verifiers)}" if run.verifiers else "none"
-            created = run.created.strftime("%Y-%m-%d %H:%M")
+            said = f"{run.accepted} accepted" if run.verifiers else "none"
+            created = run.created.strftime("%Y-%m-%d")
             table.add_row(*map(escape, (run.run_id, run.model, run.state, f"{run.proofs} of {run.statements}", said, created)))
         console.print(table if runs else "No run matches." if any((model, dataset, since, until, state, verifier, after))
                       else "The ledger has no runs.")

@@ -55,6 +55,8 @@ class ModelConfig:
                     raise _invalid(field.name, "empty, or llama3 with factor ≥ 1, 0 < low < high, context", value)
             elif type(value) is not str or not _DECIMAL.fullmatch(value) or not Fraction(value):
                 raise _invalid(field.name, "a positive decimal in canonical form", value)
+        if self.theta < 1:  # an angle above π would also keep its Taylor series busy for ever
+            raise _invalid("rope_theta", "at least 1", self.rope_theta)
         if self.heads % self.kv_heads:
             raise _invalid("kv_heads", f"a divisor of heads = {self.heads}", self.kv_heads)
         if self.head_dim % 2:

@@ -20,6 +20,7 @@ import numpy as np
 import tasks.context
 import tasks.prove
 from protocol.channel import Channel
+from protocol.params import PROFILES
 from protocol.statement import task_list
 from prover.commitment.commit import CommitmentData
 from prover.randomness import SecretStream
@@ -29,7 +30,6 @@ from storage.log import LogPublisher
 from storage.models import CommitmentRow, ProofRow, StatementRow
 from storage.private import LocalPrivateStore
 from tasks.context import RunContext
-from tasks.estimate import with_budgets
 from tasks.plan import Draft, planned, start
 from tasks.prove import prove_statement
 from tasks.train import train_window
@@ -42,9 +42,10 @@ Seen = tuple[str, ...]
 
 
 def crash_draft() -> Draft:
-    """Two windows of one step, and everything secret copied before the second."""
+    """Two windows of one step, everything secret copied before the second, and as many spare openings as the profile allows."""
     draft = toy_draft(key=KEY)
-    manifest = with_budgets(replace(draft.manifest, profile=PROFILE, rotation_windows=1))
+    budgets = dict.fromkeys(draft.manifest.budgets, PROFILES[PROFILE].max_openings)
+    manifest = replace(draft.manifest, profile=PROFILE, rotation_windows=1, budgets=budgets)
     return replace(draft, manifest=manifest, prepared=replace(draft.prepared, manifest=manifest))
 
 

@@ -10,7 +10,7 @@ from tasks.signature import SIGNATURE_FILE, SignatureError, check_signature, pub
 
 @pytest.fixture
 def private(tmp_path: Path) -> PrivateStore:
-    return Localopen_private_store(f"file:{tmp_path / 'private'}")
+    return open_private_store(f"file:{tmp_path / 'private'}")
 
 
 @pytest.fixture
@@ -59,4 +59,4 @@ def test_any_other_folder_is_refused(folder: Path, private: PrivateStore, tamper
 
 def test_another_signer_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SignatureError, match="somebody else signed"):
-        check_signature(folder, public_key(signing_key(Localopen_private_store(f"file:{tmp_path / 'other'}"))))
+        check_signature(folder, public_key(signing_key(open_private_store(f"file:{tmp_path / 'other'}"))))
