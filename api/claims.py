@@ -111,7 +111,7 @@ def named_commitments(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def writes(kind: str, role: str) -> bool:
     """Whether a task of this kind writes the commitment that it names in this role, or reads it."""
-    return role in ("x_out", "dx_out", "state_out", "delivered") or (kind, role) in (("layer", "norm"), ("clip", "clip"))
+    return role in ("x_out", "dx_out", "state_out", "delivered") or (kind, role) in (("layer", "norm"), ("clip", "clip"), ("rotate", "new"))
 
 
 def task_name(kind: str, window: int, layer: int, number: int = 0) -> str:
@@ -121,21 +121,32 @@ def task_name(kind: str, window: int, layer: int, number: int = 0) -> str:
     return f"{kind}({window})" if layer < 0 else f"{kind}({window}, {layer})"
 
 
+OFF_AT_ZERO = ("warm-up", "momentum", "weight decay", "clipped at")
+
+
 def headline(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A run in a few lines, by topic; what the manifest does not say is left out."""
+    """A run in a few lines, by topic; what the manifest does not say, or switches off, is left out."""
     topics: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
         ("Model", (("layers", ("model", "layers")), ("hidden", ("model", "hidden")), ("vocabulary", ("model", "vocab")))),
         ("Adapter", (("r", ("lora", "r")), ("alpha", ("lora", "lora_alpha")), ("on", ("lora", "target_modules")))),
-        ("Optimizer", (("", ("optimizer", "kind")), ("learning rate", ("optimizer", "learning_rate")))),
+        ("Optimizer", (
+            ("", ("optimizer", "kind")), ("learning rate", ("optimizer", "learning_rate")), ("schedule", ("optimizer", "schedule")),
+            ("warm-up", ("optimizer", "warmup_steps")), ("momentum", ("optimizer", "momentum")),
+            ("weight decay", ("optimizer", "weight_decay")), ("clipped at", ("optimizer", "max_grad_norm")),
+        )),
         ("Training", (
-            ("steps", ("steps",)), ("per window", ("window_steps",)), ("batch", ("batch_size",)), ("length", ("sequence_length",)),
+            ("steps", ("steps",)), ("per window", ("window_steps",)), ("batch", ("batch_size",)),
+            ("accumulated", ("gradient_accumulation",)), ("length", ("sequence_length",)),
             ("seed", ("seed",)),
         )),
         ("Base model", (("", ("base_visibility",)),)),
     )
     lines = []
     for topic, items in topics:
-        found = [f"{label} {plain(value)}".strip() for label, keys in items if (value := part(manifest, *keys)) is not None]
+        found = [
+            f"{label} {plain(value)}".strip() for label, keys in items
+            if (value := part(manifest, *keys)) is not None and (label not in OFF_AT_ZERO or value not in (0, "0"))
+        ]
         lines.append((topic, ", ".join(found)))
     return [(topic, text) for topic, text in lines if text]
 
@@ -144,7 +155,7 @@ def public_facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What whoever reads a manifest knows, by topic."""
     topics = (
         ("model", ("model",)), ("adapter", ("lora",)), ("optimizer", ("optimizer",)),
-        ("schedule", ("steps", "window_steps", "batch_size", "gradient_accumulation", "sequence_length", "seed")),
+        ("schedule", ("steps", "window_steps", "rotation_windows", "batch_size", "gradient_accumulation", "sequence_length", "seed")),
         ("data", ("examples", "dataset_owner", "loss_tokens", "tokenizer_digest")), ("base model", ("base_visibility",)),
         ("loss of each step", ("publish_loss",)), ("widths", ("widths", "weight_scales")), ("exponents", ("exponents",)),
         ("proof parameters", ("profile", "budgets")),

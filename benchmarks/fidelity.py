@@ -38,7 +38,7 @@ GOALS = {"mean": 0.001, "largest": 0.01, "evaluation": 0.005}
 OPTIMIZERS = {
     "SGD, momentum 0.9": Optimizer(kind="sgd", momentum="0.9", learning_rate="0.05"),
     "AdamW, clipped, cosine with warm-up": Optimizer(
-        kind="adamw", learning_rate="0.001", weight_decay="0.01", max_grad_norm="1", schedule="cosine", warmup_steps=10),
+        kind="adamw", learning_rate="0.003", weight_decay="0.01", max_grad_norm="1", schedule="cosine", warmup_steps=10),
 }
 
 

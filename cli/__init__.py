@@ -4,6 +4,7 @@ import typer
 
 from cli.adapter import adapter
 from cli.audit import verify
+from cli.base import base
 from cli.bundle import export, submit
 from cli.calibrate import calibrate
 from cli.dataset import dataset
@@ -29,3 +30,4 @@ app.add_typer(dataset, name="dataset")
 app.add_typer(ledger, name="ledger")
 app.add_typer(log, name="log")
 app.add_typer(adapter, name="adapter")
+app.add_typer(base, name="base")

@@ -101,7 +101,7 @@ def ledger_show(
             ],
             "commitments": [
                 {"name": row.name, "window": row.window, "id": row.commitment_id, "budget": row.budget,
-                 "openings": spent.get(row.commitment_id, 0)} for row in record.commitments
+                 "salts": "public" if row.budget is None else "secret", "openings": spent.get(row.commitment_id, 0)} for row in record.commitments
             ],
             "statements": [
                 {"statement": row.statement_id, "kind": row.kind, "window": row.window, "layer": row.layer, "part": row.part}
@@ -150,10 +150,10 @@ def _print_run(shown: dict[str, Any]) -> None:
     dataset = shown["dataset"]
     others = f"; also used by {', '.join(dataset['other_runs'])}" if dataset["other_runs"] else "; no other run in this ledger uses it"
     console.print(f"dataset {dataset['id']}, committed by {dataset['committed_by']}{others}", soft_wrap=True, markup=False)
-    commitments = Table("commitment", "window", "id", "openings / budget")
+    commitments = Table("commitment", "window", "id", "salts", "openings / budget")
     for row in shown["commitments"]:
         budget = "unlimited" if row["budget"] is None else str(row["budget"])
-        commitments.add_row(row["name"], _dash(row["window"]), row["id"][:16] + "…", f"{row['openings']} / {budget}")
+        commitments.add_row(row["name"], _dash(row["window"]), row["id"][:16] + "…", row["salts"], f"{row['openings']} / {budget}")
     console.print(commitments)
     statements = Table("task", "window", "layer", "part", "proof", "bytes", "seconds")
     for row in shown["statements"]:

@@ -32,6 +32,7 @@ WIDTHS = {
 }
 CHOICES = {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}  # every other width is fixed
 SCALE_BITS = 14
+RUN_ID_DIGITS = 32  # nobody finds two manifests with one beginning of 128 bits
 
 
 def _fail(where: str, expected: str, actual: object) -> VerificationError:
@@ -121,7 +122,7 @@ class RunManifest:
     def __post_init__(self) -> None:
         _need(self.version == VERSION, "version", str(VERSION), self.version)
         for name, top in (("batch_size", 1 << 12), ("gradient_accumulation", 1 << 12), ("sequence_length", 1 << 12), ("steps", 1 << 20),
-                          ("window_steps", 1 << 12), ("examples", 1 << 22)):
+                          ("window_steps", 1 << 9), ("examples", 1 << 22)):
             value = getattr(self, name)
             _need(type(value) is int and 1 <= value <= top, name, f"1 … {top}", value)
         _need(type(self.rotation_windows) is int and 0 <= self.rotation_windows <= 1 << 20, "rotation_windows", "0 … 2^20",
@@ -150,6 +151,10 @@ class RunManifest:
     # data order ----------------------------------------------------------------------------------
 
     def windows(self) -> list[StepRange]:
+        return self._windows
+
+    @cached_property
+    def _windows(self) -> list[StepRange]:
         n = self.window_steps
         return [StepRange(k, min(n, self.steps - k)) for k in range(0, self.steps, n)]
 
@@ -178,7 +183,16 @@ class RunManifest:
         return canonical_json(value)
 
     def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return tagged_digest("manifest", self.to_json()).hex()
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which belongs to this manifest alone."""
+        return self.digest()[:RUN_ID_DIGITS]
 
     @classmethod
     def from_json(cls, data: bytes) -> "RunManifest":

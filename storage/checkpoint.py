@@ -69,10 +69,10 @@ class LogKeys:
         """A note with the log's signature."""
         return checkpoint.body() + b"\n" + self.current.line(checkpoint).encode()
 
-    def save(self, private: PrivateStore) -> None:
-        """Replace what the private store holds, atomically."""
+    def stored(self) -> bytes:
+        """What the private store holds."""
         retired = [[str(key), until] for key, until in self.retired]
-        private.put(KEY_NAME, canonical_json({"origin": self.current.name, "retired": retired, "seed": self.current.seed.hex()}))
+        return canonical_json({"origin": self.current.name, "retired": retired, "seed": self.current.seed.hex()})
 
     def rotated(self, size: int) -> "LogKeys":
         """A fresh key; the present one is believed up to `size` entries."""
@@ -94,11 +94,13 @@ def load_keys(private: PrivateStore) -> LogKeys | None:
 def create_keys(private: PrivateStore, origin: str = "") -> LogKeys:
     """Make the log's key, under a name of its own unless `origin` gives one; an existing key stays."""
     check_name(origin or "verilora")
-    with locked(private.locks / ".log-key.lock"):
-        keys = load_keys(private)
+    keys = load_keys(private)
+    if keys is None:
+        made = LogKeys(SigningKey(origin or f"verilora/{secrets.token_hex(8)}", secrets.token_bytes(32)))
+        private.create(KEY_NAME, made.stored())
+        keys = load_keys(private)  # another machine may have been faster: the key that is there counts
         if keys is None:
-            keys = LogKeys(SigningKey(origin or f"verilora/{secrets.token_hex(8)}", secrets.token_bytes(32)))
-            keys.save(private)
+            raise MissingObject(f"{KEY_NAME} is gone from the private store {private.where} right after it was written")
     if origin not in ("", keys.current.name):
         raise ValueError(f"the log's origin is {keys.current.name!r} and cannot change: its checkpoints name it")
     return keys

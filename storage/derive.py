@@ -1,6 +1,6 @@
-"""What rows of the ledger say as a function of the manifest: run id, and every column of a commitment's row.
+"""What rows of the ledger say as a function of the manifest: every column of a commitment's row.
 
-The run id is the beginning of the manifest's digest; a commitment's row follows from manifest, name and root. Whoever appends
+The run id is the manifest's own; a commitment's row follows from manifest, name and root. Whoever appends
 rows takes them from here (tasks/), and storage/fsck.py compares what is there.
 """
 
@@ -8,13 +8,6 @@ from protocol.encoding import canonical_json
 from protocol.manifest import RunManifest
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from storage.models import NONE, CommitmentRow
-
-RUN_ID_DIGITS = 16
-
-
-def run_id_of(manifest: RunManifest) -> str:
-    """The id of the run with this manifest."""
-    return manifest.digest()[:RUN_ID_DIGITS]
 
 
 def layer_number(name: Name) -> int:

@@ -57,6 +57,16 @@ def explain_database_errors(engine: sa.Engine) -> Iterator[None]:
         raise _explain_sqlite(error.orig) from error
 
 
+@contextlib.contextmanager
+def publishing(engine: sa.Engine) -> Iterator[None]:
+    """Be the log's only publisher on any machine that shares this database; on SQLite a lock file of the caller's is enough."""
+    if engine.dialect.name == "postgresql":
+        with explain_database_errors(engine), postgres.publishing(engine):
+            yield
+    else:
+        yield
+
+
 def migration_config() -> Config:
     """Alembic's configuration for the revisions installed with this program."""
     config = Config()

@@ -16,7 +16,7 @@ from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.statement import Name, Task, statement_id, task_list
-from storage.derive import commitment_row, run_id_of
+from storage.derive import commitment_row
 from storage.findings import Finding
 from storage.ledger import RunRecord
 from storage.models import CommitmentRow, StatementRow
@@ -34,8 +34,8 @@ def check_run(record: RunRecord, openings_spent: Callable[[str], int]) -> Iterat
     except VerificationError as error:
         yield Finding("manifest", where, f"{error}; nothing else about this run can be derived")
         return
-    if run.run_id != run_id_of(manifest):
-        yield Finding("run-id", where, f"its manifest's run id is {run_id_of(manifest)}")
+    if run.run_id != manifest.run_id:
+        yield Finding("run-id", where, f"its manifest's run id is {manifest.run_id}")
     ids = yield from _commitments(record, manifest, tasks)
     yield from _statements(record, manifest, tasks, ids)
     yield from _openings(record, tasks, ids, openings_spent)

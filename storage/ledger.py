@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from storage import log_rows, models, query
-from storage.engine import APPENDING, explain_database_errors, open_engine
+from storage.engine import APPENDING, explain_database_errors, open_engine, publishing
 from storage.errors import BudgetExhausted, LedgerConflict, LedgerError, UnknownRun
 from storage.models import (
     TABLES,
@@ -199,12 +199,17 @@ class Ledger:
             return log_rows.leaves(connection, start, stop)
 
     def log_growth(self, known: int, signed: int, limit: int) -> LogGrowth:
-        """The next `limit` entries after the first `known`, and checkpoints of more than `signed` entries, read at one moment."""
+        """The next `limit` entries after the first `known`, and checkpoints of more than `signed` entries.
+
+        Checkpoints are read first: on PostgreSQL each query sees what was committed before it, and a checkpoint of more entries
+        than the log has means that rows were removed.
+        """
         with self._reading() as connection:
-            size = log_rows.log_size(connection)
-            stop, table = min(size, known + limit), models.checkpoints
+            table = models.checkpoints
             found = connection.execute(sa.select(table).where(table.c.size > signed).order_by(table.c.size))
             checkpoints = [CheckpointRow(*row) for row in found]
+            size = log_rows.log_size(connection)
+            stop = min(size, known + limit)
             return LogGrowth(size, log_rows.hashes(connection, known, stop), log_rows.leaves(connection, known, stop), checkpoints)
 
     def log_positions(self, run_id: str) -> list[tuple[int, bytes]]:
@@ -244,6 +249,12 @@ class Ledger:
                     connection.execute(sa.insert(models.run_index).values(query.index_values(row)))
         except sa.exc.IntegrityError as error:
             raise LedgerError(f"{TABLES[type(row)].name}: {row} names a run or statement that is not in the ledger") from error
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Be the only publisher of this ledger's log among those that hold the same lock file, and on PostgreSQL among all machines."""
+        with publishing(self._engine):
+            yield
 
     def append_checkpoint(self, size: int, note: str) -> bool:
         """Keep a signed tree head; False if it was there already, LedgerConflict if another one of this size is."""

@@ -9,8 +9,9 @@ root of every earlier checkpoint; a ledger that contradicts itself or what was p
     tile/L/N[.p/W]   storage/tree.py            checkpoint   the newest signed tree head
     cosigned         the newest one that cosigners signed too
 
-Without the private store a publisher cannot sign, but gives proofs. Threads and processes may share a ledger: each publishes,
-all with the same bytes. Called by tasks/, flows/, cli/ and storage/bundle.py.
+Without the private store a publisher cannot sign, but gives proofs. Threads, processes and machines may share a ledger: each
+publishes, all with the same bytes, one after the other (a lock file on one machine, the database's lock among several), so that
+log/checkpoint never goes back. Called by tasks/, flows/, cli/ and storage/bundle.py.
 """
 
 import base64
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from protocol.errors import VerificationError
-from storage.checkpoint import LogKeys, create_keys, lines_of, load_keys, locked, with_lines
+from storage.checkpoint import KEY_NAME, LogKeys, create_keys, lines_of, load_keys, locked, with_lines
 from storage.errors import IntegrityError, LedgerConflict, MissingObject, StorageConflict, StorageError
 from storage.ledger import Ledger
 from storage.models import CheckpointRow
@@ -146,29 +147,32 @@ class LogPublisher:
 
     def rotate_key(self) -> LogKeys:
         """Sign everything with the present key, then exchange it. The checkpoint at the handover carries both signatures."""
-        self.publish()
         with self._exclusive() as private:
+            self.publish()
             new = self.keys().rotated(self._signed.size)
-            new.save(private)
+            private.put(KEY_NAME, new.stored())
             if note := self.newest_note():
                 self.objects.publish(NEWEST, with_lines(note, [new.current.line(self._signed)]), replace=True)
             return new
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[PrivateStore]:
-        """This log for this thread, among those of this machine."""
+        """This log for this thread alone. Lock file first: so no machine waits in the database with more than one connection."""
         if self._private is None:
             raise StorageError("the log's signing key is in the private store: give the run.yaml that names it")
         with self._lock:
             if self._held:  # a method that calls another
                 yield self._private
                 return
-            with locked(self._private.locks / ".log.lock"):
-                self._held = True
-                try:
+            try:
+                with locked(self._private.locks / ".log.lock"), self.ledger.publishing():
+                    self._held = True
                     yield self._private
-                finally:
-                    self._held = False
+            except BaseException:
+                self._announced = False  # also if the database's lock was lost: what others published meanwhile is looked at again
+                raise
+            finally:
+                self._held = False
 
     def _catch_up(self, keys: LogKeys) -> int:
         """Check rows and checkpoints that this process has not checked yet; the log's size."""

@@ -3,9 +3,12 @@
 A password comes from the URL, PGPASSWORD or PGPASSFILE and appears in no message: messages name user, host and database only.
 Every appending transaction begins with pg_advisory_xact_lock(LOCK) at READ COMMITTED. PostgreSQL frees the lock after the
 commit is visible, so whoever gets it next reads the newest slot and position; SERIALIZABLE would need retries for the same.
-A read-only ledger uses read-only transactions with a statement timeout, whatever its role may do. Called by storage/engine.py.
+A read-only ledger uses read-only transactions with a statement timeout, whatever its role may do. Publishers of the log on several
+machines take turns by a second advisory lock, PUBLISHING, in a transaction that does nothing else. Called by storage/engine.py.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +20,8 @@ from storage.errors import LedgerError, LedgerUnavailable, StoreFull
 _CONNECT_SECONDS = 10
 _LOCK_SECONDS = 60
 READ_SECONDS = 30  # a reader's longest statement
+PUBLISHING = LOCK + 1
+_PUBLISH_SECONDS = 600  # the first publisher of a process hashes every row, and uploads may be slow
 
 _APPEND = (
     f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; "
@@ -24,6 +29,11 @@ _APPEND = (
     "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
     "ELSE current_setting('synchronous_commit') END, true); "
     f"SELECT pg_advisory_xact_lock({LOCK})"
+)
+_PUBLISH = (
+    f"SET LOCAL lock_timeout = '{_PUBLISH_SECONDS}s'; SET LOCAL statement_timeout = 0; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0; "  # idle is all that this transaction is
+    f"SELECT pg_advisory_xact_lock({PUBLISHING})"
 )
 _READ = f"SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{READ_SECONDS}s'"
 
@@ -73,6 +83,17 @@ def make_engine(url: sa.URL, read_only: bool, appending: str) -> sa.Engine:
     return engine
 
 
+@contextlib.contextmanager
+def publishing(engine: sa.Engine) -> Iterator[None]:
+    """Hold the publishers' lock. It is free again when the block ends, the process dies or the connection breaks.
+
+    A broken connection is an error when the block ends. READ COMMITTED keeps no snapshot, so the wait holds up no vacuum.
+    """
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_PUBLISH, execution_options={"no_parameters": True})
+        yield
+
+
 def roles_sql() -> str:
     """SQL that makes the roles and gives them their rights: for the superuser of a server whose ledger's owner may not."""
     statements = role_statements() + grant_statements([*sorted(models.metadata.tables), "alembic_version"], list(ROLES))
@@ -104,7 +125,10 @@ def explain(error: sa.exc.DBAPIError, where: str) -> LedgerError | StoreFull:
     if state == "25006":
         return LedgerError(f"{where}: this ledger was opened read-only")
     if state == "55P03":
-        return LedgerUnavailable(f"{where}: another client kept the ledger's lock for {_LOCK_SECONDS} s: wait for it, or see pg_locks")
+        return LedgerUnavailable(
+            f"{where}: another client kept the ledger's lock for {_LOCK_SECONDS} s, or the log's for {_PUBLISH_SECONDS} s: wait for it, or "
+            "see pg_locks"
+        )
     if state == "57014":
         return LedgerUnavailable(f"{where}: a query took too long and was cancelled: ask for less")
     lost = state is None or state[:2] in ("08", "28", "3D", "53", "57")  # what libpq itself says has no code

@@ -4,6 +4,8 @@ Never the public object store and never read by an auditor. Writing a name again
 paths such as "RUN/window-0/state-1"; bytes in, bytes out. Contract of both implementations (LocalPrivateStore here, a bucket
 of its own in s3_private.py), held by tests/storage/test_private.py on both:
 
+* create(name, data) -> bool: write a secret that is absent; False, and nothing written, if it is there. The one of several
+  machines that gets True made it, and the others read it back;
 * put(name, data), get(name) (MissingObject names an absent one), has(name), names(prefix) sorted;
 * remove(name): an absent one is no error, so that an interrupted clean-up can be repeated;
 * locks: a local folder for this machine's lock files.
@@ -29,6 +31,8 @@ class PrivateStore(Protocol):
 
     where: str
     locks: Path
+
+    def create(self, name: str, data: bytes) -> bool: ...
 
     def put(self, name: str, data: bytes) -> None: ...
 
@@ -60,6 +64,18 @@ class LocalPrivateStore:
                 f"private store {root} can be read by other users (mode {mode:o}): run chmod 700 {root}, or choose "
                 "another folder as storage.private"
             )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write one secret if it is absent; whether it was."""
+        path = self._path(name)
+        make_folder(path.parent, _FOLDER_MODE)
+        with complete_temporary(path.parent, data, _FILE_MODE) as temporary, explain_os_errors(path):
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            sync_folder(path.parent)
+            return True
 
     def put(self, name: str, data: bytes) -> None:
         """Write or atomically replace one secret."""

@@ -6,6 +6,8 @@ A secret is stored as  "VLP1" ‖ nonce (12 bytes) ‖ AES-256-GCM(key, nonce, d
 store can neither read it nor swap two of them unnoticed; an older version of the same secret it can return (what is read is
 compared with the commitment in the ledger wherever it matters). Names are visible. The key file holds 64 hexadecimal digits,
 mode 600; it is made on first use, while the bucket's prefix is empty. Without it everything in the store is lost: keep a copy.
+Machines that share the store have copies of one key file: the first writes ".key-check", encrypted nothing, and a store that cannot
+be opened with a machine's key says so before that machine writes secrets which the others could not read.
 Encryption at rest by the server is asked for as well (sse=none for a server that has none).
 """
 
@@ -29,6 +31,7 @@ _MAGIC = b"VLP1"
 _NONCE_BYTES = 12
 _AAD = b"verilora private store/1 "
 MAX_SECRET = (1 << 31) - 1024  # what one AES-GCM call takes
+_KEY_CHECK = ".key-check"  # no name of a secret begins with a dot
 _KEY = re.compile(r"[0-9a-f]{64}\n?")
 
 
@@ -53,18 +56,24 @@ class S3PrivateStore:
         sse = place.options.get("sse", "AES256")
         self._sse = {} if sse == "none" else {"ServerSideEncryption": sse}
         self._cipher = AESGCM(self._key(path))
+        self._check_key()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write one secret if it is absent; whether it was."""
+        key = "/".join(secret_parts(name))
+        # asked first, because some servers ignore the condition in buckets that keep versions
+        return not self._bucket.has(key) and self._bucket.create(key, self._encrypted(name, data), **self._sse)
 
     def put(self, name: str, data: bytes) -> None:
         """Write or atomically replace one secret."""
-        key = "/".join(secret_parts(name))
-        if len(data) > MAX_SECRET:
-            raise StorageError(f"{name!r} has {len(data):,} bytes; the private store takes {MAX_SECRET:,} in one piece")
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        self._bucket.put(key, _MAGIC + nonce + self._cipher.encrypt(nonce, data, _AAD + name.encode()), **self._sse)
+        self._bucket.put("/".join(secret_parts(name)), self._encrypted(name, data), **self._sse)
 
     def get(self, name: str) -> bytes:
         """The bytes of one secret; IntegrityError if they are not what was put under this name with this key."""
-        key, where = "/".join(secret_parts(name)), f"the private store {self.where}"
+        return self._read("/".join(secret_parts(name)), name)
+
+    def _read(self, key: str, name: str) -> bytes:
+        where = f"the private store {self.where}"
         stored = b"".join(self._bucket.chunks(key, repr(name), f"{name!r} is not in {where}", MAX_SECRET + 1024))
         head = len(_MAGIC) + _NONCE_BYTES
         try:
@@ -89,7 +98,25 @@ class S3PrivateStore:
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """All names that start with `prefix`, sorted."""
-        yield from self._bucket.list(prefix)
+        yield from (key for key in self._bucket.list(prefix) if key != _KEY_CHECK)
+
+    def _encrypted(self, name: str, data: bytes) -> bytes:
+        if len(data) > MAX_SECRET:
+            raise StorageError(f"{name!r} has {len(data):,} bytes; the private store takes {MAX_SECRET:,} in one piece")
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _MAGIC + nonce + self._cipher.encrypt(nonce, data, _AAD + name.encode())
+
+    def _check_key(self) -> None:
+        """This machine's key must be the one that the store's other users have."""
+        if not self._bucket.has(_KEY_CHECK):
+            self._bucket.create(_KEY_CHECK, self._encrypted(_KEY_CHECK, b""), **self._sse)
+        try:
+            self._read(_KEY_CHECK, _KEY_CHECK)
+        except IntegrityError:
+            raise IntegrityError(
+                f"the private store {self.where} was encrypted with another key than {self._bucket.place.options['key']}: put the key file "
+                "of the machine that used the store first there"
+            ) from None
 
     def _key(self, path: Path) -> bytes:
         with explain_os_errors(path):

@@ -27,7 +27,7 @@ from prover.files.dataset import load_dataset
 from prover.files.dataset_opening import DatasetOpening, read_opening
 from prover.files.hf_model import open_model
 from prover.randomness import fresh_seed
-from storage.derive import commitment_row, run_id_of
+from storage.derive import commitment_row
 from storage.errors import StorageError, UnknownRun
 from storage.models import RunRow
 from tasks.context import RunContext, RunRequest, Stores
@@ -162,7 +162,7 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     if drafted.opening and ids["dataset"] != drafted.opening.id:
         raise PlanError(f"dataset_opening: its id {drafted.opening.id} would be {ids['dataset']} here; have its owner commit again")
     manifest = replace(drafted.manifest, commitments=ids)
-    run_id = run_id_of(manifest)
+    run_id = manifest.run_id
     for text, seed in seeds.items():
         save_committed(stores.private, run_id, Name(text), seed, tensors[text])
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}

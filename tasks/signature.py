@@ -29,7 +29,7 @@ def signing_key(private: PrivateStore) -> bytes:
     if not private.has(KEY_NAME):
         key = ec.generate_private_key(ec.SECP256R1())
         plain = serialization.NoEncryption()
-        private.put(KEY_NAME, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+        private.create(KEY_NAME, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     return private.get(KEY_NAME)
 
 
@@ -43,6 +43,7 @@ def sign_folder(folder: Path, private_pem: bytes) -> Path:
     """Write `model.sig` over all files of the folder."""
     from model_signing import hashing, signing
 
+    folder = folder.resolve()  # the library compares the ignored path with absolute ones
     path = folder / SIGNATURE_FILE
     files = hashing.Config().set_ignored_paths(paths=[path], ignore_git_paths=False)
     with _as_file(private_pem) as key:
@@ -54,6 +55,7 @@ def check_signature(folder: Path, public_pem: bytes) -> None:
     """SignatureError unless `model.sig` is this key's signature over exactly the folder's files."""
     from model_signing import hashing, verifying
 
+    folder = folder.resolve()
     path = folder / SIGNATURE_FILE
     if not path.is_file():
         raise SignatureError(f"{path} is missing: ask for the folder that `verilora adapter export` wrote")

@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.params import profile
 from protocol.relation.graph import BOUND, Graph, IntArray, RelationError
+from protocol.relation.model import commitment_tensors
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from protocol.soundness import Soundness, require_bits, task_soundness
-from protocol.statement import Task, commitment_layout, max_blinding, statement_content
+from protocol.statement import Task, commitment_layout, max_blinding, statement_content, window_of
 
 MAX_PROOF_BYTES = 1 << 28
 MAX_STATEMENT_BYTES = 1 << 20
@@ -56,11 +58,28 @@ def published_values(graph: Graph, content: bytes) -> dict[str, IntArray]:
     return out
 
 
+def require_size(manifest: RunManifest, task: Task, proof_bytes: int) -> None:
+    """VerificationError if the proof is too short for the tensors that its task names, before anything of their size is built.
+
+    A row of ℓ cells that exists is opened at t places, 8 bytes each, so a proof has at least 8·t/ℓ bytes for each cell of the
+    commitments it opens; a layer's own witness has, beside others, a cell for each attention score."""
+    params = profile(manifest.profile)
+    cells = sum(prod(shape) for _, name in task.commitments
+                for _, shape in commitment_tensors(manifest, name.base, window_of(manifest, name)))
+    if task.kind == "layer":
+        steps = manifest.windows()[task.window].count
+        cells += steps * manifest.sequences * manifest.model.heads * manifest.sequence_length**2
+    least = 8 * params.queries * cells // params.ell
+    if proof_bytes < least:
+        raise VerificationError("truncated", str(task), f"at least {least} bytes for {cells} cells", str(proof_bytes))
+
+
 def verify_task(
     manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
 ) -> tuple[Soundness, dict[str, IntArray]]:
     """Soundness and published values of an accepted task; VerificationError otherwise."""
     params = profile(manifest.profile)
+    require_size(manifest, task, len(evidence.proof))
     try:
         graph = task.graph(manifest)
     except RelationError as error:  # exponents or widths that no honest run has

@@ -137,16 +137,17 @@ HOSTILE = [
 @pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_statements(run: Complete, content: bytes) -> None:
     task = find(run, "head(0)")
-    found = judge(run, task, Evidence(content, b""))
+    found = judge(run, task, Evidence(content, run.evidence(task).proof))
     assert found != "" and found.isascii()
 
 
 def test_nested_statements_of_every_depth(run: Complete) -> None:
     """Parsing and printing have different recursion limits; neither may escape."""
     task = find(run, "head(0)")
+    proof = run.evidence(task).proof
     for depth in range(1, 1100, 13):
         for template in (b'{"published":%s}', b'{"published":{"loss":%s}}', b'{"published":{"loss":[1]},"kind":%s}'):
-            assert judge(run, task, Evidence(template % (b"[" * depth + b"]" * depth), b"")) != ""
+            assert judge(run, task, Evidence(template % (b"[" * depth + b"]" * depth), proof)) != ""
 
 
 def test_bits_of_a_run_without_verdicts(run: Complete) -> None:

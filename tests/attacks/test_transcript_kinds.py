@@ -51,8 +51,8 @@ class Spy(Transcript):
 
     def draw(self, tag: str, words: int, below: int) -> list[int]:
         out = super().draw(tag, words, below)
-        self.events.append(("draw", tag, out))
-        if self.until is not None and self.absorbed > self.until:
+        self.events.append(("draw" if words else "nothing drawn", tag, out))  # points of tensors with one cell are empty
+        if words and self.until is not None and self.absorbed > self.until:
             raise Stop
         return out
 
@@ -74,7 +74,7 @@ class Proved:
         for i, event in enumerate(self.spy.events):
             if event[0] == "absorb":
                 at += 1
-            else:
+            elif event[0] == "draw":
                 self.after.update({n: i for n in range(at, -1, -1) if n not in self.after})
 
     def prove(self):  # type: ignore[no-untyped-def]
@@ -125,11 +125,24 @@ def flipped(data: bytes, offset: int, size: int, words: bool, rng: np.random.Gen
             return bytes(out)
 
 
+def same_message(data: bytes, offset: int, ell: int) -> bytes:
+    """A row polynomial plus X^ell − 1: the relation check cannot see the difference, so positions are drawn."""
+    out = bytearray(data)
+    for at, change in ((offset, -1), (offset + 16 * ell, 1)):
+        word = (int.from_bytes(out[at : at + 8], "big") + change) % P
+        out[at : at + 8] = word.to_bytes(8, "big")
+    return bytes(out)
+
+
 def check_message(proved: Proved, number: int, rng: np.random.Generator, to_the_end: bool) -> None:
     """A changed bit of message `number`: same events up to it, another challenge next; a rejection if seen through."""
     tag, offset, size = proved.log[number]
     words = not tag.startswith(("witness/root", "salts/", "siblings/"))
     proof = flipped(proved.proof, offset, size, words, rng)
+    if tag in ("opening/v1", "opening/v2"):
+        assert proved.run(proof)[1] == "opening-relation"
+        ell = PARAMS.ell if tag == "opening/v1" else size // 16 - PARAMS.queries
+        proof = same_message(proved.proof, offset, ell)
     if number + 1 not in proved.after:  # nothing is drawn any more: the Merkle root has to tell
         assert tag.startswith(LATE) and proved.run(proof)[1] == "merkle-root", tag
         return
@@ -140,7 +153,7 @@ def check_message(proved: Proved, number: int, rng: np.random.Generator, to_the_
     differing = [i for i in range(draw) if spy.events[i] != proved.spy.events[i]]
     assert [proved.spy.events[i][:2] for i in differing] == [("absorb", tag)]
     if to_the_end:
-        assert proved.run(proof)[1] == "opening-relation", tag
+        assert proved.run(proof)[1] == ("merkle-root" if tag in ("opening/v1", "opening/v2") else "opening-relation"), tag
 
 
 def check_one_sided(proved: Proved, number: int, swap: bool) -> bool:
@@ -164,7 +177,7 @@ def test_what_is_absorbed_is_what_is_sent(proved: Proved) -> None:
 
 def test_every_message_is_bound(proved: Proved) -> None:
     rng, few = np.random.default_rng(4), len(proved.log) < 50
-    for number in range(len(proved.log)) if few else proved.sample(5):
+    for number in range(len(proved.log)) if few else proved.sample(4):
         check_message(proved, number, rng, to_the_end=few and number % 4 == 0)
 
 
@@ -181,8 +194,9 @@ def test_every_field_of_the_statement_is_bound(proved: Proved) -> None:
 
 def test_an_absorb_on_one_side_only(proved: Proved) -> None:
     few = len(proved.log) < 50
-    numbers = range(0, len(proved.log) + 1, 3) if few else [0, 1, *proved.sample(3)]
-    assert any([check_one_sided(proved, n, swap) for n in numbers for swap in (False, True)])
+    numbers = range(0, len(proved.log) + 1, 3) if few else [0, len(proved.log) // 2]
+    done = [check_one_sided(proved, n, swap) for n in numbers for swap in ((False, True) if few else (n == 0,))]
+    assert any(done)
 
 
 @pytest.mark.parametrize("proved", ["range"], indirect=True)

@@ -1,5 +1,6 @@
 """A complete toy run in a ledger and an object store, made without flows: one honest record that tests then damage."""
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +34,7 @@ from storage.log import LogPublisher
 from storage.models import NONE, CommitmentRow, EventRow, ProofRow, RunRow, StatementRow
 from storage.object_store import open_object_store
 from storage.private import open_private_store
-from tests.toy import toy
-
-RUN_ID = "toy-0123456789"
+from tests.toy import Toy, toy
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,37 @@ class Built:
         return ["--ledger", self.ledger_url, "--objects", self.objects_url]
 
 
-def build_run(folder: Path) -> Built:
-    """One layer, two windows of one step: 10 tasks, really trained and proved."""
-    backend = select("auto")
+def _known(made: Toy) -> dict[Name, dict[str, IntArray]]:
+    base = {Name(name): dict(values) for name, values in made.base.items()}
+    return base | {Name("dataset"): {"tokens": made.tokens, "mask": made.mask}}
+
+
+@functools.cache
+def planned() -> tuple[Toy, RunManifest, dict[Name, bytes], dict[Name, CommitmentData]]:
+    """The toy, its manifest, and seeds and commitments of what is known at the start: the same at every call, so that the run's id,
+    which follows from the manifest, is known when tests are collected."""
     made = toy(layers=1, steps=2, window_steps=1)
     draft = replace(made.manifest, profile="goldilocks-2^11", budgets=dict.fromkeys(opening_counts(made.manifest), 1))
     draft = replace(draft, budgets=opening_counts(draft))
-    arrays: dict[Name, dict[str, IntArray]] = {Name(name): dict(values) for name, values in made.base.items()}
-    arrays[Name("dataset")] = {"tokens": made.tokens, "mask": made.mask}
-    seeds: dict[Name, bytes] = {}
-    data: dict[Name, CommitmentData] = {}
+    arrays = _known(made)
+    seeds = {Name(text): hashlib.sha256(text.encode()).digest() for text in base_commitments(draft.model)}
+    data = {name: commit(select("auto"), commitment_layout(draft, name), arrays[name], seed) for name, seed in seeds.items()}
+    return made, replace(draft, commitments={str(name): item.id for name, item in data.items()}), seeds, data
 
-    def put(manifest: RunManifest, name: Name) -> None:
+
+RUN_ID = planned()[1].run_id
+
+
+def build_run(folder: Path) -> Built:
+    """One layer, two windows of one step: 10 tasks, really trained and proved."""
+    backend = select("auto")
+    made, manifest, *known = planned()
+    seeds, data = (dict(values) for values in known)
+    arrays = _known(made)
+
+    def put(name: Name) -> None:
         seeds[name] = fresh_seed()
         data[name] = commit(backend, commitment_layout(manifest, name), arrays[name], seeds[name])
-
-    for text in base_commitments(draft.model):
-        put(draft, Name(text))
-    manifest = replace(draft, commitments={text: data[Name(text)].id for text in base_commitments(draft.model)})
 
     trainer = Trainer(manifest, made.base, made.tokens, made.mask)
     state, losses = None, []
@@ -90,7 +102,7 @@ def build_run(folder: Path) -> Built:
         arrays |= {Name(f"delivered/{n}", w + 1): dict(x) for n, x in trace.delivered.items() if x}
     for name in arrays:
         if name not in data:
-            put(manifest, name)
+            put(name)
 
     book, store = open_ledger(f"sqlite:///{folder / 'ledger.db'}"), open_object_store(f"file:{folder / 'objects'}")
     text = manifest.to_json().decode()

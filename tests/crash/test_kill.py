@@ -22,7 +22,7 @@ Live = Callable[..., int]
 # (moment, at which of its occurrences in that life)
 DEATHS = (
     ("after plan", 1), ("before spend", 1), ("after spend", 1), ("after positions", 2), ("before object", 2), ("after object", 2),
-    ("after window", 1), ("before proof row", 1), ("after proof row", 2), ("after spend", 3), ("after positions", 2), ("before object", 2),
+    ("after window", 1), ("before proof row", 1), ("after proof row", 2), ("after spend", 3), ("after positions", 2), ("before object", 1),
 )
 MOMENTS = ("statement row", "spend", "object", "proof row", "checkpoint", "window", "secret", "plan", "commitment row")
 
@@ -111,7 +111,7 @@ def test_a_run_that_dies_a_dozen_times(process: Live, tmp_path: Path) -> None:
     remains.check_finished()
     kinds = {row.statement_id: row.kind for row in remains.record.statements}
     tries = Counter(statement for statement, _ in {(row.statement_id, row.attempt) for row in remains.record.openings})
-    assert {"range", "layer", "rotate"} <= {kinds[statement] for statement, count in tries.items() if count > 1}  # where it died
+    assert {"range", "embed", "head", "rotate"} <= {kinds[statement] for statement, count in tries.items() if count > 1}  # where it died
     assert remains.context.manifest.profile == PROFILE and {"base/0@1", "dataset@1", "embedding@1", "head@1"} <= spent.keys()
     before = remains.record
     assert process(tmp_path) == 0 and Remains(tmp_path).record == before  # nothing is added

@@ -15,7 +15,7 @@ from protocol.model_config import PROJECTIONS, ModelConfig
 from protocol.optimizer import Optimizer
 from protocol.statement import Name, commitment_layout, opening_counts, statement_content, statement_id, task_list
 from storage.checkpoint import load_keys
-from storage.derive import commitment_row, run_id_of
+from storage.derive import commitment_row
 from storage.ledger import open_ledger
 from storage.log import LogPublisher
 from storage.models import NONE, EventRow, ProofRow, RunRow, StatementRow
@@ -68,7 +68,7 @@ def append_run(places: Places, seed: int = 7, steps: int = 2, finished: bool = T
     """Append one run and sign the log; its id."""
     manifest, roots = manifest_of(seed, steps)
     book, store = open_ledger(places.ledger), open_object_store(places.objects)
-    run_id, text = run_id_of(manifest), manifest.to_json().decode()
+    run_id, text = manifest.run_id, manifest.to_json().decode()
     book.append(RunRow(run_id, hashlib.sha256(text.encode()).hexdigest(), text))
     rows = {str(name): commitment_row(manifest, run_id, name, root) for name, root in sorted(roots.items(), key=str)}
     for row in rows.values():

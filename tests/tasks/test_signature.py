@@ -60,3 +60,12 @@ def test_any_other_folder_is_refused(folder: Path, private: PrivateStore, tamper
 def test_another_signer_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SignatureError, match="somebody else signed"):
         check_signature(folder, public_key(signing_key(open_private_store(f"file:{tmp_path / 'other'}"))))
+
+
+def test_a_relative_folder_is_the_same_folder(folder: Path, private: PrivateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    relative = Path(folder.name)
+    check_signature(relative, public_key(signing_key(private)))
+    (relative / SIGNATURE_FILE).unlink()
+    sign_folder(relative, signing_key(private))
+    check_signature(folder, public_key(signing_key(private)))
