@@ -78,7 +78,7 @@ gateway-test: $(STAMP)  ## the S3 stores on a real server: installs Ceph's RADOS
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 	  $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common; }
-	$(BIN)/python -m tests.support.gateway $(BIN)/python -m pytest -m gateway tests/storage tests/e2e/test_buckets.py
+	$(BIN)/python -m tests.support.gateway $(BIN)/python -m pytest -m gateway tests/storage tests/e2e
 
 clean:  ## remove what can be made again (never var/, which holds runs)
 	rm -rf .venv $(STAMP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

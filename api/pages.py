@@ -21,7 +21,7 @@ from api.claims import headline, json_object, losses, named_commitments, part, p
 from api.http import NotHere, status_of
 from api.listing import MAX_LIMIT, cursor, find_runs, place
 from api.log import entry_document, log_document
-from api.runs import run_item, sha256, signer, statement_document, verification_item
+from api.runs import MAX_VERDICTS, run_item, sha256, signer, statement_document, verdict_item, verification_item
 from api.services import After, Digest, Open, Position, RunId, known_parameters
 from storage.query import STATES
 
@@ -119,7 +119,7 @@ def show_run(request: Request, found: Open, run_id: RunId, first: From = 0) -> H
     return render(
         request, "run.html", run=run_item(found, run_id), digest=sha256(run.manifest), headline=headline(manifest),
         facts=public_facts(manifest), proof_bytes=sum(kind.total_bytes for kind in kinds),
-        verifications=[verification_item(row) for row in found.rows.verifications(run_id)], events=found.rows.events(run_id),
+        verifications=[verification_item(row, run) for row in found.rows.verifications(run_id)], events=found.rows.events(run_id),
         grid=views.grid(found, run_id, manifest, first), start=views.before_windows(found, run_id), window_steps=window_steps(manifest),
         curve=views.curve(points), points=points[:500], steps=len(points), publishes=manifest.get("publish_loss") is True,
         unproved=len(heads) - sum(kind.proofs for kind in kinds if kind.kind == "head"),
@@ -163,17 +163,15 @@ def show_statement(request: Request, found: Open, statement_id: Digest) -> HTMLR
     uses = [(role, name, identity, writes(document.kind, role)) for role, name, identity in named_commitments(content)]
     run = found.run(document.run)
     row = found.ledger.statement(statement_id)
+    passes = {item.verification: item for item in found.rows.verifications(document.run)}
     points = losses(json_object(run.manifest), [row]) if row and row.kind == "head" else []
     return render(
         request, "statement.html", statement=document, relation=plain(content.get("relation", "–")), uses=uses, points=points,
-        verdicts=[(item, _receipt_key(found, document.run, item.verification)) for item in document.verdicts],
+        verdicts=[
+            (verdict_item(item), signer(passes[item.verification], run, item) if item.verification in passes else None)
+            for item in found.rows.verdicts(document.run, subject=statement_id, limit=MAX_VERDICTS)
+        ],
     )
-
-
-def _receipt_key(found: Any, run_id: str, verification: str) -> str | None:
-    """Who signed the receipt of the pass that a task's verdict came with."""
-    whole = [row for row in found.rows.verifications(run_id) if row.verification == verification]
-    return signer(whole[0]) if whole else None
 
 
 @pages.get("/log")

@@ -29,10 +29,11 @@ from api.schemas import (
 from api.services import After, Day, Digest, Limit, Open, RunId, Services, State, Text, known_parameters
 from protocol.errors import VerificationError
 from storage.browse import TaskLine, Verification
-from storage.models import VerdictRow
-from verifier.receipt import verify_receipt
+from storage.models import RunRow, VerdictRow
+from verifier.receipt import receipt_about, receipt_id
 
 CHUNK = 1 << 18  # bytes of an object sent at once
+MAX_VERDICTS = 200  # on one statement
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": BINARY}}}
 
@@ -139,7 +140,7 @@ def run_document(found: Services, run_id: str) -> RunDocument:
     return RunDocument(
         **run_item(found, run_id).model_dump(), manifest=manifest, counts=counts, events=events,
         loss=[LossItem(step=point.step, loss=point.loss, statement=point.statement_id) for point in points],
-        verifications=[verification_item(row) for row in found.rows.verifications(run_id)],
+        verifications=[verification_item(row, run) for row in found.rows.verifications(run_id)],
     )
 
 
@@ -158,7 +159,7 @@ def statement_document(found: Services, statement_id: str) -> StatementDocument:
         soundness={"bits": claimed.bits, "total_bits": claimed.total_bits, "centibits": dict(claimed.centibits)} if claimed else None,
         openings=[OpeningItem(commitment=item.commitment_id, slot=item.slot, attempt=item.attempt)
                   for item in found.rows.openings(statement_id)],
-        verdicts=[verdict_item(item) for item in found.rows.verdicts(row.run_id, subject=statement_id, limit=200)],
+        verdicts=[verdict_item(item) for item in found.rows.verdicts(row.run_id, subject=statement_id, limit=MAX_VERDICTS)],
         log_position=found.ledger.log_position(row),
     )
 
@@ -177,23 +178,28 @@ def verdict_item(row: VerdictRow) -> VerdictItem:
                        reason=row.reason, created=row.created)
 
 
-def verification_item(row: Verification) -> VerificationItem:
-    """A verification pass; its receipt's signature is checked here, and must be about this verdict."""
+def verification_item(row: Verification, run: RunRow) -> VerificationItem:
+    """A verification pass; its receipt's signature is checked here, and must be about this verdict on this run."""
     return VerificationItem(
         verification=row.verification, verifier=row.verifier, accepted=row.accepted, reason=row.reason, created=row.created,
-        tasks_accepted=row.tasks_accepted, tasks_rejected=row.tasks_rejected, receipt=row.signature, signed_by=signer(row),
+        tasks_accepted=row.tasks_accepted, tasks_rejected=row.tasks_rejected, receipt=row.signature, signed_by=signer(row, run),
     )
 
 
-def signer(row: Verification) -> str | None:
-    """The public key of a receipt that is validly signed and says the same as the row; None otherwise."""
-    if not row.signature:
-        return None
+def signer(row: Verification, run: RunRow, task: VerdictRow | None = None) -> str | None:
+    """The public key of a receipt on this run that is validly signed, appended once, and says the same as the row, and as the row
+    of one of its tasks; None otherwise. Whoever writes rows can put any receipt beside any of them."""
+    envelope = (row.signature or "").encode()
     try:
-        predicate = verify_receipt(row.signature.encode())["predicate"]
-        return str(predicate["verifier"]["key"]) if predicate["accepted"] == row.accepted else None
-    except (VerificationError, KeyError, TypeError):
+        said = receipt_about(envelope, run.run_id, run.manifest.encode())
+    except VerificationError:
         return None
+    name, reason = said["verifier"]["name"][:200], said["reason"] or ("" if said["accepted"] else said["state"])
+    same = (receipt_id(envelope), name, said["accepted"], reason) == (row.verification, row.verifier, row.accepted, row.reason)
+    if same and task is not None:
+        tasks = {item["statement"]: (item["accepted"], item["reason"]) for item in said["tasks"]}
+        same = tasks.get(task.subject) == (task.accepted, task.reason) and task.verifier == name
+    return str(said["verifier"]["key"]) if same else None
 
 
 def sha256(text: str) -> str:

@@ -48,12 +48,12 @@ def lora_model(manifest: RunManifest, folder: Path) -> tuple[PeftModel, dict[tup
 def token_losses(model: torch.nn.Module, tokens: IntArray, mask: IntArray) -> torch.Tensor:
     """Σ of the cross-entropy of the unmasked labels of these rows, in nats."""
     ids, kept = torch.from_numpy(tokens), torch.from_numpy(mask).bool()
-    logits = model(input_ids=ids[:, :-1]).logits
+    logits = model(input_ids=ids[:, :-1]).logits.float()
     return torch.nn.functional.cross_entropy(logits[kept], ids[:, 1:][kept], reduction="sum")
 
 
-def peft_run(manifest: RunManifest, folder: Path, tokens: IntArray, mask: IntArray) -> PeftRun:
-    """Train every step of the manifest."""
+def peft_run(manifest: RunManifest, folder: Path, tokens: IntArray, mask: IntArray, bfloat16: bool = False) -> PeftRun:
+    """Train every step of the manifest, in fp32 or under bfloat16 autocast."""
     model, matrices = lora_model(manifest, folder)
     first = {key: weight.detach().clone() for key, weight in matrices.items()}
     o = manifest.optimizer
@@ -71,7 +71,8 @@ def peft_run(manifest: RunManifest, folder: Path, tokens: IntArray, mask: IntArr
         optimizer.zero_grad()
         for at in range(0, manifest.sequences, manifest.batch_size):
             index = rows[at : at + manifest.batch_size]
-            loss = token_losses(model, tokens[index], mask[index]) / manifest.loss_tokens[k]
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = token_losses(model, tokens[index], mask[index]) / manifest.loss_tokens[k]
             loss.backward()
             total += float(loss.detach())
         if o.clips:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.options import Config, Debug, Json, LedgerUrl, ObjectsUrl, places
-from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, errors, reporting
+from cli.output import FINE, REJECTED, USAGE, complain, console, emit_json, errors, reporting, visible
 
 if TYPE_CHECKING:
     from storage.ledger import Ledger
@@ -172,8 +172,10 @@ def _print_verdict(values: dict[str, Any]) -> None:
         for topic, value in values["public"].items():
             table.add_row(topic, _short(value))
         console.print(table)
+    from rich.markup import escape
+
     colour = {"accepted": "green", "rejected": "red"}.get(values["state"], "yellow")
-    summary = f"[bold {colour}]{values['state'].upper()}[/] run {values['run']}"
+    summary = f"[bold {colour}]{values['state'].upper()}[/] run {escape(visible(values['run']))}"
     if values["tasks"]:
         summary += (f": {len(values['tasks'])} tasks, {values['proof_bytes']:,} proof bytes, {values['bits']} bits per proof "
                     f"({values['total_bits']} for all of them), {values['seconds']:.1f} s")
@@ -184,13 +186,13 @@ def _print_verdict(values: dict[str, Any]) -> None:
 
 
 def _plain_line(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _short(value: Any, limit: int = 240) -> str:
     from rich.markup import escape
 
-    text = _plain(value)
+    text = visible(_plain(value))
     return escape(text if len(text) <= limit else text[:limit] + " … (all of it with --json)")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Config, Debug, Json, LedgerUrl, Run, places
-from cli.output import REJECTED, complain, console, emit_json, reporting
+from cli.output import REJECTED, complain, console, emit_json, reporting, visible
 
 ledger = typer.Typer(no_args_is_help=True, help="Query the audit ledger.")
 
@@ -144,21 +144,23 @@ def _print_order(document: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_run(shown: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"run {shown['run']}, created {shown['created']}, manifest SHA-256 {shown['manifest_sha256']}", soft_wrap=True)
+    headline = f"run {shown['run']}, created {shown['created']}, manifest SHA-256 {shown['manifest_sha256']}"
+    console.print(visible(headline), soft_wrap=True, markup=False)
     dataset = shown["dataset"]
     others = f"; also used by {', '.join(dataset['other_runs'])}" if dataset["other_runs"] else "; no other run in this ledger uses it"
-    console.print(f"dataset {dataset['id']}, committed by {dataset['committed_by']}{others}", soft_wrap=True, markup=False)
+    console.print(visible(f"dataset {dataset['id']}, committed by {dataset['committed_by']}{others}"), soft_wrap=True, markup=False)
     commitments = Table("commitment", "window", "id", "salts", "openings / budget")
     for row in shown["commitments"]:
         budget = "unlimited" if row["budget"] is None else str(row["budget"])
-        commitments.add_row(row["name"], _dash(row["window"]), row["id"][:16] + "…", row["salts"], f"{row['openings']} / {budget}")
+        commitments.add_row(escape(row["name"]), _dash(row["window"]), escape(row["id"][:16]) + "…", row["salts"], f"{row['openings']} / {budget}")
     console.print(commitments)
     statements = Table("task", "window", "layer", "part", "proof", "bytes", "seconds")
     for row in shown["statements"]:
-        proof = row["proof"][:16] + "…" if row["proof"] else "none"
-        statements.add_row(row["kind"], _dash(row["window"]), _dash(row["layer"]), str(row["part"]), proof,
+        proof = escape(row["proof"][:16]) + "…" if row["proof"] else "none"
+        statements.add_row(escape(row["kind"]), _dash(row["window"]), _dash(row["layer"]), str(row["part"]), proof,
                            f"{row.get('bytes', 0):,}", str(row.get("seconds", "")))
     console.print(statements)
     if shown["loss_claimed"]:
@@ -167,7 +169,7 @@ def _print_run(shown: dict[str, Any]) -> None:
             losses.add_row(str(point["step"]), f"{point['loss']:.6f}")
         console.print(losses)
     for event in shown["events"]:
-        console.print(f"{event['kind']} {event['detail']}", soft_wrap=True, markup=False)
+        console.print(visible(f"{event['kind']} {event['detail']}"), soft_wrap=True, markup=False)
 
 
 def _dash(number: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.options import Config, Debug, Json, LedgerUrl, ObjectsUrl, places
-from cli.output import USAGE, complain, console, emit_json, reporting
+from cli.output import USAGE, complain, console, emit_json, reporting, visible
 
 if TYPE_CHECKING:
     from storage.log import LogPublisher
@@ -244,4 +244,4 @@ def _write(data: bytes, out: Path | None) -> None:
 
 
 def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)

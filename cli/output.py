@@ -6,17 +6,34 @@ errors to standard error, so that `--json` output is JSON alone. An error is one
 
 import contextlib
 import json
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 FINE, REJECTED, USAGE, UNAVAILABLE = 0, 1, 2, 3
 
-console = Console()
-errors = Console(stderr=True)
+
+def visible(text: str, keep: str = "") -> str:
+    """The text without what a terminal obeys or what changes how the text beside it is read: controls, line ends, bidirectional
+    overrides. Ledgers and bundles hold what somebody else wrote."""
+    bad = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(c if c in keep or unicodedata.category(c) not in bad else "\ufffd" for c in text)
+
+
+class _Terminal(Console):
+    """A console on which every string, cells of tables too, is visible text; a message may have several lines."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, keep="\n"), **options)
+
+
+console = _Terminal()
+errors = _Terminal(stderr=True)
 
 
 def emit_json(value: Any) -> None:

@@ -101,7 +101,7 @@ class TrainingConfig(BaseModel):
     gradient_accumulation: Int = Field(default=1, ge=1, le=4096, description="an integer from 1 to 4096: micro-batches of one step")
     sequence_length: Int = Field(default=64, ge=2, le=4096, description="an integer from 2 to 4096")
     seed: Int = Field(default=0, ge=0, lt=2**63, description="an integer from 0 to 2^63 - 1")
-    window_steps: Int = Field(default=4, ge=1, le=512, description="an integer from 1 to 512: steps proved together")
+    window_steps: Int = Field(default=4, ge=1, le=512, description="an integer of at least 1 and at most 512: steps proved together")
     max_steps: Int | None = Field(default=None, ge=1, description="an integer of at least 1, or absent for all steps of all epochs")
 
     @model_validator(mode="after")

@@ -110,8 +110,13 @@ class Session:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the run for this process; RunBusy if another one does. The lock dies with the process."""
-        with hold(self.stores.private, self.key):
+        """Hold the run for this process; RunBusy if another one does, here or (PostgreSQL) elsewhere. The lock dies with the process.
+
+        Two processes that train one window would write their secrets over each other's.
+        """
+        with hold(self.stores.private, self.key), self.stores.ledger.holding(self.key) as free:
+            if not free:
+                raise RunBusy("another machine is working on this run: wait for it, or stop it first")
             yield
 
     def trained(self, window: int, step: int, loss: float) -> None:

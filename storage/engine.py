@@ -67,6 +67,16 @@ def publishing(engine: sa.Engine) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def holding(engine: sa.Engine, key: str) -> Iterator[bool]:
+    """Whether no other machine that shares this database holds `key`, and none will until the block ends; as above on SQLite."""
+    if engine.dialect.name == "postgresql":
+        with explain_database_errors(engine), postgres.holding(engine, key) as free:
+            yield free
+    else:
+        yield True
+
+
 def migration_config() -> Config:
     """Alembic's configuration for the revisions installed with this program."""
     config = Config()

@@ -2,11 +2,13 @@
 
     every row → leaf → leaf hash recorded → tree → root in every signed checkpoint → tiles and log/checkpoint in the object store
 
-Any row that was changed, removed or slipped in is named. Without a policy signatures are not checked, only roots. Memory: the
+Any row that was changed, removed or slipped in is named, also while others append and publish: what was signed is read before the
+entries that it is compared with. Without a policy signatures are not checked, only roots. Memory: the
 tree, 64 bytes a row, and 100 for each statement. Called by storage/fsck.py.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from protocol.errors import VerificationError
@@ -21,11 +23,13 @@ from verifier.log import leaf_hash, parse_leaf
 from verifier.note import Checkpoint, Policy, parse_checkpoint, split_note
 
 _CHUNK = 512
+_AGAIN_SECONDS = 1.0
 _TABLES = {table.name: table for table in TABLES.values()}
 
 
 def check_log(ledger: Ledger, objects: ObjectStore, policy: Policy | None, progress: Progress = silent) -> Iterator[Finding]:
     """Everything that is wrong between rows, log entries, checkpoints and published files."""
+    heads, published = ledger.checkpoints(), _read_published(objects)
     size, tree, known, whole = ledger.log_size(), Tree(), _Known(), True
     for start in range(0, size, _CHUNK):
         for position, recorded, leaf in _entries(ledger, start, min(start + _CHUNK, size)):
@@ -44,7 +48,13 @@ def check_log(ledger: Ledger, objects: ObjectStore, policy: Policy | None, progr
         table = TABLES[type(row)].name
         yield Finding("unlogged-row", f"{table} {row_key(row)}", "no log entry was ever made for this row: it was written past the program")
     if whole:
-        yield from _check_heads(ledger, objects, tree, policy, progress)
+        newest = yield from _check_heads(heads, tree, policy)
+        if newest > _size(published):  # its publisher may have been between the two
+            time.sleep(_AGAIN_SECONDS)
+            published = _read_published(objects)
+            tree.extend(ledger.log_hashes(tree.size, ledger.log_size()))
+        yield from _check_published(objects, published, tree, newest, policy)
+        yield from _check_tiles(objects, tree, newest, progress)
 
 
 def _entries(ledger: Ledger, start: int, stop: int) -> Iterator[tuple[int, Any, bytes]]:
@@ -113,16 +123,20 @@ def head_fault(row: CheckpointRow, tree: Tree, policy: Policy | None) -> str:
     return ""
 
 
-def _check_heads(ledger: Ledger, objects: ObjectStore, tree: Tree, policy: Policy | None, progress: Progress) -> Iterator[Finding]:
+def _check_heads(heads: list[CheckpointRow], tree: Tree, policy: Policy | None) -> Generator[Finding, None, int]:
+    """The size of the newest checkpoint that is right."""
     newest = 0
-    for row in ledger.checkpoints():
+    for row in heads:
         if fault := head_fault(row, tree, policy):
             yield Finding("log-rollback" if row.size > tree.size else "checkpoint", f"checkpoint of {row.size} entries", fault)
         else:
             newest = row.size
     if tree.size > newest:
         yield Finding("unsigned", "log", f"the newest {tree.size - newest} entries are under no signed checkpoint yet", harmless=True)
-    yield from _check_published(objects, tree, newest, policy)
+    return newest
+
+
+def _check_tiles(objects: ObjectStore, tree: Tree, newest: int, progress: Progress) -> Iterator[Finding]:
     for done, (path, data) in enumerate(tree.tiles(newest), 1):
         progress("tiles", done, 0)
         try:
@@ -134,16 +148,33 @@ def _check_heads(ledger: Ledger, objects: ObjectStore, tree: Tree, policy: Polic
             yield Finding("damaged-tile", path, str(not_a_condition(error)))
 
 
-def _check_published(objects: ObjectStore, tree: Tree, newest: int, policy: Policy | None) -> Iterator[Finding]:
+def _read_published(objects: ObjectStore) -> bytes | StorageError:
     try:
-        head = read_head(objects.read(NEWEST), policy)
-    except MissingObject:
+        return objects.read(NEWEST)
+    except StorageError as error:
+        return not_a_condition(error)
+
+
+def _size(published: bytes | StorageError) -> int:
+    """Of how many entries the published checkpoint is; 0 if it is none."""
+    try:
+        return split_note(published)[0].size if isinstance(published, bytes) else 0
+    except VerificationError:
+        return 0
+
+
+def _check_published(
+    objects: ObjectStore, published: bytes | StorageError, tree: Tree, newest: int, policy: Policy | None
+) -> Iterator[Finding]:
+    if isinstance(published, MissingObject):
         if newest:
             yield Finding("missing-checkpoint", NEWEST, f"it is not in {objects.where}")
         return
+    try:
+        if isinstance(published, StorageError):
+            raise published
+        head = read_head(published, policy)
     except (StorageError, VerificationError) as error:
-        if isinstance(error, StorageError):
-            not_a_condition(error)
         yield Finding("checkpoint", NEWEST, str(error))
         return
     if head.size > tree.size:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from storage import log_rows, models, query
-from storage.engine import APPENDING, explain_database_errors, open_engine, publishing
+from storage.engine import APPENDING, explain_database_errors, holding, open_engine, publishing
 from storage.errors import BudgetExhausted, LedgerConflict, LedgerError, UnknownRun
 from storage.models import (
     TABLES,
@@ -255,6 +255,12 @@ class Ledger:
         """Be the only publisher of this ledger's log among those that hold the same lock file, and on PostgreSQL among all machines."""
         with publishing(self._engine):
             yield
+
+    @contextlib.contextmanager
+    def holding(self, key: str) -> Iterator[bool]:
+        """Hold a run's key (hexadecimal digits) against other machines; False if one of them has it. Needs a lock file on SQLite."""
+        with holding(self._engine, key) as free:
+            yield free
 
     def append_checkpoint(self, size: int, note: str) -> bool:
         """Keep a signed tree head; False if it was there already, LedgerConflict if another one of this size is."""

@@ -4,7 +4,8 @@ A password comes from the URL, PGPASSWORD or PGPASSFILE and appears in no messag
 Every appending transaction begins with pg_advisory_xact_lock(LOCK) at READ COMMITTED. PostgreSQL frees the lock after the
 commit is visible, so whoever gets it next reads the newest slot and position; SERIALIZABLE would need retries for the same.
 A read-only ledger uses read-only transactions with a statement timeout, whatever its role may do. Publishers of the log on several
-machines take turns by a second advisory lock, PUBLISHING, in a transaction that does nothing else. Called by storage/engine.py.
+machines take turns by a second advisory lock, PUBLISHING, in a transaction that does nothing else; runs are held by further ones.
+Called by storage/engine.py.
 """
 
 import contextlib
@@ -92,6 +93,22 @@ def publishing(engine: sa.Engine) -> Iterator[None]:
     with engine.begin() as connection:
         connection.exec_driver_sql(_PUBLISH, execution_options={"no_parameters": True})
         yield
+
+
+@contextlib.contextmanager
+def holding(engine: sa.Engine, key: str) -> Iterator[bool]:
+    """Whether this connection got the lock of a key (hexadecimal digits); it keeps it until the block ends or the process dies.
+
+    A session's lock, because a run takes hours: a connection that breaks meanwhile frees it and is no error. Two integers
+    are a key space of their own beside LOCK and PUBLISHING.
+    """
+    numbers = ", ".join(str(int.from_bytes(bytes.fromhex(part), "big", signed=True)) for part in (key[:8], key[8:16]))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        try:
+            connection.exec_driver_sql("SET idle_session_timeout = 0")
+            yield bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({numbers})").scalar())
+        finally:
+            connection.invalidate()  # closes it for good, in whatever state it is
 
 
 def roles_sql() -> str:

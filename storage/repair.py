@@ -56,7 +56,8 @@ def repair(
             yield from _object(objects, replicas, proof)
             done += 1
             progress("objects", done, total)
-    yield from _log_files(ledger, objects, policy)
+    with ledger.publishing():  # no other machine publishes while the log's files are looked at and replaced
+        yield from _log_files(ledger, objects, policy)
 
 
 # rows -----------------------------------------------------------------------------------------------------------------

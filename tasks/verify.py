@@ -5,7 +5,6 @@ accepted before. At most two jobs a process are in memory. Never imports prover 
 flows/verify.py and the prover's own final check.
 """
 
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,12 +14,12 @@ from typing import Any
 
 from protocol.errors import VerificationError
 from storage.ledger import Ledger
-from storage.models import WHOLE_RUN, RunRow, VerdictRow
+from storage.models import WHOLE_RUN, VerdictRow
 from tasks.resume import Accepted
 from verifier.bundle import Bundle
 from verifier.evidence import Verdict, verify_bundle
 from verifier.note import Checkpoint, Policy, split_note
-from verifier.receipt import verify_receipt
+from verifier.receipt import receipt_about, receipt_id, verify_receipt
 from verifier.run import Job, TaskVerdict, check_one
 from verifier.sample import Sample
 from verifier.task import fail_closed
@@ -75,13 +74,12 @@ def default_key() -> Path:
 def submit(ledger: Ledger, envelope: bytes) -> str:
     """Append a receipt to the ledger whose run it is about: a verdict row for each task, and one for the run with the envelope as
     its signature. Submitting it again does nothing. The run's id; VerificationError if signature, run, manifest or log differ."""
-    statement = verify_receipt(envelope)
-    said = statement["predicate"]
-    run = ledger.run(said["run"])
+    run = ledger.run(verify_receipt(envelope)["predicate"]["run"])
+    said = receipt_about(envelope, run.run_id, run.manifest.encode())
     with fail_closed("receipt"):
-        _check_subject(ledger, run, {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}, said["log"])
+        _check_log(ledger, said["state"], said["log"])
     known = {row.statement_id for row in ledger.record(run.run_id).statements}
-    verification, name = hashlib.sha256(envelope).hexdigest()[:32], said["verifier"]["name"][:200]
+    verification, name = receipt_id(envelope), said["verifier"]["name"][:200]
     for task in said["tasks"]:
         if task["statement"] in known:
             ledger.append(VerdictRow(verification, run.run_id, task["statement"], name, task["accepted"], task["reason"]))
@@ -90,10 +88,10 @@ def submit(ledger: Ledger, envelope: bytes) -> str:
     return run.run_id
 
 
-def _check_subject(ledger: Ledger, run: RunRow, subjects: Mapping[str, str], log: Mapping[str, Any]) -> None:
-    actual = hashlib.sha256(run.manifest.encode()).hexdigest()
-    if subjects.get("manifest", actual) != actual:
-        raise VerificationError("receipt-subject", f"run {run.run_id}", f"manifest {actual}", subjects["manifest"])
+def _check_log(ledger: Ledger, state: str, log: Mapping[str, Any]) -> None:
+    """The verdict rests on a checkpoint of this ledger; a rejection may be of a log that had none."""
+    if not log and state != "rejected":
+        raise VerificationError("receipt-log", "receipt", "the checkpoint that the verdict rests on", "none")
     heads = {row.size: split_note(row.note.encode())[0].root.hex() for row in ledger.checkpoints()}
     if log and heads.get(log["size"]) != log["root"]:
         raise VerificationError("receipt-log", "checkpoint", f"one of this log's, of size {log['size']}", f"root {log['root']}")

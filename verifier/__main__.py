@@ -22,6 +22,7 @@ from verifier.note import parse_policy
 from verifier.receipt import load_key, sign_receipt
 from verifier.report import report, write_report, write_whole
 from verifier.sample import Sample
+from verifier.task import one_line
 
 ACCEPTED, REJECTED, USAGE, UNAVAILABLE = range(4)
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         policy = parse_policy(options.policy.read_bytes()) if options.policy else None
         seen = read_checkpoint(options.seen.read_bytes(), policy) if options.seen and options.seen.exists() else None
-        order = json.loads(options.expect.read_bytes()) if options.expect else None
+        order = json.loads(options.expect.read_bytes(), parse_float=str) if options.expect else None  # decimals as written
         if options.expect and not isinstance(order, dict):
             raise ValueError(f"{options.expect} holds no JSON object")
         sample = Sample(options.beacon, options.sample) if options.sample is not None else None
@@ -85,7 +86,7 @@ def text(values: dict[str, Any]) -> str:
     accepted = sum(item["accepted"] for item in values["tasks"])
     lines = [f"{values['state'].upper()} run {values['run']}", values["reason"], values["sample"], values["order"],
              f"{accepted} of {len(values['tasks'])} tasks accepted, {values['bits']} bits per proof", values["log"].get("trust", "")]
-    return "\n".join(line.encode("ascii", "backslashreplace").decode() for line in lines if line)
+    return "\n".join(one_line(line) for line in lines if line)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
     checkpoint signed as the policy demands → the log continues what was seen → every row is under the checkpoint, of this run, one
     under each key → manifest, roots, statements, proofs → verifier/run.py → every column is what follows from them
 
+That a row is in the log does not say that no other one is. So nothing may depend on rows that are not shown: the run id is the
+beginning of its manifest's digest, and the manifest says which statements there are.
+
 `verify_bundle` is the one function that turns a bundle, from a file or from a live ledger, into a verdict. Nothing is believed;
 objects are read, and hashed, one at a time. Called by verifier/__main__.py and tasks/verify.py.
 """
@@ -98,7 +101,7 @@ def read_rows(bundle: Bundle, log: Checkpoint) -> Rows:
         last, (table, values) = item.position, parse_leaf(item.leaf)
         require(table in _COLUMNS, "row-table", where, str(sorted(_COLUMNS)), printable(table))
         row = typed(values, _COLUMNS[table], where)
-        own = row["run_id"] == bundle.run_id if "run_id" in row else row["statement_id"] in found["statements"]
+        own = row["run_id"] == bundle.run_id if "run_id" in _COLUMNS[table] else row["statement_id"] in found["statements"]
         require(own, "foreign-row", where, f"a row of run {printable(bundle.run_id)}", f"a row of another run in {table}")
         if table in _KEYS:
             key = str(Name(row["name"], row["window"])) if table == "commitments" else "/".join(str(row[name]) for name in _KEYS[table])
@@ -140,14 +143,18 @@ class _Stored(Mapping[str, Evidence]):
         return len(self._rows.proofs)
 
 
-def check_commitments(manifest: RunManifest, rows: Rows) -> None:
-    """Every column of every commitment's row is what follows from manifest, name and root."""
+def check_rows(manifest: RunManifest, rows: Rows) -> None:
+    """The run id is the manifest's, every statement has a proof, and every column of a commitment's row is what follows from manifest,
+    name and root."""
+    require(rows.run["run_id"] == manifest.run_id, "run-id", "runs", manifest.run_id, printable(rows.run["run_id"]))
+    foreign = sorted(set(rows.statements) - set(rows.proofs))  # the proofs are those of the manifest's statements
+    require(not foreign, "foreign-statement", "statements", "statements of this run", printable(foreign))
     for name in {name for task in task_list(manifest) for _, name in task.commitments}:
         row = rows.commitments[str(name)]
         layout, root, number = commitment_layout(manifest, name), bytes.fromhex(row["root"]), name.base.partition("/")[2]
         public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
         _columns("commitment-row", str(name), row, {
-            "layer": int(number or -1), "root": root.hex(), "commitment_id": layout.identity(root),
+            "name": name.base, "window": name.window, "layer": int(number or -1), "commitment_id": layout.identity(root),
             "geometry": canonical_json(layout.geometry()).decode(), "budget": "" if public else manifest.budgets[name.kind],
         })
 
@@ -158,10 +165,11 @@ def check_task_rows(rows: Rows, item: TaskVerdict, soundness: Soundness) -> None
     _columns("statement-row", item.statement_id, rows.statements[item.statement_id], {name: getattr(item.task, name) for name in names})
     computed: dict[str, Any] = soundness.to_json()
     claimed = parse_canonical(rows.proofs[item.statement_id]["soundness"].encode(), "soundness")
+    require(claimed.keys() == computed.keys(), "proof-row", "soundness", str(sorted(computed)), printable(sorted(claimed)))
     pairs = [(name, claimed[name], computed[name]) for name in ("bits", "total_bits")]
-    pairs += [(name, claimed["centibits"].get(name, 0), bits) for name, bits in computed["centibits"].items()]
+    pairs += [(name, said, computed["centibits"].get(name, 0)) for name, said in claimed["centibits"].items()]
     for name, said, bits in pairs:
-        require(type(said) is int and said <= bits, "proof-row", f"soundness {name}", f"at most {bits}", printable(said))
+        require(type(said) is int and said <= bits, "proof-row", f"soundness {printable(name)}", f"at most {bits}", printable(said))
 
 
 def _columns(reason: str, where: str, row: Row, expected: Mapping[str, object]) -> None:
@@ -191,12 +199,13 @@ def verify_bundle(
                 wanted = f"a consistency proof from {seen.size}, the size seen before (export with --since {seen.size})"
                 require(not grown or bundle.since == seen.size, "consistency", "log", wanted, f"one from {bundle.since}")
                 check_growth(seen, log, bundle.consistency if grown else ())
+            trust += f"; it continues the one of {seen.size} entries seen before" if seen else "; it was not compared with an earlier one"
             rows = read_rows(bundle, log)
         record = RunRecord(rows.manifest, rows.roots(), _Stored(rows, bundle.read))
         found = verify_run(record, order, lambda jobs: (_with_rows(rows, item) for item in spread(jobs)), sample)
         if found.tasks:
-            with fail_closed("commitments"):
-                check_commitments(found.manifest, rows)
+            with fail_closed("rows"):
+                check_rows(found.manifest, rows)
     except VerificationError as error:
         return Verdict(bundle.run_id, bundle.checkpoint, str(error), trust, rows, found)
     return Verdict(bundle.run_id, bundle.checkpoint, found.reason, trust, rows, found)

@@ -103,7 +103,8 @@ def parse_policy(data: bytes) -> Policy:
             case ["log", text, *rest] if len(rest) < 2:
                 until = parse_number(rest[0][6:], where) if rest and rest[0].startswith("until:") else NO_LIMIT
                 logs.append((parse_key(text, LOG_KEY, where), until))
-                valid = len({key.public for key, _ in logs}) == len(logs)
+                known_end = not rest or until < NO_LIMIT or "://" in rest[0]  # else a misspelt until
+                valid = known_end and len({key.public for key, _ in logs}) == len(logs)
             case ["witness", name, text, *rest] if len(rest) < 2 and name not in known:
                 cosigners[name] = parse_key(text, COSIGNER_KEY, where)
                 free.add(name)

@@ -12,26 +12,27 @@ from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 
 
-def compare_order(manifest: RunManifest, order: Mapping[str, Any]) -> int:
-    """Number of values compared; VerificationError("order", key, …) for the first that differs."""
-    if not order:
-        raise VerificationError("order", "order", "at least one key", "none")
+def compare_order(manifest: RunManifest, order: Mapping[str, Any]) -> list[str]:
+    """The keys that were compared: with the manifest they say what the order was. VerificationError("order", key, …) for the
+    first value that differs."""
     return _compare(json.loads(manifest.to_json()), order, "")
 
 
-def _compare(actual: Any, wanted: Any, where: str) -> int:
+def _compare(actual: Any, wanted: Any, where: str) -> list[str]:
     if isinstance(wanted, Mapping):
+        if not wanted:  # nothing was compared, and would be called equal
+            raise VerificationError("order", where.rstrip(".") or "order", "at least one key", "none")
         if not isinstance(actual, dict):
             raise VerificationError("order", where, "a section", str(actual))
-        count = 0
+        keys = []
         for key, value in wanted.items():
             if key not in actual:
                 raise VerificationError("order", f"{where}{key}", f"one of {sorted(actual)}", "no such key in a manifest")
-            count += _compare(actual[key], value, f"{where}{key}.")
-        return count
+            keys += _compare(actual[key], value, f"{where}{key}.")
+        return keys
     if _text(actual) != _text(wanted):
         raise VerificationError("order", where.rstrip("."), _text(wanted), _text(actual))
-    return 1
+    return [where.rstrip(".")]
 
 
 def _text(value: Any) -> str:

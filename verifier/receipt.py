@@ -5,7 +5,8 @@
     signed      PAE = "DSSEv1" SP len(type) SP type SP len(payload) SP payload, by Ed25519 (DSSE protocol, in-toto attestation)
 
 The public key is part of the predicate, so a receipt says who claims what; whether that key is an auditor's is for the reader
-to know. Who verified is also told by the SHA-256 of the verifier's own source. Called by verifier/__main__.py and tasks/verify.py.
+to know. A receipt has one encoding, so that nobody can make several of one, and is about one run and manifest (`receipt_about`).
+Who verified is also told by the SHA-256 of the verifier's own source. Called by verifier/__main__.py and tasks/verify.py.
 """
 
 import base64
@@ -24,6 +25,7 @@ import protocol
 from protocol.encoding import canonical_json, parse_canonical
 from protocol.errors import VerificationError
 from verifier import __version__
+from verifier.log import require
 from verifier.task import fail_closed, printable, typed
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -86,12 +88,17 @@ def sign_receipt(report: Mapping[str, Any], verifier: str, key: Ed25519PrivateKe
         "subject": [{"digest": {"sha256": digest}, "name": name} for name, digest in sorted(report["digests"].items())],
         "predicate": {column: report[column] for column in _PREDICATE} | {"tasks": tasks, "verifier": who},
     })
-    signature = {"keyid": who["key"], "sig": base64.b64encode(key.sign(pre_authentication(payload))).decode()}
+    return _envelope(payload, who["key"], key.sign(pre_authentication(payload)))
+
+
+def _envelope(payload: bytes, key: str, signed: bytes) -> bytes:
+    signature = {"keyid": key, "sig": base64.b64encode(signed).decode()}
     return canonical_json({"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": [signature]})
 
 
 def verify_receipt(envelope: bytes) -> dict[str, Any]:
-    """The in-toto statement of an envelope whose signature is its own key's; VerificationError otherwise."""
+    """The in-toto statement of an envelope whose signature is its own key's, with a verdict that does not contradict itself;
+    VerificationError otherwise."""
     with fail_closed("receipt"):
         value = parse_canonical(envelope, "receipt")
         payload, (signature,) = base64.b64decode(value["payload"], validate=True), value["signatures"]
@@ -110,4 +117,27 @@ def verify_receipt(envelope: bytes) -> dict[str, Any]:
             Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(signed, pre_authentication(payload))
         except InvalidSignature:
             raise VerificationError("receipt-signature", "receipt", f"a signature of {printable(key)}", "another") from None
+        require(envelope == _envelope(payload, key, signed), "non-canonical", "receipt", "one encoding", "another of the same")
+        state, tasks, names = predicate["state"], predicate["tasks"], [item["name"] for item in statement["subject"]]
+        passed = tasks and all(task["accepted"] for task in tasks) and "manifest" in names
+        sound = len(set(names)) == len(names) and predicate["accepted"] == (state == "accepted") and (passed or state == "rejected")
+        require(sound, "receipt-verdict", "receipt", "a verdict that follows from its tasks, on one manifest", printable(state))
         return statement
+
+
+def receipt_id(envelope: bytes) -> str:
+    """What a ledger calls the verification that ended in this receipt."""
+    return hashlib.sha256(envelope).hexdigest()[:32]
+
+
+def receipt_about(envelope: bytes, run_id: str, manifest: bytes) -> dict[str, Any]:
+    """The predicate of a receipt on this run and manifest (a rejection may be of evidence without a manifest); VerificationError
+    if it is none."""
+    statement = verify_receipt(envelope)
+    predicate: dict[str, Any] = statement["predicate"]
+    require(predicate["run"] == run_id, "receipt-run", "receipt", printable(run_id), printable(predicate["run"]))
+    with fail_closed("receipt"):
+        subjects, actual = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}, hashlib.sha256(manifest).hexdigest()
+    said = subjects.get("manifest", actual)
+    require(said == actual, "receipt-subject", f"run {printable(run_id)}", f"manifest {actual}", printable(said))
+    return predicate

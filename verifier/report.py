@@ -102,7 +102,7 @@ def html(values: Mapping[str, Any]) -> str:
     return (
         "<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Verification of run {escape(values['run'])}</title><style>{_STYLE}</style>\n<main>"
-        f"<h1>Run {escape(values['run'])}: <span class='{escape(state)}'>{escape(state)}</span></h1>\n"
+        f"<h1>Run <bdi>{escape(values['run'])}</bdi>: <span class='{escape(state)}'>{escape(state)}</span></h1>\n"
         + _table("What was judged", ("", ""), facts.items())
         + _table("Tasks", ("task", "verdict", "bits", "proof bytes", "statement", "reason"), tasks)
         + _table("What became public", ("topic", ""), ((topic, _plain(value)) for topic, value in values["public"].items()))

@@ -144,7 +144,8 @@ def verify_run(
     try:
         with fail_closed("record"):
             if order is not None:
-                compared = f"compared with the order: {compare_order(manifest, order)} values agree"
+                keys = compare_order(manifest, order)
+                compared = f"compared with the order: {len(keys)} values agree ({', '.join(keys)})"
             ids = resolve_ids(manifest, record.roots)
             tasks = check_chain(manifest, record.evidence)
     except VerificationError as error:

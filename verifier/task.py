@@ -41,7 +41,7 @@ def published_values(graph: Graph, content: bytes) -> dict[str, IntArray]:
     if len(content) > MAX_STATEMENT_BYTES:
         raise VerificationError("size", "statement", f"at most {MAX_STATEMENT_BYTES} bytes", str(len(content)))
     try:
-        stated = json.loads(content)["published"]
+        stated = json.loads(content.decode())["published"]  # of bytes json guesses the encoding, and imports it
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError("malformed", "statement", "canonical JSON with published values", type(error).__name__) from error
     wanted = {item.name: item.tensor.shape for item in graph.published}
@@ -108,7 +108,7 @@ def verify_task(
 def first_difference(expected: bytes, actual: bytes) -> tuple[str, str]:
     """The first differing key of two statements, printable."""
     try:
-        ours, theirs = json.loads(expected), json.loads(actual)
+        ours, theirs = json.loads(expected.decode()), json.loads(actual.decode())
         for key in sorted(set(ours) | set(theirs)):
             if ours.get(key) != theirs.get(key):
                 name = printable(key)
@@ -119,11 +119,16 @@ def first_difference(expected: bytes, actual: bytes) -> tuple[str, str]:
 
 
 def printable(value: object) -> str:
-    """The beginning of a value from the record, in ASCII: an error message must never fail to print."""
+    """The beginning of a value from the record on one line of ASCII: an error message must never fail to print."""
     try:
-        return str(value)[:120].encode("ascii", "backslashreplace").decode()
+        return one_line(str(value)[:120])
     except RecursionError:
         return type(value).__name__
+
+
+def one_line(text: str) -> str:
+    """The text without anything that a terminal obeys."""
+    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)
 
 
 def typed(value: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from protocol.streams import MASTER_BITS, initial_lora_a
 COMPUTE_BITS = 14
 MATRICES = ("lora_A", "lora_B")
 NORMALISER_BITS = 12
-M_BITS, V_BITS, BETA1_BITS, BETA2_BITS = 25, 48, 16, 12
+M_BITS, V_BITS, BETA1_BITS, BETA2_BITS, CHANGE_BITS = 25, 48, 16, 12, 61
 ROOT_BITS = 4  # extra fractional bits of √v
 GAIN_BITS = 16
 
@@ -162,13 +162,13 @@ def _adamw(c: Context, p: Parameter, gn: Fixed, initial: bool) -> None:
 
     c2, e2 = optimizer.one_minus_beta("beta2", BETA2_BITS)
     # |c2·(gn² − v)| stays below 2^61.6 with 12-bit c2 and 48-bit v; the change's width keeps 2^e2·change below 2^60
-    change = declare(g, f"{p.name}.second_change", axes, shape, 61 - e2)
+    change = declare(g, f"{p.name}.second_change", axes, shape, CHANGE_BITS - e2)
     v = declare(g, f"{p.name}.second", axes, shape, V_BITS, signed=False)
     old = g.linear(f"{p.name}.second_before", axes, *_as_terms(_previous(c, f"{p.name}.second_shifted", v, v_start)))
     square = g.product(f"{p.name}.mean_square", f"{axes},{axes}->{axes}", gn.t, gn.t)
     # rounded up: v is 0 only where every gradient was, else an update of a small one would be divided by ε alone
     exact = g.linear(f"{p.name}.second_exact", axes, (c2, square), (-c2, old), const=(1 << e2 - 1) - 1)
-    rescale(g, exact, e2, 61 - e2, change.name, given=change)
+    rescale(g, exact, e2, CHANGE_BITS - e2, change.name, given=change)
     rescale(g, g.linear(f"{p.name}.second_sum", axes, (1, old), (1, change)), 0, V_BITS, v.name, signed=False, given=v)
     _keep_last(c, v_name, v, V_BITS, signed=False)
 

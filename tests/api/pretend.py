@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from storage.models import (
 from storage.object_store import ObjectStore, open_object_store
 from storage.private import open_private_store
 from storage.query import index_values
-from verifier.receipt import sign_receipt
+from verifier.receipt import receipt_id, sign_receipt
 
 SOURCES = {"queries": 10412, "folding": 11003, "lookups": 10877, "sumcheck": 12641, "batching": 11920, "products": 12100}
 
@@ -154,13 +154,18 @@ def append(book: Ledger, rows: list[Any], logged: bool = True) -> None:
                 connection.execute(sa.insert(table), values)
 
 
-def receipt(shape: Shape, accepted: bool, name: str) -> str:
-    """A whole-run receipt, signed with a fresh key."""
+def receipt(shape: Shape, judged: list[VerdictRow]) -> str:
+    """The receipt of these verdicts, the run's the last, signed with a fresh key."""
+    *tasks, whole = judged
+    manifest = canonical_json(shape.manifest()).decode()
     report = {
-        "run": shape.run_id, "accepted": accepted, "state": "accepted" if accepted else "rejected", "reason": "", "order": "none",
-        "sample": "", "log": {}, "manifest": sha("m"), "bits": 104, "total_bits": 99, "tasks": [], "digests": {"manifest": sha("m")},
+        "run": shape.run_id, "accepted": whole.accepted, "state": "accepted" if whole.accepted else "rejected", "reason": whole.reason,
+        "order": "none", "sample": "", "log": {}, "manifest": sha("m"), "bits": 104, "total_bits": 99,
+        "digests": {"manifest": sha(manifest)},
+        "tasks": [{"task": "", "statement": row.subject, "proof": "", "accepted": row.accepted, "reason": row.reason, "bits": 104}
+                  for row in tasks],
     }
-    return sign_receipt(report, name, Ed25519PrivateKey.generate()).decode()
+    return sign_receipt(report, whole.verifier, Ed25519PrivateKey.generate()).decode()
 
 
 @dataclass(frozen=True)
@@ -172,15 +177,15 @@ class Pretended:
     folder: Path
 
 
-def verdicts(
-    rows: list[Any], shape: Shape, verification: str, verifier: str, bad: str = "", signature: str | None = None
-) -> list[VerdictRow]:
-    """One verification pass; `bad` is a statement that it rejects."""
+def verdicts(rows: list[Any], shape: Shape, verifier: str, bad: str = "") -> list[VerdictRow]:
+    """One verification pass with its receipt; `bad` is a statement that it rejects."""
     ids = [row.statement_id for row in rows if isinstance(row, ProofRow)]
-    out = [VerdictRow(verification, shape.run_id, identity, verifier, identity != bad, "sumcheck: round 3" if identity == bad else "")
+    out = [VerdictRow("", shape.run_id, identity, verifier, identity != bad, "sumcheck: round 3" if identity == bad else "")
            for identity in ids]
-    reason = "layer(1, 2): sumcheck: round 3: expected 17, actual 18" if bad else ""
-    return [*out, VerdictRow(verification, shape.run_id, WHOLE_RUN, verifier, not bad, reason, signature)]
+    out += [VerdictRow("", shape.run_id, WHOLE_RUN, verifier, not bad, "layer(1, 2): sumcheck: expected 17, actual 18" if bad else "")]
+    signed = receipt(shape, out)
+    *tasks, whole = (replace(row, verification=receipt_id(signed.encode())) for row in out)
+    return [*tasks, replace(whole, signature=signed)]
 
 
 def make(folder: Path, ledger_url: str = "") -> Pretended:
@@ -192,12 +197,12 @@ def make(folder: Path, ledger_url: str = "") -> Pretended:
     rows = rows_of(good, store)
     append(book, rows)
     log.publish()
-    append(book, verdicts(rows, good, "pass-1", "Example Audit", signature=receipt(good, True, "Example Audit")))
+    append(book, verdicts(rows, good, "Example Audit"))
     book.append(VerdictRow("pass-2", good.run_id, WHOLE_RUN, "somebody", True, ""))
     rows = rows_of(other, store)
     append(book, rows)
     bad = next(row.statement_id for row in rows if isinstance(row, StatementRow) and (row.kind, row.window, row.layer) == ("layer", 1, 2))
-    append(book, verdicts(rows, other, "pass-3", "Second Audit", bad, receipt(other, False, "Second Audit")))
+    append(book, verdicts(rows, other, "Second Audit", bad))
     started = Shape("f3a9c64b1180de25", layers=2, steps=8, window_steps=1, finished=False, proved_windows=3, dataset="b")
     append(book, rows_of(started, store))
     log.publish()

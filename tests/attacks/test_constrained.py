@@ -144,16 +144,22 @@ def unnecessary(case: Case, passes: int, every: int = 1) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("kind", ["clip", "embed", "head"])
+# One moved cell cannot tell: several digits move together, the sum over tokens is about inputs alone, max(D, M) needs just the
+# other value, and the loss of a token is only given a bound. test_uniqueness.py removes the first and the third kind.
+TOGETHER = {"ids.high", "ids.low", "ids.high.sum", "ids.low.sum", "ids.equal", "loss_tokens", "token_loss", "over.limb0"}
+
+
+@pytest.mark.parametrize("kind", ["clip", "embed"])
 def test_without_any_one_assertion_a_cell_is_free(kind: str) -> None:
     for case in cases("adamw", (kind,)):
-        assert unnecessary(case, 12) == [], case.task
+        assert set(unnecessary(case, 12)) <= TOGETHER, case.task
 
 
 @pytest.mark.attacks
 @pytest.mark.parametrize("name", ["adamw", "qwen3"])
-def test_without_any_one_assertion_of_a_layer_a_cell_is_free(name: str) -> None:
-    assert unnecessary(next(cases(name, ("layer",))), 12) == []
+def test_without_any_one_assertion_of_a_layer_or_head_a_cell_is_free(name: str) -> None:
+    for case in cases(name, ("layer", "head")):
+        assert set(unnecessary(case, 12)) <= TOGETHER, case.task
 
 
 # inputs ----------------------------------------------------------------------------------------------------------------

@@ -204,9 +204,9 @@ def test_an_unknown_run_is_a_usage_error(built: Built) -> None:
 
 
 def test_an_ambiguous_beginning_is_a_usage_error(copy: Built, rewrite: Rewrite) -> None:
-    rewrite(copy, f"INSERT INTO runs (run_id, manifest_digest, manifest) VALUES ('toy-1', '{'0' * 64}', '{{}}')")
-    code, output = run("verify", "toy", *copy.arguments)
-    assert code == 2 and "toy-1" in output and RUN_ID in output
+    rewrite(copy, f"INSERT INTO runs (run_id, manifest_digest, manifest) VALUES ('{RUN_ID[:4]}-1', '{'0' * 64}', '{{}}')")
+    code, output = run("verify", RUN_ID[:4], *copy.arguments)
+    assert code == 2 and f"{RUN_ID[:4]}-1" in output and RUN_ID in output
 
 
 def test_a_missing_ledger_or_store_is_unavailable(built: Built, tmp_path: Path) -> None:

@@ -6,21 +6,26 @@ Machines are publishers with key files and lock files of their own: they share n
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 
 from api.app import create_app, open_services
+from flows.session import RunBusy, Session
 from protocol.statement import task_list
 from storage.checkpoint import load_keys
 from storage.errors import LedgerError, LedgerUnavailable, StorageError
-from storage.fsck import fsck
+from storage.fsck_log import check_log
 from storage.ledger import open_ledger
 from storage.local import LocalObjectStore
 from storage.log import NEWEST, LogPublisher
@@ -36,6 +41,7 @@ from tests.cli.commands import run
 from tests.storage.rows import RUN
 from tests.support import postgres
 from tests.support.buckets import BUCKETS, admin
+from tests.support.machine import event, publish_from_machine
 from tests.support.shared import Shared, shared
 from tests.tasks.toy_run import toy_draft
 from verifier.__main__ import main as verify_offline
@@ -52,6 +58,15 @@ def command(*arguments: object, exit_code: int = 0) -> Any:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
     with shared(tmp_path, request.param) as found:
         yield found
+
+
+def verilora(folder: Path, *arguments: str) -> Any:
+    """The same in a process of its own, with this project's modules."""
+    program = [sys.executable, "-c", "from cli import app; app()", *arguments, "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    return json.loads(done.stdout)
 
 
 def audited_run(place: Shared) -> str:
@@ -90,7 +105,8 @@ def test_a_run_and_everybody_who_has_to_do_with_it(place: Shared, tmp_path: Path
     for _ in range(2):
         command("ledger", "submit", receipt, "--ledger", place.ledger_url("auditor"))
     assert place.ledger().log_size() == size + tasks + 1
-    recorded = command("verify", run_id, *place.as_role("auditor"), *believed, "--record", "--sign-key", tmp_path / "other", "--verifier", "Ä\u2028\x7f\"")
+    hers = ("--record", "--sign-key", tmp_path / "other", "--verifier", "Ä\u2028\x7f\"")
+    recorded = command("verify", run_id, *place.as_role("auditor"), *believed, *hers)
     assert recorded["accepted"] and place.ledger().log_size() == size + 2 * (tasks + 1)
     assert {place.ledger().log_entry(n)[0] for n in range(size, size + 2 * (tasks + 1))} == {"verdicts"}
 
@@ -105,7 +121,7 @@ def test_a_run_and_everybody_who_has_to_do_with_it(place: Shared, tmp_path: Path
     services = open_services(place.ledger_url("reader"), place.objects_url)
     assert not services.rows.may_write()
     client = TestClient(create_app(services))
-    for path in ("/", f"/runs/{run_id}", f"/runs/{run_id}/statements", "/log", f"/log/entries/{size}", "/healthz", "/api/v1/log/checkpoints"):
+    for path in ("/", f"/runs/{run_id}", f"/runs/{run_id}/statements", "/log", f"/log/entries/{size}", "/healthz", "/api/v1/log"):
         assert client.get(path).status_code == 200, path
     assert client.get(f"/api/v1/runs/{run_id}/bundle").content == (tmp_path / "bundle").read_bytes()
 
@@ -125,11 +141,26 @@ def test_a_run_and_everybody_who_has_to_do_with_it(place: Shared, tmp_path: Path
     assert command("fsck", *place.as_role("reader"), "--policy", policy)["clean"]
 
 
+@pytest.mark.gateway
+def test_the_command_line_as_writer(tmp_path: Path) -> None:
+    """`verilora run` itself, in processes of their own, which moto cannot serve; resumed from a second machine."""
+    with shared(tmp_path, "gateway") as place:
+        folder = tmp_path / "project"
+        verilora(tmp_path, "init", str(folder))
+        settings = yaml.safe_load((folder / "run.yaml").read_text())
+        settings["training"] |= {"max_steps": 1, "window_steps": 1}
+        run_ids = []
+        for machine in (1, 2):
+            place.private(machine)
+            settings["storage"] = {"ledger": place.ledger_url(), "objects": place.objects_url, "private": place.private_url(machine)}
+            (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+            run_ids.append(verilora(folder, "run", "run.yaml")["run"])
+        assert run_ids[0] == run_ids[1] and len(place.ledger().runs()) == 1
+        assert verilora(folder, "verify", run_ids[0], *place.as_role("reader"))["accepted"]
+        assert verilora(folder, "fsck") == {"clean": True, "signatures_checked": True, "findings": []}
+
+
 # several machines ------------------------------------------------------------------------------------------------------
-
-
-def event(number: int, kind: str = "note") -> EventRow:
-    return EventRow("run-1", kind, number, "{}")
 
 
 def one_log(log: LogPublisher) -> None:
@@ -143,18 +174,7 @@ def one_log(log: LogPublisher) -> None:
         assert (head.size, head.root) == (row.size, tree.root(row.size))
     assert log.objects.read(NEWEST) == rows[-1].note.encode()
     assert read_tree(log.objects, rows[-1].size).root(rows[-1].size) == tree.root(rows[-1].size)
-    assert not [item for item in fsck(log.ledger, log.objects, keys.policy) if not item.harmless]
-
-
-def _machine(ledger: str, folder: Path, number: int, together: Barrier) -> None:
-    """Another machine: the same database and stores, lock files of its own."""
-    private = LocalPrivateStore(folder / "private")
-    private.locks = folder / f"machine-{number}"
-    log = LogPublisher(open_ledger(ledger), open_object_store(f"file:{folder / 'objects'}"), private)
-    together.wait()
-    for n in range(8):
-        log.ledger.append(event(n, f"m{number}"))
-        log.publish()
+    assert not [item for item in check_log(log.ledger, log.objects, keys.policy) if not item.harmless]
 
 
 def test_processes_that_share_no_lock_file_make_one_log(tmp_path: Path) -> None:
@@ -163,7 +183,7 @@ def test_processes_that_share_no_lock_file_make_one_log(tmp_path: Path) -> None:
     book, spawn = open_ledger(ledger), multiprocessing.get_context("spawn")
     book.append(RUN)
     together = spawn.Barrier(2)
-    machines = [spawn.Process(target=_machine, args=(ledger, tmp_path, n, together)) for n in range(2)]
+    machines = [spawn.Process(target=publish_from_machine, args=(ledger, tmp_path, n, together)) for n in range(2)]
     for machine in machines:
         machine.start()
     for machine in machines:
@@ -190,6 +210,36 @@ def test_the_key_of_the_faster_machine_is_everybody_s(place: Shared, monkeypatch
     monkeypatch.setattr(checkpoint, "load_keys", late)
     keys[2] = checkpoint.create_keys(place.private(2))
     assert keys[1] == keys[2] == first.keys() == second.keys()
+
+
+def test_a_run_is_held_by_one_machine(place: Shared) -> None:
+    one, other, key = place.ledger(), place.ledger(), "f" * 64
+    with one.holding(key) as free:
+        assert free
+        with other.holding(key) as taken, other.holding("7" * 64) as another:
+            assert not taken and another
+        assert one.append(RUN) and other.log_size() == 1
+    with other.holding(key) as free:
+        assert free
+        with place.server.connect("postgres") as superuser:
+            superuser.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [place.database])
+        with one.holding(key) as taken:  # a connection that breaks frees it: the lock holds off, the ledger's keys decide
+            assert taken
+    with pytest.raises(RuntimeError, match="work"), one.holding(key):
+        raise RuntimeError("work")
+
+
+def test_a_run_that_another_machine_works_on_is_busy(place: Shared) -> None:
+    place.private(2)  # gives the second machine the key file
+    machines = [open_stores(place.ledger_url(), place.objects_url, place.private_url(n)) for n in (1, 2)]
+    first, second = (cast(Session, SimpleNamespace(stores=stores, key="f" * 64)) for stores in machines)
+    with Session.exclusive(first):
+        with pytest.raises(RunBusy, match="another process"), Session.exclusive(first):
+            pass
+        with pytest.raises(RunBusy, match="another machine"), Session.exclusive(second):
+            pass
+    with Session.exclusive(second):
+        pass
 
 
 def paused(log: LogPublisher, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
@@ -288,7 +338,7 @@ def test_rows_that_arrive_while_the_log_is_published(place: Shared, monkeypatch:
     first = log.publish()
     assert first and first.size == 2 and writer.log_size() == 4
     monkeypatch.undo()
-    assert [item.kind for item in fsck(place.ledger("reader", read_only=True), place.objects(read_only=True))] == ["unsigned"]
+    assert [item.kind for item in check_log(place.ledger("reader", read_only=True), place.objects(read_only=True), None)] == ["unsigned"]
     second = log.publish()
     assert second and second.size == 4 and log.publish() is None
     one_log(log)
@@ -336,7 +386,7 @@ def test_everybody_at_once(place: Shared) -> None:
     def look() -> None:
         book, objects = place.ledger("reader", read_only=True), place.objects(read_only=True)
         while not over.is_set():
-            faults.extend(item for item in fsck(book, objects) if not item.harmless)
+            faults.extend(item for item in check_log(book, objects, None) if not item.harmless)
 
     workers = [guarded(machine(1)), guarded(machine(2)), guarded(audit)]
     watchers = [guarded(watch), guarded(look)]

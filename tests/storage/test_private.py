@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,9 +58,19 @@ def test_replace_names_remove(store: PrivateStore) -> None:
     assert store.locks.is_dir()
 
 
+def test_a_secret_is_created_once(store: PrivateStore) -> None:
+    assert store.create("a/key", b"mine") and not store.create("a/key", b"yours") and store.get("a/key") == b"mine"
+    store.put("a/key", b"exchanged")
+    assert not store.create("a/key", b"mine") and store.get("a/key") == b"exchanged"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: store.create("log/key", b"%d" % n), range(8)))
+    assert made.count(True) == 1 and store.get("log/key") == b"%d" % made.index(True)
+    assert list(store.names()) == ["a/key", "log/key"]
+
+
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".hidden", "a/", "a\n", "a b"])
 def test_names_stay_inside(store: PrivateStore, name: str) -> None:
-    for use in (store.get, store.has, store.remove, lambda n: store.put(n, b"")):
+    for use in (store.get, store.has, store.remove, lambda n: store.put(n, b""), lambda n: store.create(n, b"")):
         with pytest.raises(StorageError, match="no name in the private store"):
             use(name)
 
@@ -159,9 +170,26 @@ def test_swapped_secrets_and_a_foreign_key_are_found(bucket: tuple[str, str, str
     with pytest.raises(IntegrityError, match="two"):
         store.get("two")
     key = tmp_path / "keys" / "private.key"
+    kept = key.read_text()
     key.write_text("0" * 64)
     with pytest.raises(IntegrityError, match="another key"):
-        open_private_store(url).get("one")
+        open_private_store(url)
+    key.write_text(kept)
+    assert open_private_store(url).get("one") == SECRET
+
+
+def test_machines_with_keys_of_their_own_cannot_both_use_an_empty_store(bucket: tuple[str, str, str], tmp_path: Path) -> None:
+    url, _, _ = bucket
+    other = tmp_path / "elsewhere" / "private.key"
+    other.parent.mkdir(mode=0o700)
+    other.write_text("1" * 64)
+    other.chmod(0o600)
+    store = open_private_store(url)
+    with pytest.raises(IntegrityError, match="another key than .*elsewhere.*put the key file"):
+        open_private_store(url.replace("/keys/", "/elsewhere/"))
+    assert list(store.names()) == []
+    store.put("one", SECRET)
+    assert store.get("one") == SECRET
 
 
 def test_a_lost_or_open_key_file_is_an_error_not_a_new_key(bucket: tuple[str, str, str], tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ def manifest() -> RunManifest:
 
 
 def test_agreeing_values_are_counted(manifest: RunManifest) -> None:
-    assert compare_order(manifest, {"seed": "7", "lora": {"r": 2, "lora_alpha": "4"}, "publish_loss": "true"}) == 4
-    assert compare_order(manifest, {"lora": {"target_modules": list(manifest.lora.target_modules)}}) == 1
+    order = {"seed": "7", "lora": {"r": 2, "lora_alpha": "4"}, "publish_loss": "true"}
+    assert compare_order(manifest, order) == ["seed", "lora.r", "lora.lora_alpha", "publish_loss"]
+    assert compare_order(manifest, {"lora": {"target_modules": list(manifest.lora.target_modules)}}) == ["lora.target_modules"]
 
 
 @pytest.mark.parametrize(("order", "where"), [

@@ -23,7 +23,12 @@ def field(rng: random.Random) -> Suite:
     def element() -> int:
         return rng.choice(EDGES) if rng.random() < 0.5 else rng.randrange(P)
 
-    s.ok("field.mul", texts([a * b % P for a in EDGES for b in EDGES]), a=texts([a for a in EDGES for _ in EDGES]), b=texts(EDGES * len(EDGES)))
+    s.ok(
+        "field.mul",
+        texts([a * b % P for a in EDGES for b in EDGES]),
+        a=texts([a for a in EDGES for _ in EDGES]),
+        b=texts(EDGES * len(EDGES)),
+    )
     for _ in range(3):
         a, b = [(element(), element()) for _ in range(4)], [(element(), element()) for _ in range(4)]
         s.ok("field.kmul", texts([kmul(x, y) for x, y in zip(a, b, strict=True)]), a=texts(a), b=texts(b))
@@ -53,22 +58,71 @@ def field(rng: random.Random) -> Suite:
     s.bad("field.kfrom_bytes", "length", data=word(1, 2, 3))
     s.bad("field.kfrom_bytes", "non-canonical", data=word(1, P))
     s.ok("field.ext_from_bytes", [[str(P - 1), "0"]], data=word(P - 1, 0))
-    for reason, data in [("length", ""), ("length", word(1)), ("length", word(1, 2, 3)), ("length", word(1, 2) + "00"),
-                         ("non-canonical", word(P, 0)), ("non-canonical", word(0, TOP))]:
+    for reason, data in [
+        ("length", ""),
+        ("length", word(1)),
+        ("length", word(1, 2, 3)),
+        ("length", word(1, 2) + "00"),
+        ("non-canonical", word(P, 0)),
+        ("non-canonical", word(0, TOP)),
+    ]:
         s.bad("field.ext_from_bytes", reason, data=data)
     return s
 
 
 def encoding() -> Suite:
     s = Suite("encoding")
-    for text, value in [("{}", {}), ("[]", []), ('""', ""), ("-7", -7), ('{"a":[1,true,"é"],"b":{}}', {"a": [1, True, "é"], "b": {}}),
-                        ('{"A":1,"a":2,"é":3}', {"A": 1, "a": 2, "é": 3}), (str(2**70), 2**70), ('"\\n\\u0001\\""', "\n\x01\"")]:
+    for text, value in [
+        ("{}", {}),
+        ("[]", []),
+        ('""', ""),
+        ("-7", -7),
+        ('{"a":[1,true,"é"],"b":{}}', {"a": [1, True, "é"], "b": {}}),
+        ('{"A":1,"a":2,"é":3}', {"A": 1, "a": 2, "é": 3}),
+        (str(2**70), 2**70),
+        ('"\\n\\u0001\\""', '\n\x01"'),
+    ]:
         s.ok("encoding.parse", value, data=text.encode().hex())
-    for text in ['{"a": 1}', '{"a":1 }', '[1, 2]', ' {}', '{}\n', '{"b":1,"a":2}', '{"a":1,"a":1}', '"\\u0041"', '"\\/"', "-0", '"\\u00e9"',
-                 '{"a":{"c":1,"b":2}}', '"\\u000a"']:
+    for text in [
+        '{"a": 1}',
+        '{"a":1 }',
+        "[1, 2]",
+        " {}",
+        "{}\n",
+        '{"b":1,"a":2}',
+        '{"a":1,"a":1}',
+        '"\\u0041"',
+        '"\\/"',
+        "-0",
+        '"\\u00e9"',
+        '{"a":{"c":1,"b":2}}',
+        '"\\u000a"',
+    ]:
         s.bad("encoding.parse", "non-canonical", data=text.encode().hex())
-    for text in ["", "{", "[1,]", "{'a':1}", "01", "+1", "1.5", "1e3", "null", '{"a":null}', "[null]", "NaN", "Infinity", "TRUE", "1 2", "// x\n1",
-                 '{"a":1.0}', '"\\ud800"', '"\n"', '{1:2}', "[" * 100000, "\ufeff{}"]:
+    for text in [
+        "",
+        "{",
+        "[1,]",
+        "{'a':1}",
+        "01",
+        "+1",
+        "1.5",
+        "1e3",
+        "null",
+        '{"a":null}',
+        "[null]",
+        "NaN",
+        "Infinity",
+        "TRUE",
+        "1 2",
+        "// x\n1",
+        '{"a":1.0}',
+        '"\\ud800"',
+        '"\n"',
+        "{1:2}",
+        "[" * 100000,
+        "\ufeff{}",
+    ]:
         if len(text) < 1000:
             s.bad("encoding.parse", "malformed", data=text.encode().hex())
     for data in [b"\xff", b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', "{}".encode("utf-16")]:
@@ -113,7 +167,13 @@ def merkle(rng: random.Random) -> Suite:
     for n, positions in [(1, [0]), (2, [1]), (8, [0, 3, 7]), (16, [4, 5, 6, 7]), (4, [0, 1, 2, 3])]:
         levels = tree([rng.randbytes(32) for _ in range(n)])
         nodes = [x.hex() for x in siblings(levels, positions)]
-        honest = {"n": n, "positions": positions, "leaves": [levels[0][i].hex() for i in positions], "nodes": nodes, "root": levels[-1][0].hex()}
+        honest = {
+            "n": n,
+            "positions": positions,
+            "leaves": [levels[0][i].hex() for i in positions],
+            "nodes": nodes,
+            "root": levels[-1][0].hex(),
+        }
         s.ok("merkle.opening", "accepted", **honest)
         flip = bytes([levels[0][positions[0]][0] ^ 1]) + levels[0][positions[0]][1:]
         s.bad("merkle.opening", "merkle-root", **honest | {"leaves": [flip.hex(), *honest["leaves"][1:]]})
@@ -186,7 +246,9 @@ class Chain:
 def transcript(rng: random.Random) -> Suite:
     s = Suite("transcript")
     scripts: list[list[list[object]]] = [
-        [], [["absorb", "", ""]], [["absorb", "statement", "00ff"], ["draw", "α", 4, str(P)]],
+        [],
+        [["absorb", "", ""]],
+        [["absorb", "statement", "00ff"], ["draw", "α", 4, str(P)]],
         [["draw", "x", 9, str(2**64)], ["draw", "x", 9, "1"], ["absorb", "x", "01" * 100], ["draw", "x", 5, str(2**63 + 1)]],
         [["absorb", "a", "6263"], ["draw", "d", 0, "5"], ["absorb", "ab", "63"], ["draw", "d", 6, "97"]],
     ]
@@ -254,8 +316,25 @@ def streams() -> Suite:
         s.ok("streams.lora_a", flat, seed=seed, layer=layer, module=module, shape=shape)
     beacon, digest = "00ff" * 8, "ab" * 32
     for size, tasks in [(1, 1), (3, 10), (50, 10)]:
-        s.ok("streams.sample", sorted(shuffled(f"sample/{beacon}/{digest}", tasks)[:size]), beacon=beacon, size=size, manifest=digest, tasks=tasks)
-    for bad, size in [("", 1), ("00" * 15, 1), ("0" * 33, 1), ("0F" * 16, 1), ("zz" * 16, 1), ("00" * 513, 1), (beacon, 0), (beacon, -1), (beacon + "\n", 1)]:
+        s.ok(
+            "streams.sample",
+            sorted(shuffled(f"sample/{beacon}/{digest}", tasks)[:size]),
+            beacon=beacon,
+            size=size,
+            manifest=digest,
+            tasks=tasks,
+        )
+    for bad, size in [
+        ("", 1),
+        ("00" * 15, 1),
+        ("0" * 33, 1),
+        ("0F" * 16, 1),
+        ("zz" * 16, 1),
+        ("00" * 513, 1),
+        (beacon, 0),
+        (beacon, -1),
+        (beacon + "\n", 1),
+    ]:
         s.bad("streams.sample", "refused", beacon=bad, size=size, manifest=digest, tasks=4)
     return s
 

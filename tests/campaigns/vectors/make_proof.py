@@ -10,6 +10,7 @@ from typing import Any
 from tests.campaigns.mutations import HASHES, bytes_of, words_of
 from tests.campaigns.vectors.suite import P, Suite
 from tests.support.evil import Lie
+from tests.support.stage import PARAMS
 from tests.support.tiny import Tiny, tiny_graph
 
 SIZES = [[3, 3, 5], [2, 1, 2], [4, 2, 3]]  # (out, rows, inner) of the graph
@@ -20,8 +21,13 @@ def statement_of(tiny: Tiny, sizes: list[int], proof: bytes) -> dict[str, Any]:
     for role, data in tiny.committed_data:
         tensors = [[name, list(a.shape)] for (r, name), a in tiny.inputs.items() if r == role]
         commitments.append([role, tensors, data.root.hex()])
-    return {"sizes": sizes, "statement": tiny.statement.decode(), "published": {n: v.tolist() for n, v in tiny.published.items()},
-            "commitments": commitments, "proof": base64.b64encode(proof).decode()}
+    return {
+        "sizes": sizes,
+        "statement": tiny.statement.decode(),
+        "published": {n: v.tolist() for n, v in tiny.published.items()},
+        "commitments": commitments,
+        "proof": base64.b64encode(proof).decode(),
+    }
 
 
 def plus(at: int, amount: int) -> Any:
@@ -37,51 +43,45 @@ def plus(at: int, amount: int) -> Any:
 
 def suites() -> list[Suite]:
     s = Suite("proof")
-    for number, sizes in enumerate(SIZES, 1):
+    for number, sizes in enumerate(SIZES):
         tiny = Tiny(graph=tiny_graph(*sizes), number=number)
         s.ok("proof.verify", "accepted", **statement_of(tiny, sizes, bytes(tiny.prove().proof)))
-    sizes = SIZES[1]
-    tiny = Tiny(graph=tiny_graph(*sizes), number=4)
-    channel = tiny.prove()
+    tiny = Tiny(graph=tiny_graph(*SIZES[0]), number=0)
+    channel, given, honest = tiny.prove(), s.vectors[0]["id"], s.vectors[0]["input"]
     proof, places = bytes(channel.proof), {tag: (at, size) for tag, at, size in reversed(channel.log)}
-    honest = statement_of(tiny, sizes, proof)
     early = places["columns/base"][0]
     edits: list[tuple[str, list[Any]]] = []
     for tag, (at, _) in places.items():
-        spoils = "opening-relation" if at < early else "merkle-root"
         word = int.from_bytes(proof[at : at + 8], "big")
-        edits.append((spoils, [at, 8, ((word + 1) % P).to_bytes(8, "big").hex()]))
+        edits.append(("opening-relation" if at < early else "merkle-root", [at, 8, ((word + 1) % P).to_bytes(8, "big").hex()]))
         if not tag.startswith(HASHES):
             edits.append(("non-canonical", [at, 8, (P + word % 2**31).to_bytes(8, "big").hex()]))
     edits += [("truncated", [n, len(proof) - n, ""]) for n in (0, 31, places["opening/v1"][0] + 8, len(proof) - 1)]
     edits += [("trailing", [len(proof), 0, extra]) for extra in ("00", proof[-32:].hex())]
-    edits += [("opening-relation", [places["tree/round"][0], 8, ""]), ("merkle-root", [places["salts/base"][0], 32, ""]),
-              ("truncated", [places["salts/witness"][0], 32, ""])]
-    given = s.vectors[-1]["id"]
+    edits += [
+        ("opening-relation", [places["tree/round"][0], 8, ""]),
+        ("merkle-root", [places["salts/base"][0], 32, ""]),
+        ("truncated", [places["salts/witness"][0], 32, ""]),
+    ]
     for reason, edit in edits:
         s.bad("proof.verify", reason, of=given, edits=[edit])
-    s.vectors[2]["input"], s.vectors[2]["output"] = honest, "accepted"  # the one that the edits change
 
     def lies(reason: str, **lie: Any) -> None:
-        found = bytes(tiny.prove(Lie(**lie)).proof)
-        s.bad("proof.verify", reason, **honest | {"proof": base64.b64encode(found).decode()})
+        s.bad("proof.verify", reason, of=given, proof=base64.b64encode(bytes(tiny.prove(Lie(**lie)).proof)).decode())
 
-    start = tiny.shape.witness_layout
-    assert start
-    ell = 64
     lies("merkle-root", messages={"witness/root": lambda m: bytes([m[0] ^ 1]) + m[1:]})
-    lies("column-check", messages={"opening/v1": lambda m: plus(2 * ell, 5)(plus(0, -5)(m))})
+    lies("column-check", messages={"opening/v1": lambda m: plus(2 * PARAMS.ell, 5)(plus(0, -5)(m))})
     lies("opening-relation", messages={"claim": plus(0, 1)})
-    lies("opening-relation", multiplicities={name: _more for name, _ in tiny.shape.plan.multiplicities()[:1]})
-    other = Tiny(graph=tiny_graph(*sizes), number=5)
+    lies("opening-relation", multiplicities={tiny.shape.plan.tables[0]: one_more})
+    other = Tiny(graph=tiny_graph(*SIZES[0]), number=5)
     for change in ({"statement": honest["statement"] + " "}, {"statement": other.statement.decode()}, {"published": {"squares": [0, 0]}}):
-        s.bad("proof.verify", "opening-relation", **honest | change)
-    s.bad("proof.verify", "published-shape", **honest | {"published": {"squares": [0]}})
-    s.bad("proof.verify", "published-shape", **honest | {"published": {}})
-    s.bad("proof.verify", "merkle-root", **honest | {"commitments": [[r, t, "00" * 32] for r, t, _ in honest["commitments"]]})
+        s.bad("proof.verify", "opening-relation", of=given, **change)
+    for published in ({"squares": [0]}, {}, {"others": honest["published"]["squares"]}):
+        s.bad("proof.verify", "published-shape", of=given, published=published)
+    s.bad("proof.verify", "merkle-root", of=given, commitments=[[role, t, "00" * 32] for role, t, _ in honest["commitments"]])
     return [s]
 
 
-def _more(values: Any) -> Any:
-    values[0] += 1
-    return values
+def one_more(counts: Any) -> Any:
+    counts[0] += 1
+    return counts

@@ -4,7 +4,7 @@ Reasons are those of VerificationError; beside them "relation-error" (a relation
 constructor does not take) and "unsatisfied" (committed values that break an assertion of the relation).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,13 @@ def op(name: str) -> Callable[[Callable[[Input], Any]], Callable[[Input], Any]]:
     return register
 
 
-def answer(vector: dict[str, Any]) -> dict[str, Any]:
-    """The output of a vector's operation, or the reason why there is none."""
+def answer(vector: dict[str, Any], suite: Mapping[str, Any]) -> dict[str, Any]:
+    """The output of a vector's operation, or the reason why there is none. `suite` has the vectors by id: an input with "of" is
+    that vector's with some values replaced."""
+    given = vector["input"]
+    given = suite[given["of"]]["input"] | given if "of" in given else given
     try:
-        return {"output": OPS[vector["op"]](vector["input"])}
+        return {"output": OPS[vector["op"]](given)}
     except VerificationError as error:
         return {"reason": error.reason}
     except RelationError:
@@ -97,7 +100,7 @@ OPS |= {
     "tables.rows": lambda x: [[int(c[i]) for c in table_columns(x["table"])] for i in x["rows"]],
     "model.new": lambda x: list(ModelConfig.from_manifest(x["model"]).projection_shape("q_proj")),
     "manifest.parse": lambda x: RunManifest.from_json(x["manifest"].encode()).digest(),
-    "order.compare": lambda x: compare_order(RunManifest.from_json(x["manifest"].encode()), x["order"]),
+    "order.compare": lambda x: bool(compare_order(RunManifest.from_json(x["manifest"].encode()), x["order"])),
 }
 
 
@@ -173,8 +176,10 @@ def _optimizer(x: Input) -> Any:
     out: Input = {"momentum": o.momentum_integer, "rates": list(o.rates(first, count, steps))}
     if o.kind == "adamw":
         out |= {
-            "gains": texts(o.gains(first, count, steps, x["scale"])), "epsilons": texts(o.epsilons(first, count, x["scale"])),
-            "beta1": list(o.one_minus_beta("beta1", 16)), "beta2": list(o.one_minus_beta("beta2", 12)),
+            "gains": texts(o.gains(first, count, steps, x["scale"])),
+            "epsilons": texts(o.epsilons(first, count, x["scale"])),
+            "beta1": list(o.one_minus_beta("beta1", 16)),
+            "beta2": list(o.one_minus_beta("beta2", 12)),
         }
         if o.weight_decay != "0":
             out["decays"] = list(o.decays(first, count, steps))
@@ -191,8 +196,12 @@ def _rope(x: Input) -> Any:
 @op("layout.pack")
 def _layout(x: Input) -> Any:
     layout = CommitmentLayout.pack([(n, tuple(s)) for n, s in x["tensors"]], code_of(x), x["label"])
-    return {"id": layout.identity(bytes.fromhex(x["root"])), "offsets": {s.name: s.offset for s in layout.slots},
-            "rows": layout.rows.tolist(), "variables": layout.variables}
+    return {
+        "id": layout.identity(bytes.fromhex(x["root"])),
+        "offsets": {s.name: s.offset for s in layout.slots},
+        "rows": layout.rows.tolist(),
+        "variables": layout.variables,
+    }
 
 
 @op("statement.tasks")

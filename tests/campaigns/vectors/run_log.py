@@ -19,7 +19,7 @@ from verifier.bundle import read_bundle
 from verifier.evidence import read_checkpoint, read_rows
 from verifier.log import parse_leaf, verify_consistency, verify_inclusion
 from verifier.note import Checkpoint, check_growth, parse_checkpoint, parse_policy
-from verifier.receipt import verify_receipt
+from verifier.receipt import receipt_about, verify_receipt
 
 
 def unhex(values: list[str]) -> list[bytes]:
@@ -66,6 +66,7 @@ def _growth(x: Input) -> str:
 
 
 OPS["receipt.verify"] = lambda x: verify_receipt(x["envelope"].encode())["predicate"]["state"]
+OPS["receipt.about"] = lambda x: receipt_about(x["envelope"].encode(), x["run"], x["manifest"].encode())["state"]
 
 
 @op("bundle.rows")

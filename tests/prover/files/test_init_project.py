@@ -37,7 +37,7 @@ def test_the_order_is_that_of_the_run(tmp_path: Path) -> None:
     request = session.request_of(session.load_config(tmp_path / "run.yaml"))
     manifest = plan.draft(request, "key").manifest
     order = yaml.load((tmp_path / "order.yaml").read_text(), yaml.BaseLoader)
-    assert compare_order(manifest, order) > 25
+    assert len(compare_order(manifest, order)) > 25
     with pytest.raises(VerificationError, match="optimizer.schedule"):
         compare_order(replace(manifest, optimizer=replace(manifest.optimizer, schedule="linear")), order)
 

@@ -1,0 +1,126 @@
+"""Receipts put to other uses than the auditor who signed them had: counted twice, for another run, without what they are about.
+
+And texts of other people's ledgers on an auditor's terminal."""
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from protocol.encoding import canonical_json
+from storage.ledger import open_ledger
+from storage.models import CommitmentRow, EventRow, RunRow
+from tests.cli.build_run import RUN_ID, Built
+from tests.cli.commands import publisher, run, verify
+from tests.support.bundles import source_of
+from verifier.receipt import load_key, sign_receipt
+
+
+@pytest.fixture
+def receipt(copy: Built, tmp_path: Path) -> Path:
+    path = tmp_path / "receipt.json"
+    assert verify(copy, "--receipt", str(path), "--sign-key", str(tmp_path / "key"))[0] == 0
+    return path
+
+
+def submit(copy: Built, path: Path, envelope: bytes) -> tuple[int, str]:
+    path.write_bytes(envelope)
+    code, output = run("ledger", "submit", str(path), "--ledger", copy.ledger_url)
+    assert "Traceback" not in output
+    return code, output
+
+
+def whole_run_verdicts(copy: Built) -> int:
+    return sum(row.subject == "run" for row in open_ledger(copy.ledger_url, read_only=True).record(RUN_ID).verdicts)
+
+
+def test_one_receipt_counts_once(copy: Built, receipt: Path) -> None:
+    """Whoever may submit could otherwise make a hundred acceptances of one auditor's."""
+    value = json.loads(honest := receipt.read_bytes())
+    [signature] = value["signatures"]
+    loose = signature["sig"][:-3] + chr(ord(signature["sig"][-3]) + 1) + "=="  # other spare bits, the same 64 bytes
+    assert base64.b64decode(loose) == base64.b64decode(signature["sig"])
+    twins = [value | {"signatures": [signature | change]} for change in ({"comment": 1}, {"sig": loose})]
+    for twin in (value | {"comment": 1}, *twins):
+        code, output = submit(copy, receipt, canonical_json(twin))
+        assert code == 1 and "receipt" in output
+    assert whole_run_verdicts(copy) == 0
+    for _ in range(2):
+        assert submit(copy, receipt, honest)[0] == 0
+    assert whole_run_verdicts(copy) == 1
+
+
+def test_a_verdict_needs_what_it_is_about(copy: Built, tmp_path: Path, receipt: Path) -> None:
+    values, key = verify(copy)[1], load_key(tmp_path / "key")
+    checkpoint = {"checkpoint": values["digests"]["checkpoint"]}
+    for changes, reason in [
+        ({"digests": checkpoint}, "receipt-verdict"),
+        ({"log": {}}, "receipt-log"),
+        ({"tasks": []}, "receipt-verdict"),
+        ({"state": "rejected"}, "receipt-verdict"),
+        ({"state": "sample passed"}, "receipt-verdict"),
+        ({"accepted": False}, "receipt-verdict"),
+        ({"tasks": [values["tasks"][0] | {"accepted": False}, *values["tasks"][1:]]}, "receipt-verdict"),
+    ]:
+        code, output = submit(copy, receipt, sign_receipt(values | changes, "x", key))
+        assert code == 1 and reason in output, (changes, output)
+    assert whole_run_verdicts(copy) == 0
+
+
+def test_a_rejection_of_nothing_at_all_may_be_recorded(copy: Built, tmp_path: Path) -> None:
+    """A log that was rolled back has no rows to speak of; its auditor's verdict is recorded all the same."""
+    note = open_ledger(copy.ledger_url, read_only=True).newest_checkpoint()
+    assert note
+    head = note.note.split("\n")
+    (tmp_path / "seen").write_text("\n".join([head[0], str(int(head[1]) + 1), *head[2:]]))
+    code, verdict = verify(copy, "--seen", str(tmp_path / "seen"), "--record", "--sign-key", str(tmp_path / "key"))
+    assert code == 1 and verdict["reason"].startswith("rollback") and whole_run_verdicts(copy) == 1
+
+
+def test_a_receipt_of_another_run(copy: Built, tmp_path: Path, receipt: Path) -> None:
+    """The other run is in the ledger, and the receipt's run id is exchanged for it by the receipt's own signer."""
+    values, book = verify(copy)[1], open_ledger(copy.ledger_url)
+    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    book.append(RunRow("another", digest, "{}"))
+    code, output = submit(copy, receipt, sign_receipt(values | {"run": "another"}, "x", load_key(tmp_path / "key")))
+    assert code == 1 and "receipt-subject" in output
+    assert book.record("another").verdicts == ()
+
+
+# terminals ------------------------------------------------------------------------------------------------------------
+
+FORGED = "\x1b[2J\x9b1m[/]\n\u2028ACCEPTED run y\u202e"
+
+
+def is_harmless(output: str, start: str) -> bool:
+    """The forged text is in the output, in one line, and nothing of it is obeyed."""
+    lines = [line for line in output.split("\n") if "ACCEPTED" in line]
+    return bool(lines) and all(line.isprintable() and line.startswith(start) for line in lines)
+
+
+def test_a_bundle_s_texts_on_a_terminal(built: Built, tmp_path: Path) -> None:
+    source = source_of(built)
+    (tmp_path / "bundle").write_bytes(replace(source, run_id=FORGED).bytes())
+    code, output = run("verify", str(tmp_path / "bundle"))
+    assert code == 1 and is_harmless(output, "REJECTED run ") and "[/]" in output
+
+
+def test_a_log_entry_s_texts_on_a_terminal(copy: Built, policy: Path, tmp_path: Path) -> None:
+    log = publisher(copy)
+    position = log.ledger.log_size()
+    log.ledger.append(EventRow(RUN_ID, "noted", 0, FORGED))
+    log.publish()
+    (tmp_path / "entry").write_bytes(log.prove(position))
+    code, output = run("log", "check", str(tmp_path / "entry"), "--policy", str(policy))
+    assert code == 0 and is_harmless(output, "  detail: ")
+
+
+def test_a_ledger_s_texts_on_a_terminal(copy: Built) -> None:
+    book = open_ledger(copy.ledger_url)
+    book.append(RunRow(f"[/]{FORGED}", "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", "{}"))
+    book.append(CommitmentRow(f"[/]{FORGED}", "[/x]", 0, 0, "[/y]", "", "", 1))
+    book.append(EventRow(f"[/]{FORGED}", "noted", 0, '"\u009b1m[/]"'))
+    code, output = run("ledger", "show", "[/]", "--ledger", copy.ledger_url)
+    assert code == 0 and is_harmless(output, "run [/]") and "[/x]" in output and "\x9b" not in output
