@@ -55,7 +55,8 @@ def ledger_query(
         for run in runs:
             said = f"{run.accepted} accepted" if run.verifiers else "none"
             created = run.created.strftime("%Y-%m-%d")
-            table.add_row(*map(escape, (run.run_id, run.model, run.state, f"{run.proofs} of {run.statements}", said, created)))
+            begins = run.run_id[:16]  # which every command takes for the whole id
+            table.add_row(*map(escape, (begins, run.model, run.state, f"{run.proofs} of {run.statements}", said, created)))
         console.print(table if runs else "No run matches." if any((model, dataset, since, until, state, verifier, after))
                       else "The ledger has no runs.")
         if following:
@@ -101,7 +102,8 @@ def ledger_show(
             ],
             "commitments": [
                 {"name": row.name, "window": row.window, "id": row.commitment_id, "budget": row.budget,
-                 "salts": "public" if row.budget is None else "secret", "openings": spent.get(row.commitment_id, 0)} for row in record.commitments
+                 "salts": "public" if row.budget is None else "secret", "openings": spent.get(row.commitment_id, 0)}
+                for row in record.commitments
             ],
             "statements": [
                 {"statement": row.statement_id, "kind": row.kind, "window": row.window, "layer": row.layer, "part": row.part}
@@ -155,7 +157,8 @@ def _print_run(shown: dict[str, Any]) -> None:
     commitments = Table("commitment", "window", "id", "salts", "openings / budget")
     for row in shown["commitments"]:
         budget = "unlimited" if row["budget"] is None else str(row["budget"])
-        commitments.add_row(escape(row["name"]), _dash(row["window"]), escape(row["id"][:16]) + "…", row["salts"], f"{row['openings']} / {budget}")
+        name, short = escape(row["name"]), escape(row["id"][:16]) + "…"
+        commitments.add_row(name, _dash(row["window"]), short, row["salts"], f"{row['openings']} / {budget}")
     console.print(commitments)
     statements = Table("task", "window", "layer", "part", "proof", "bytes", "seconds")
     for row in shown["statements"]:

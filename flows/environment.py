@@ -26,3 +26,5 @@ def embed(folder: Path, debug: bool = False) -> None:
     levels = {"PREFECT_LOGGING_LEVEL": level, "PREFECT_SERVER_LOGGING_LEVEL": level}
     for name, value in {"PREFECT_HOME": str(folder / "var" / "prefect"), **SETTINGS, **levels}.items():
         os.environ.setdefault(name, value)
+    # Prefect makes no parents, and where ledger and stores are on servers nobody else has made var/
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from protocol.relation import clip as clip_module
 from protocol.relation import context, mlp, model, norm, rounding, softmax, tokens, update
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import Graph, IntArray
-from tests.support.search import Search, assertions, left_out, range_table
+from tests.support.search import Search, Undecided, assertions, left_out, range_table
 
 Inputs = dict[str, Any]
 Expected = Callable[[Inputs], dict[str, object] | None]
@@ -40,28 +40,26 @@ def unique(search: Search, inputs: Iterator[Inputs], expected: Expected | None =
 
 
 def unnecessary(search: Search, inputs: Callable[[], Iterator[Inputs]]) -> set[str]:
-    """Assertions without which every input would still have one witness at most, the same as with them."""
+    """Assertions without which every input would still have one witness at most, the same as with them, and those of which the
+    search cannot tell."""
     honest = [(given, search.outputs(given)) for given in inputs()]
-    return {name for name in assertions(search)
-            if all(search.outputs(given, left_out(search, name)) == found for given, found in honest)}
+
+    def same(name: str) -> bool:
+        try:
+            return all(search.outputs(given, left_out(search, name)) == found for given, found in honest)
+        except Undecided:
+            return True
+
+    return {name for name in assertions(search) if same(name)}
 
 
 def every(**ranges: range) -> Callable[[], Iterator[Inputs]]:
     return lambda: (dict(zip(ranges, values)) for values in product(*ranges.values()))
 
 
-def some(number: int, **ranges: range) -> Callable[[], Iterator[Inputs]]:
-    """Random ones of too many: vectors are given as (range, length)."""
-    def draw() -> Iterator[Inputs]:
-        rng = np.random.default_rng(3)
-        for _ in range(number):
-            yield {name: int(rng.integers(r.start, r.stop)) for name, r in ranges.items()}
-    return draw
-
-
-def fake(g: Graph, steps: int = 1, exponents: dict[str, int] | None = None, **manifest: object) -> Context:
+def fake(g: Graph, count: int = 1, exponents: dict[str, int] | None = None, **manifest: object) -> Context:
     names: Any = SimpleNamespace(exponents=exponents or {}, **manifest)
-    return Context(g, names, StepRange(1, steps), "")
+    return Context(g, names, StepRange(1, count), "")
 
 
 def one(g: Graph, name: str, lo: int, hi: int, axes: str = "a", shape: tuple[int, ...] = (1,)) -> Any:
@@ -82,7 +80,7 @@ def test_rescale(shift: int, bits: int) -> None:
         y = floor((given["z"] + 2 ** (shift - 1)) / 2**shift) if shift > 0 else given["z"] << -shift
         return {"y": [y]} if -(1 << bits - 1) <= y < 1 << bits - 1 else None
 
-    assert unique(search, inputs(), expected) > 6
+    assert unique(search, inputs(), expected) > 3
     assert unnecessary(search, inputs) == set()
 
 
@@ -226,7 +224,7 @@ def test_inverse_of_the_root_mean_square() -> None:
         c = fake(g, exponents={"n.V": 0, "n.r": 3, "n.out": 2}, widths={"activation": 7}, model=SimpleNamespace(eps=0.5))
         norm.norm_forward(c, "n", Fixed(one(g, "h", -3, 3, "td", (1, 2)), 0))
 
-    search = Search.build(make, [(norm, "V_BITS", 5), (norm, "R_BITS", 5), (norm, "GAP_BITS", 11)])
+    search = Search.build(make, [(norm, "V_BITS", 5), (norm, "R_BITS", 5), (norm, "GAP_BITS", 11)], limb=8)
     inputs: Callable[[], Iterator[Inputs]] = lambda: ({"h": np.array(v)} for v in product(range(-3, 4), repeat=2))  # noqa: E731
 
     def expected(given: Inputs) -> dict[str, object]:
@@ -264,7 +262,7 @@ def test_sgd(steps: int) -> None:
         c = fake(g, steps, optimizer=optimizer, steps=9, widths={"momentum": 5, "delta": 5})
         update._sgd(c, parameter(g, steps, 1), Fixed(one(g, "gn", -5, 5, "sa", (steps, 1)), 24), False)
 
-    search = Search.build(make, [(update, "MOMENTUM_BITS", 2)])
+    search = Search.build(make, [(update, "MOMENTUM_BITS", 2)], limb=5)
     inputs = gradients(steps, 40, w=range(-9, 10)) if steps else every()
     given: Callable[[], Iterator[Inputs]] = lambda: (x | {"p.momentum": int(x["w"])} for x in inputs())  # noqa: E731
     assert unique(search, given()) > 30
@@ -283,7 +281,7 @@ def test_adamw(steps: int) -> None:
         c = fake(g, steps, optimizer=optimizer, steps=9, widths={"delta": 5})
         update._adamw(c, parameter(g, steps, 2), Fixed(one(g, "gn", -5, 5, "sa", (steps, 1)), 24), False)
 
-    search = Search.build(make, [(update, "M_BITS", 4), (update, "V_BITS", 6), (update, "CHANGE_BITS", 9), (update, "ROOT_BITS", 1)])
+    search = Search.build(make, [(update, "M_BITS", 4), (update, "V_BITS", 6), (update, "CHANGE_BITS", 9), (update, "ROOT_BITS", 1)], limb=6)
     inputs = gradients(steps, 12, w=range(-9, 10))
     given: Callable[[], Iterator[Inputs]] = lambda: (x | {"p.m": x["w"] // 2, "p.v": abs(x["w"]) * 2} for x in inputs())  # noqa: E731
     assert unique(search, given()) > 8

@@ -94,17 +94,17 @@ def test_a_receipt_of_another_run(copy: Built, tmp_path: Path, receipt: Path) ->
 FORGED = "\x1b[2J\x9b1m[/]\n\u2028ACCEPTED run y\u202e"
 
 
-def is_harmless(output: str, start: str) -> bool:
+def is_harmless(output: str, *starts: str) -> bool:
     """The forged text is in the output, in one line, and nothing of it is obeyed."""
     lines = [line for line in output.split("\n") if "ACCEPTED" in line]
-    return bool(lines) and all(line.isprintable() and line.startswith(start) for line in lines)
+    return bool(lines) and all(line.isprintable() and line.startswith(starts) for line in lines)
 
 
 def test_a_bundle_s_texts_on_a_terminal(built: Built, tmp_path: Path) -> None:
     source = source_of(built)
     (tmp_path / "bundle").write_bytes(replace(source, run_id=FORGED).bytes())
     code, output = run("verify", str(tmp_path / "bundle"))
-    assert code == 1 and is_harmless(output, "REJECTED run ") and "[/]" in output
+    assert code == 1 and is_harmless(output, "REJECTED run ", "foreign-row at ") and "[/]" in output
 
 
 def test_a_log_entry_s_texts_on_a_terminal(copy: Built, policy: Path, tmp_path: Path) -> None:

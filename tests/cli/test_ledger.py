@@ -24,10 +24,10 @@ def test_runs_are_queried(built: Built) -> None:
     (row,) = page["items"]
     assert code == 0 and page["next"] is None and row["run"] == RUN_ID and row["proofs"] == row["statements"] == 10
     assert row == json.loads(RunItem(**row).model_dump_json()) and row["state"] == "finished" and row["verifiers"] == []
-    assert RUN_ID in run("query", "--ledger", built.ledger_url)[1]
+    assert RUN_ID[:16] in run("query", "--ledger", built.ledger_url)[1]
     for matching in (["--state", "finished"], ["--model", "toy"], ["--dataset", row["dataset"]], ["--since", row["created"][:10]],
                      ["--until", row["created"][:10]]):
-        assert RUN_ID in run("query", "--ledger", built.ledger_url, *matching)[1], matching
+        assert RUN_ID[:16] in run("query", "--ledger", built.ledger_url, *matching)[1], matching
     for other in (["--state", "proving"], ["--model", "x"], ["--dataset", "x"], ["--since", "2200-01-01"], ["--until", "2001-01-01"],
                   ["--verifier", "x"]):
         code, output = run("query", "--ledger", built.ledger_url, *other)
@@ -58,7 +58,7 @@ def test_serving_needs_a_ledger_and_objects(tmp_path: Path) -> None:
 
 
 def test_a_run_is_shown_with_openings_within_budget(built: Built) -> None:
-    code, output = run("show", "toy", "--ledger", built.ledger_url, "--json")
+    code, output = run("show", RUN_ID[:8], "--ledger", built.ledger_url, "--json")
     shown = json.loads(output)
     assert code == 0 and shown["run"] == RUN_ID and len(shown["statements"]) == 10
     assert all(0 < row["openings"] <= row["budget"] for row in shown["commitments"])
@@ -66,7 +66,7 @@ def test_a_run_is_shown_with_openings_within_budget(built: Built) -> None:
     assert shown["manifest"] == json.loads(built.manifest.to_json())
     assert shown["dataset"] == {"id": built.manifest.commitments["dataset"], "committed_by": "the provider", "other_runs": []}
     assert [point["step"] for point in shown["loss_claimed"]] == [0, 1] and all(0 < point["loss"] < 20 for point in shown["loss_claimed"])
-    code, output = run("show", "toy", "--ledger", built.ledger_url)
+    code, output = run("show", RUN_ID[:8], "--ledger", built.ledger_url)
     assert code == 0 and "layer" in output and "finished" in output
 
 

@@ -25,7 +25,7 @@ from protocol.relation.graph import (
 
 Poly = dict[tuple[int, ...], int]  # monomials (sorted variable numbers) → coefficient
 Tables = Callable[[str], tuple[IntArray, ...]]
-LIMB = 3
+LARGEST = 1 << 13
 
 
 def range_table(name: str) -> tuple[IntArray, ...]:
@@ -39,13 +39,45 @@ def prime_below(n: int) -> int:
     return next(k for k in range(n - 1, 1, -1) if all(k % d for d in range(2, int(k**0.5) + 1)))
 
 
+class Undecided(Exception):
+    """More than LARGEST values of this tensor would have to be tried one by one."""
+
+
 @dataclass(frozen=True)
 class Condition:
-    """The tuple of polynomials is a row."""
+    """The tuple of polynomials is a row; `firsts` are the rows' first columns."""
 
     polys: tuple[Poly, ...]
     rows: frozenset[tuple[int, ...]]
     firsts: tuple[int, ...]
+    unknown: frozenset[int]
+
+    def reduced(self, known: Mapping[int, int], q: int) -> "Condition":
+        polys = tuple(reduce(p, known, q) for p in self.polys)
+        return Condition(polys, self.rows, self.firsts, frozenset(n for p in polys for m in p for n in m))
+
+    def candidates(self, n: int, q: int) -> set[int] | None:
+        """Values of the one unknown that can satisfy the condition (a superset, which is checked again); None: any of F_q."""
+        for k, p in enumerate(self.polys):
+            if (n,) in p and all(m in ((), (n,)) for m in p):
+                inverse = pow(p[n,], -1, q)
+                values = self.firsts if k == 0 else {row[k] for row in self.rows}
+                return {(v - p.get((), 0)) * inverse % q for v in values}
+        return None
+
+
+def reduce(poly: Poly, known: Mapping[int, int], q: int) -> Poly:
+    out: Poly = {}
+    for monomial, c in poly.items():
+        rest = []
+        for n in monomial:
+            if n in known:
+                c = c * known[n] % q
+            else:
+                rest.append(n)
+        key = tuple(rest)
+        out[key] = (out.get(key, 0) + c) % q
+    return {m: c for m, c in out.items() if c}
 
 
 @dataclass(eq=False)
@@ -60,11 +92,13 @@ class Search:
     cells: dict[tuple[int, tuple[int, ...]], int] = dataclass_field(default_factory=dict)
 
     @staticmethod
-    def build(make: Callable[[Graph], None], patches: Sequence[tuple[object, str, object]] = (), **options: object) -> "Search":
-        """The graph with limbs of LIMB bits and the smallest bound it can be built with."""
+    def build(
+        make: Callable[[Graph], None], patches: Sequence[tuple[object, str, object]] = (), limb: int = 3, **options: object
+    ) -> "Search":
+        """The graph with limbs of `limb` bits and the smallest bound it can be built with."""
         for bits in range(3, 40):
             with ExitStack() as stack:
-                stack.enter_context(patch.object(rounding, "LIMB", LIMB))
+                stack.enter_context(patch.object(rounding, "LIMB", limb))
                 stack.enter_context(patch.object(graph_module, "BOUND", 1 << bits))
                 for target, name, value in patches:
                     stack.enter_context(patch.object(target, name, value))
@@ -90,7 +124,7 @@ class Search:
     @cached_property
     def polys(self) -> list[np.ndarray]:
         """Per tensor an object array of polynomials modulo q."""
-        return [self._tensor(i) for i in range(len(self.graph.tensors))] if not self.__dict__.get("_building") else []
+        return [self._tensor(i) for i in range(len(self.graph.tensors))]
 
     def _tensor(self, i: int) -> np.ndarray:
         made: list[np.ndarray] = self.__dict__.setdefault("_made", [])
@@ -159,13 +193,14 @@ class Search:
         """The assertions of `graph`, which is this one with some left out."""
         polys, out = self.polys, list[Condition]()
         for zero in graph.zeros:
-            out += [Condition((p,), frozenset({(0,)}), (0,)) for p in polys[zero.tensor.index].reshape(-1)]
+            out += [Condition((p,), frozenset({(0,)}), (0,), frozenset(n for m in p for n in m)) for p in polys[zero.tensor.index].reshape(-1)]
         for lookup in graph.lookups:
             columns = self.tables(lookup.table)
             rows = frozenset(tuple(int(c[j]) % self.q for c in columns[: len(lookup.columns)]) for j in range(len(columns[0])))
             firsts = tuple(sorted({row[0] for row in rows}))
             for cell in np.ndindex(lookup.columns[0].shape):
-                out.append(Condition(tuple(polys[c.index][cell] for c in lookup.columns), rows, firsts))
+                columns_here = tuple(polys[c.index][cell] for c in lookup.columns)
+                out.append(Condition(columns_here, rows, firsts, frozenset(n for p in columns_here for m in p for n in m)))
         return out
 
     def outputs(self, inputs: Mapping[str, int | IntArray], graph: Graph | None = None, most: int = 2) -> list[dict[str, object]]:
@@ -189,53 +224,34 @@ class Search:
                 break
         return list(found.values())
 
-    def _solve(self, conditions: list[Condition], known: dict[int, int], wanted: set[int]) -> Iterator[dict[int, int]]:
-        open_conditions = []
+    def _solve(self, conditions: list[Condition], known: dict[int, int], wanted: set[int], last: int = -1) -> Iterator[dict[int, int]]:
+        remaining = []
         best: tuple[int, set[int]] | None = None
         for condition in conditions:
-            reduced = tuple(self._reduce(p, known) for p in condition.polys)
-            unknown = {n for p in reduced for m in p for n in m}
-            if not unknown:
-                if tuple(p.get((), 0) for p in reduced) not in condition.rows:
+            if last < 0 or last in condition.unknown:
+                condition = condition.reduced({last: known[last]} if last >= 0 else known, self.q)
+            if not condition.unknown:
+                if tuple(p.get((), 0) for p in condition.polys) not in condition.rows:
                     return
                 continue
-            open_conditions.append(Condition(reduced, condition.rows, condition.firsts))
-            if len(unknown) == 1 and (best is None or len(best[1]) > 1):
-                candidates = self._candidates(open_conditions[-1], next(iter(unknown)))
+            remaining.append(condition)
+            if len(condition.unknown) == 1:
+                variable = next(iter(condition.unknown))
+                candidates = condition.candidates(variable, self.q)
                 if candidates is not None and (best is None or len(candidates) < len(best[1])):
-                    best = next(iter(unknown)), candidates
-        left = wanted - known.keys()
+                    best = variable, candidates
         if best is None:
-            pending = {n for c in open_conditions for p in c.polys for m in p for n in m} | left
-            if not pending:
+            pending = {n for c in remaining for n in c.unknown}
+            loose = wanted - known.keys() - pending
+            if not pending | loose:
                 yield known
                 return
-            best = min(left or pending), set(range(self.q))
-        variable, candidates = best
-        for value in sorted(candidates):
-            yield from self._solve(open_conditions, known | {variable: value}, wanted)
-
-    def _reduce(self, poly: Poly, known: dict[int, int]) -> Poly:
-        out: Poly = {}
-        for monomial, c in poly.items():
-            rest = []
-            for n in monomial:
-                if n in known:
-                    c = c * known[n] % self.q
-                else:
-                    rest.append(n)
-            key = tuple(rest)
-            out[key] = (out.get(key, 0) + c) % self.q
-        return {m: c for m, c in out.items() if c}
-
-    def _candidates(self, condition: Condition, n: int) -> set[int] | None:
-        """Values of the one unknown that can satisfy the condition (a superset is checked again); None: any of F_q."""
-        for k, p in enumerate(condition.polys):
-            if set(p) <= {(), (n,)} and (n,) in p:
-                inverse = pow(p[n,], -1, self.q)
-                values = condition.firsts if k == 0 else {row[k] for row in condition.rows}
-                return {(v - p.get((), 0)) * inverse % self.q for v in values}
-        return None
+            if not loose and self.q > LARGEST:
+                raise Undecided(self.graph.tensors[self.variables[min(pending)][0]].name)
+            best = min(loose or pending), set(range(2 if loose else self.q))  # a cell in no condition may have any two values
+        variable, values = best
+        for value in sorted(values):
+            yield from self._solve(remaining, known | {variable: value}, wanted, variable)
 
 
 def left_out(search: Search, name: str) -> Graph:
