@@ -1,9 +1,11 @@
-"""A run's bundle for download: written to a temporary file, two at a time, and sent from there. Called by api/app.py."""
+"""A run's bundle for download: written to a temporary file, two at a time, and sent from there, a few at a time, so that clients who
+read slowly do not fill the disk. Called by api/app.py."""
 
 import hashlib
 import tempfile
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -20,6 +22,8 @@ bundles = APIRouter(prefix="/api/v1", dependencies=[Depends(known_parameters)], 
 Since = Annotated[int, Query(ge=0, lt=1 << 53, description="Prove that the log continues the one of this size, seen earlier.")]
 Cosigned = Annotated[bool, Query(description="Under the newest checkpoint that cosigners signed too.")]
 _AT_ONCE = threading.BoundedSemaphore(2)
+MAX_FILES = 8  # that exist at once
+_FILES = threading.BoundedSemaphore(MAX_FILES)
 
 
 @bundles.get("/runs/{run_id}/bundle", summary="Everything public about a run in one file", response_class=Response, responses=BYTES)
@@ -34,7 +38,8 @@ def show_bundle(found: Open, run_id: RunId, since: Since = 0, cosigned: Cosigned
     if not _AT_ONCE.acquire(blocking=False):
         raise Unavailable("two bundles are being written already: try again in a moment")
     try:
-        file = _written(found, run_id, since, cosigned)
+        file, gone = _file()
+        _write(file, found, run_id, since, cosigned)
     finally:
         _AT_ONCE.release()
     digest, size = _hashed(file)
@@ -42,20 +47,22 @@ def show_bundle(found: Open, run_id: RunId, since: Since = 0, cosigned: Cosigned
         "etag": f'"{digest}"', "content-length": str(size),
         "content-disposition": f'attachment; filename="{_name(run_id)}.bundle"',
     }
-    return StreamingResponse(_chunks(file), headers=headers, media_type="application/octet-stream")
+    return StreamingResponse(_chunks(file, gone), headers=headers, media_type="application/octet-stream")
 
 
-def _written(found: Services, run_id: str, since: int, cosigned: bool) -> IO[bytes]:
+def _file() -> tuple[IO[bytes], Callable[[], object]]:
+    """A temporary file, and what to call when it is closed; it is called too if a client leaves before the file is sent."""
+    if not _FILES.acquire(blocking=False):
+        raise Unavailable(f"{MAX_FILES} bundles are being sent already: try again in a moment")
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
+    return file, weakref.finalize(file, _FILES.release)
+
+
+def _write(file: IO[bytes], found: Services, run_id: str, since: int, cosigned: bool) -> None:
     try:
         write_bundle(file, found.log, run_id, since, cosigned)
     except (IntegrityError, MissingObject) as error:
-        file.close()
         raise IntegrityError(str(error)) from error  # a proof that the ledger names is not what or where it must be
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def _hashed(file: IO[bytes]) -> tuple[str, int]:
@@ -67,11 +74,14 @@ def _hashed(file: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), file.tell()
 
 
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        file.seek(0)
-        while chunk := file.read(CHUNK):
-            yield chunk
+def _chunks(file: IO[bytes], gone: Callable[[], object]) -> Iterator[bytes]:
+    try:
+        with file:
+            file.seek(0)
+            while chunk := file.read(CHUNK):
+                yield chunk
+    finally:
+        gone()
 
 
 def _name(run_id: str) -> str:

@@ -39,9 +39,12 @@ class Accepted:
         self._found: dict[str, dict[str, Any]] = {}
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._file = os.fdopen(handle, "r+b")
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        if mode & 0o077:
-            raise StateError(f"{path} is open to other users (mode {mode:o}), so it cannot be trusted: run chmod 600 {path}")
+        status = os.fstat(handle)
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise StateError(
+                f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):o}), so it cannot be trusted: run chmod 600 {path}")
+        if status.st_uid != os.geteuid():
+            raise StateError(f"{path} belongs to another user, so it cannot be trusted: name another file, which is then created")
         data = self._file.read()
         whole = data.rfind(b"\n") + 1  # a verification that was killed may have left half a line
         try:

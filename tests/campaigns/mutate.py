@@ -12,7 +12,6 @@ and after, so it survives changes elsewhere in the file. Called by tests/campaig
 import ast
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn,
                ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
@@ -20,15 +19,6 @@ ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDi
               ast.RShift: ast.LShift, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.BitXor: ast.BitOr, ast.Div: ast.Mult}
 MESSAGE_FROM = {"VerificationError": 1, "require": 2, "_need": 1, "_fail": 0, "_invalid": 0, "RelationError": 0, "ValueError": 0, "TypeError": 0,
                 "RuntimeError": 0, "ZeroDivisionError": 0, "check_equal": 5, "check_columns": 5, "parser.error": 0, "add_argument": 0, "print": 0}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One changed module: `key` identifies it, `source` is the whole file's text."""
-
-    path: str
-    key: str
-    source: str
 
 
 def name_of(call: ast.Call) -> str:
@@ -83,13 +73,13 @@ def changes(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AST]:
         new_bool = copy.deepcopy(node)
         new_bool.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
         yield new_bool
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub) and not isinstance(node.operand, ast.Constant):
         yield node.operand
     elif isinstance(node, ast.Constant) and type(node.value) is bool:
         yield ast.Constant(not node.value)
     elif isinstance(node, ast.Constant) and type(node.value) is int:
         yield ast.Constant(node.value + 1)
-    elif isinstance(node, ast.If | ast.IfExp):
+    elif isinstance(node, ast.If | ast.IfExp) and not reversed_anyway(node.test):
         new_if = copy.deepcopy(node)
         new_if.test = ast.UnaryOp(ast.Not(), new_if.test)
         yield new_if
@@ -107,36 +97,43 @@ def changes(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AST]:
             yield new_call
 
 
+def reversed_anyway(test: ast.expr) -> bool:
+    """Its own operator already gives the opposite: == and !=, in, is, not."""
+    if isinstance(test, ast.UnaryOp):
+        return isinstance(test.op, ast.Not)
+    return isinstance(test, ast.Compare) and len(test.ops) == 1 and not isinstance(test.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+
+
 def short(node: ast.AST) -> str:
     text = " ".join(ast.unparse(node).split())
     return text if len(text) < 90 else text[:87] + "..."
 
 
-def mutants(path: str, text: str) -> list[Mutant]:
-    """Every mutant of a module, in the order of the source."""
-    tree = ast.parse(text)
-    out: list[Mutant] = []
+def keys(path: str, text: str) -> list[str]:
+    """The keys of every mutant of a module, in the order of the source."""
+    out: list[str] = []
     seen: dict[str, int] = {}
-    for parent, field, index, new, inside in _Walk(tree).found:
+    for parent, field, index, new, inside in _Walk(ast.parse(text)).found:
         place = getattr(parent, field)
         old = place if index is None else place[index]
-        put(parent, field, index, new)
-        source = ast.unparse(ast.fix_missing_locations(tree))
-        put(parent, field, index, old)
-        around = "" if isinstance(old, ast.stmt | ast.Compare | ast.BoolOp | ast.IfExp) else f" in {short(parent)}"
-        key = f"{path}: {inside}: {head(old)} -> {head(new)}{around if isinstance(old, ast.Constant | ast.UnaryOp | ast.BinOp) else ''}"
+        around = f" in {short(parent)}" if isinstance(old, ast.Constant | ast.UnaryOp | ast.BinOp) else ""
+        key = f"{path}: {inside}: {head(old)} -> {head(new)}{around}"
         seen[key] = seen.get(key, 0) + 1
-        out.append(Mutant(path, key if seen[key] == 1 else f"{key} #{seen[key]}", source))
+        out.append(key if seen[key] == 1 else f"{key} #{seen[key]}")
     return out
+
+
+def mutated(text: str, number: int) -> str:
+    """The module's source with change `number`."""
+    tree = ast.parse(text)
+    parent, field, index, new, _ = _Walk(tree).found[number]
+    if index is None:
+        setattr(parent, field, new)
+    else:
+        getattr(parent, field)[index] = new
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def head(node: ast.AST) -> str:
     """The code of a node; of an if statement its condition."""
     return f"if {short(node.test)}" if isinstance(node, ast.If) else short(node)
-
-
-def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
-    if index is None:
-        setattr(parent, field, node)
-    else:
-        getattr(parent, field)[index] = node

@@ -32,7 +32,7 @@ def check(built: Built, folder: Path) -> tuple[int, str]:
 def test_the_exported_adapter_is_the_one_that_was_proved(built: Built, folder: Path) -> None:
     code, output = check(built, folder)
     assert code == 0 and "yes" in output
-    result = CliRunner().invoke(app, ["adapter", "check", str(folder), "toy", "--ledger", built.ledger_url, "--json"])
+    result = CliRunner().invoke(app, ["adapter", "check", str(folder), RUN_ID[:6], "--ledger", built.ledger_url, "--json"])
     shown = json.loads(result.output)
     assert shown["accepted"] and [layer["layer"] for layer in shown["layers"]] == [0]
 

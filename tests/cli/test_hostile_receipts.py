@@ -4,6 +4,7 @@ And texts of other people's ledgers on an auditor's terminal."""
 
 import base64
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_a_receipt_of_another_run(copy: Built, tmp_path: Path, receipt: Path) ->
     code, output = submit(copy, receipt, sign_receipt(values | {"run": "another"}, "x", load_key(tmp_path / "key")))
     assert code == 1 and "receipt-subject" in output
     assert book.record("another").verdicts == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_state_file_of_another_user_is_not_trusted(built: Built, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.touch(mode=0o600)
+    os.chown(state, 12345, -1)
+    code, output = run("verify", RUN_ID, *built.arguments, "--state", str(state))
+    assert code == 2 and "another user" in output
 
 
 # terminals ------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,6 @@ def test_prefect_is_kept_in_the_project_and_quiet(tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(name)
     monkeypatch.setenv("DO_NOT_TRACK", "yes")
     embed(tmp_path)
-    assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect")
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "var" / "prefect") and (tmp_path / "var" / "prefect").is_dir()
     assert os.environ["PREFECT_LOGGING_TO_API_ENABLED"] == "false" and os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
     assert os.environ["DO_NOT_TRACK"] == "yes"  # what was set stands

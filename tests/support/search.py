@@ -25,7 +25,7 @@ from protocol.relation.graph import (
 
 Poly = dict[tuple[int, ...], int]  # monomials (sorted variable numbers) → coefficient
 Tables = Callable[[str], tuple[IntArray, ...]]
-LARGEST = 1 << 13
+LARGEST = 1 << 11
 
 
 def range_table(name: str) -> tuple[IntArray, ...]:
@@ -56,13 +56,18 @@ class Condition:
         polys = tuple(reduce(p, known, q) for p in self.polys)
         return Condition(polys, self.rows, self.firsts, frozenset(n for p in polys for m in p for n in m))
 
-    def candidates(self, n: int, q: int) -> set[int] | None:
-        """Values of the one unknown that can satisfy the condition (a superset, which is checked again); None: any of F_q."""
+    def candidates(self, q: int) -> tuple[int, set[int]] | None:
+        """A cell and the values of it that can satisfy the condition (a superset, which is checked again); None: any of F_q."""
+        rows = None
         for k, p in enumerate(self.polys):
-            if (n,) in p and all(m in ((), (n,)) for m in p):
+            if len(p.keys() - {()}) == 1 and all(len(m) < 2 for m in p):
+                (n,), = p.keys() - {()}
                 inverse = pow(p[n,], -1, q)
-                values = self.firsts if k == 0 else {row[k] for row in self.rows}
-                return {(v - p.get((), 0)) * inverse % q for v in values}
+                if rows is None and len(self.polys) > 1:
+                    fixed = [(j, x.get((), 0)) for j, x in enumerate(self.polys) if all(m == () for m in x)]
+                    rows = [row for row in self.rows if all(row[j] == v for j, v in fixed)]
+                values = self.firsts if rows is None else {row[k] for row in rows}
+                return n, {(v - p.get((), 0)) * inverse % q for v in values}
         return None
 
 
@@ -207,9 +212,10 @@ class Search:
         """Up to `most` different witnesses for these inputs, {tensor name: values}; ignored cells left out of the comparison."""
         known: dict[int, int] = {}
         for (i, cell), n in self.number.items():
-            name = self.graph.tensors[i].name.split("/")[-1]
+            full = self.graph.tensors[i].name
+            name = full.split("/")[-1]
             if isinstance(self.graph.ops[i], Input) and name not in self.unknown:
-                known[n] = int(np.asarray(inputs[name]).reshape(self.graph.tensors[i].shape)[cell]) % self.q
+                known[n] = int(np.asarray(inputs[full] if full in inputs else inputs[name]).reshape(self.graph.tensors[i].shape)[cell]) % self.q
         found: dict[tuple[int, ...], dict[str, object]] = {}
         kept = [n for n, (i, cell) in enumerate(self.variables) if not self.ignored(self.graph.tensors[i].name, cell)]
         for solution in self._solve(self.conditions(graph or self.graph), known, set(kept)):
@@ -235,11 +241,9 @@ class Search:
                     return
                 continue
             remaining.append(condition)
-            if len(condition.unknown) == 1:
-                variable = next(iter(condition.unknown))
-                candidates = condition.candidates(variable, self.q)
-                if candidates is not None and (best is None or len(candidates) < len(best[1])):
-                    best = variable, candidates
+            found = condition.candidates(self.q)
+            if found is not None and (best is None or len(found[1]) < len(best[1])):
+                best = found
         if best is None:
             pending = {n for c in remaining for n in c.unknown}
             loose = wanted - known.keys() - pending
