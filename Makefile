@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks browser-test api-cases bench cross wheel gateway-test clean
+.PHONY: help install services demo test lint attacks vectors mutants browser-test api-cases bench cross wheel gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 
 attacks: $(STAMP)  ## longer run of tampering: every byte of toy proofs
 	$(BIN)/python -m pytest -m attacks
+
+vectors: $(STAMP)  ## make the known-answer vectors anew, under two hash seeds, and compare them with tests/vectors
+	$(BIN)/python -m tests.campaigns.vectors
+
+mutants: $(STAMP)  ## change protocol and verifier in one place at a time: does a test fail? (hours; SAMPLE=n takes n of them)
+	$(BIN)/python -m tests.campaigns.mutants --sample $(or $(SAMPLE),0)
 
 browser-test: $(STAMP)  ## pages in headless Chromium (installed by apt-get if absent); SCREENSHOTS=FOLDER keeps pictures
 	@command -v chromium >/dev/null || { \

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import IO, Annotated
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response, StreamingResponse
@@ -50,7 +50,7 @@ def show_bundle(found: Open, run_id: RunId, since: Since = 0, cosigned: Cosigned
     return StreamingResponse(_chunks(file, gone), headers=headers, media_type="application/octet-stream")
 
 
-def _file() -> tuple[IO[bytes], Callable[[], object]]:
+def _file() -> tuple[BinaryIO, Callable[[], object]]:
     """A temporary file, and what to call when it is closed; it is called too if a client leaves before the file is sent."""
     if not _FILES.acquire(blocking=False):
         raise Unavailable(f"{MAX_FILES} bundles are being sent already: try again in a moment")
@@ -58,14 +58,14 @@ def _file() -> tuple[IO[bytes], Callable[[], object]]:
     return file, weakref.finalize(file, _FILES.release)
 
 
-def _write(file: IO[bytes], found: Services, run_id: str, since: int, cosigned: bool) -> None:
+def _write(file: BinaryIO, found: Services, run_id: str, since: int, cosigned: bool) -> None:
     try:
         write_bundle(file, found.log, run_id, since, cosigned)
     except (IntegrityError, MissingObject) as error:
         raise IntegrityError(str(error)) from error  # a proof that the ledger names is not what or where it must be
 
 
-def _hashed(file: IO[bytes]) -> tuple[str, int]:
+def _hashed(file: BinaryIO) -> tuple[str, int]:
     """SHA-256 and size."""
     digest = hashlib.sha256()
     file.seek(0)
@@ -74,7 +74,7 @@ def _hashed(file: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), file.tell()
 
 
-def _chunks(file: IO[bytes], gone: Callable[[], object]) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, gone: Callable[[], object]) -> Iterator[bytes]:
     try:
         with file:
             file.seek(0)

@@ -13,6 +13,9 @@ adapter = typer.Typer(no_args_is_help=True, help="Hand over a trained adapter, a
 Signer = Annotated[
     Path | None, typer.Option("--signer", exists=True, dir_okay=False, help="The provider's public key (PEM): check model.sig as well.")
 ]
+Receipt = Annotated[
+    Path | None, typer.Option("--receipt", exists=True, dir_okay=False, help="An auditor's: must accept this run with this adapter.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter's folder.")]
 
 
@@ -63,6 +66,7 @@ def adapter_key(config: Config = None, debug: Debug = False) -> None:
 def adapter_check(
     folder: Folder, run: Run,
     signer: Signer = None,
+    receipt: Receipt = None,
     config: Config = None, ledger_url: LedgerUrl = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Check that a folder's weights are the ones that a run proved; exit 0 if so, 1 if not."""
@@ -70,7 +74,7 @@ def adapter_check(
     from protocol.manifest import RunManifest
     from prover.files.adapter import AdapterFileError
     from storage.ledger import open_ledger
-    from tasks.adapter import LayerCheck, check_adapter
+    from tasks.adapter import LayerCheck, check_adapter, receipt_fault
     from tasks.record import commitment_roots, find_run
     from tasks.signature import SignatureError, check_signature
 
@@ -81,11 +85,13 @@ def adapter_check(
         roots, _ = commitment_roots(record.commitments)
         if not folder.is_dir():
             raise complain(f"{folder} is no folder: give the one that `verilora adapter export` wrote", USAGE)
+        envelope = receipt.read_bytes() if receipt else b""
         checks: list[LayerCheck] = []
         try:
             if signer is not None:
                 check_signature(folder, signer.read_bytes())
-            checks, reason = check_adapter(folder, manifest, roots), ""
+            checks = check_adapter(folder, manifest, roots)
+            reason = receipt_fault(envelope, record.run, checks) if receipt else ""
         except (AdapterFileError, SignatureError, VerificationError) as error:
             reason = str(error)
         accepted = not reason and all(check.accepted for check in checks)
@@ -100,7 +106,16 @@ def adapter_check(
             if reason:
                 console.print(reason, markup=False, highlight=False, soft_wrap=True)
             console.print(
-                f"yes: these are the weights that run {record.run.run_id} committed to; `verilora verify` says whether it proved them"
+                f"yes: these are the weights that run {record.run.run_id} committed to; {_who(envelope)}"
                 if accepted else "no: these are not the weights of this run", markup=False, highlight=False, soft_wrap=True,
             )
         raise typer.Exit(FINE if accepted else REJECTED)
+
+
+def _who(envelope: bytes) -> str:
+    """Whose word it is that the run was proved."""
+    from verifier.receipt import verify_receipt
+
+    if not envelope:
+        return "`verilora verify` says whether it proved them"
+    return f"whoever has the key {verify_receipt(envelope)['predicate']['verifier']['key']} verified that it delivered them"

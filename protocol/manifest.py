@@ -132,6 +132,9 @@ class RunManifest:
         _need(self.optimizer.warmup_steps <= self.steps, "optimizer.warmup_steps", f"at most steps = {self.steps}",
               self.optimizer.warmup_steps)
         tokens = self.sequences * self.sequence_length
+        # what a verifier has to build from a small manifest; far above what can be proved
+        _need(min(self.window_steps, self.steps) * tokens <= 1 << 24, "window_steps", "at most 2^24 tokens in a window", self.window_steps)
+        _need(-(-self.steps // self.window_steps) * self.model.layers <= 1 << 20, "steps", "at most 2^20 windows times layers", self.steps)
         _need(len(self.loss_tokens) == self.steps and all(1 <= n <= tokens for n in self.loss_tokens), "loss_tokens",
               f"{self.steps} integers in 1 … {tokens}", self.loss_tokens)
         _need(self.base_visibility in ("private", "public"), "base_visibility", "private or public",

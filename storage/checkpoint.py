@@ -74,6 +74,10 @@ class LogKeys:
         retired = [[str(key), until] for key, until in self.retired]
         return canonical_json({"origin": self.current.name, "retired": retired, "seed": self.current.seed.hex()})
 
+    def save(self, private: PrivateStore) -> None:
+        """Replace what the private store holds, atomically."""
+        private.put(KEY_NAME, self.stored())
+
     def rotated(self, size: int) -> "LogKeys":
         """A fresh key; the present one is believed up to `size` entries."""
         return LogKeys(replace(self.current, seed=secrets.token_bytes(32)), (*self.retired, (self.current.public, size)))

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from protocol.errors import VerificationError
-from storage.checkpoint import KEY_NAME, LogKeys, create_keys, lines_of, load_keys, locked, with_lines
+from storage.checkpoint import LogKeys, create_keys, lines_of, load_keys, locked, with_lines
 from storage.errors import IntegrityError, LedgerConflict, MissingObject, StorageConflict, StorageError
 from storage.ledger import Ledger
 from storage.models import CheckpointRow
@@ -150,7 +150,7 @@ class LogPublisher:
         with self._exclusive() as private:
             self.publish()
             new = self.keys().rotated(self._signed.size)
-            private.put(KEY_NAME, new.stored())
+            new.save(private)
             if note := self.newest_note():
                 self.objects.publish(NEWEST, with_lines(note, [new.current.line(self._signed)]), replace=True)
             return new

@@ -9,7 +9,7 @@ reference code only: neither torch nor kernels are needed. Called by `verilora a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from protocol.statement import Name, commitment_layout, window_of
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
 from prover.files.adapter import AdapterConfig, AdapterFileError, AdapterWeights, read_adapter, write_adapter
+from storage.models import RunRow
+from verifier.receipt import receipt_about
 
 OPENING_FILE = "opening.json"
 Secret = tuple[bytes, Mapping[str, np.ndarray]]  # a commitment's seed, and its arrays by tensor name
@@ -89,6 +91,19 @@ def check_adapter(folder: Path, manifest: RunManifest, roots: Mapping[str, bytes
         raise VerificationError("adapter-layers", "adapter_model.safetensors", f"{len(names)} layers", str(len({n for n, _ in weights})))
     seeds = _read_seeds(Path(folder) / OPENING_FILE, len(names))
     return [_check_layer(manifest, layer, name, weights, seeds[layer], roots.get(str(name))) for layer, name in enumerate(names)]
+
+
+def receipt_fault(envelope: bytes, run: RunRow, checks: Sequence[LayerCheck]) -> str:
+    """Why an auditor's receipt does not say that this run was accepted and delivered what these layers open, "" if it does.
+
+    An auditor may have been shown another ledger, so that `roots` above are not what was verified.
+    """
+    said = receipt_about(envelope, run.run_id, run.manifest.encode())
+    names = delivered_names(RunManifest.from_json(run.manifest.encode()))
+    opened = {str(names[check.layer]): check.commitment for check in checks}
+    if not said["accepted"]:
+        return f"receipt: its verdict is {said['state']}"
+    return "" if said["delivered"] == opened else "receipt: the run that was verified delivered another adapter"
 
 
 def _check_layer(

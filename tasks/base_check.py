@@ -55,7 +55,8 @@ def check_base(folder: Path, manifest: RunManifest) -> list[BaseCheck]:
         for tensor in tensors:
             key = f"{name}/{tensor}"
             if manifest.exponents.get(key) != exponents[key]:
-                reason = reason or f"exponent: {key} is {manifest.exponents.get(key)} in the manifest, the folder's weights have {exponents[key]}"
+                stated = manifest.exponents.get(key)
+                reason = reason or f"exponent: {key} is {stated} in the manifest, the folder's weights have {exponents[key]}"
         out.append(BaseCheck(name, recorded, reason))
     return out
 

@@ -33,7 +33,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:verilora:verdict:v1"
 _PREDICATE: dict[str, type] = {
     "run": str, "accepted": bool, "state": str, "reason": str, "order": str, "sample": str, "log": dict, "manifest": str, "bits": int,
-    "total_bits": int,
+    "total_bits": int, "delivered": dict,
 }
 _TASK: dict[str, type] = {"task": str, "statement": str, "proof": str, "accepted": bool, "reason": str, "bits": int}
 _VERIFIER: dict[str, type] = {"key": str, "name": str, "source": str, "version": str}

@@ -57,6 +57,9 @@ def report(verdict: Verdict) -> dict[str, Any]:
         "log": {"origin": rows.log.origin, "size": rows.log.size, "root": rows.log.root.hex(), "trust": verdict.trust} if rows else {},
         "digests": digests | ({"manifest": hashlib.sha256(rows.manifest).hexdigest()} if rows else {}),
         "manifest": found.manifest.digest() if found else "",
+        # what an adapter has to open: whoever gets it may be shown another ledger
+        "delivered": {name: row["commitment_id"] for name, row in (rows.commitments.items() if rows and verdict.accepted else ())
+                      if row["name"].startswith("delivered/")},
         "bits": math.floor(found.bits) if found else 0,
         "total_bits": math.floor(-math.log2(sum(errors))) if tasks and max(errors) < 1 else 0,
         "proof_bytes": sum(row["size"] for row in proofs.values()),

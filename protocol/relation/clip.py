@@ -5,19 +5,24 @@
     layer task   gn ← rescale(gn·φ)                               at the exponent calibrated for clipped gradients
 
 D and M have f_N/2 + 6 fractional bits; max(D, M) is committed: not below either and equal to one of them. n_l and φ
-are commitments of their own, norm/{l} and clip, so they stay secret. Called by layer.py and model.py.
+are commitments of their own, norm/{l} and clip, so they stay secret. f_N is the provider's choice, so it is bounded from below: all
+rows that round to 0 together have a norm of at most 8·M, else no gradient might ever be clipped. Called by layer.py and model.py.
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import prod
 
+from protocol.manifest import RunManifest
+from protocol.relation.base import axis_sizes
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import RelationError
 from protocol.relation.rounding import declare, divide, isqrt, range_check, rescale, rounded_bounds
-from protocol.relation.update import Parameter
+from protocol.relation.update import MATRICES, Parameter, axes_of
 
 ROW_BITS, NORM_BITS, ROOT_BITS, FACTOR_BITS = 36, 40, 6, 16
 EPSILON = Fraction(1, 10**6)
+UNSEEN = 8  # times max_grad_norm: the largest norm that may be lost in rounding
 
 
 def norm_exponent(c: Context) -> int:
@@ -47,8 +52,19 @@ def clipped(c: Context, p: Parameter, gn: Fixed) -> Fixed:
     return c.rounded(f"{p.name}.clipped", f"s{p.axes}", [Fixed(exact, gn.f + FACTOR_BITS)], "moment")
 
 
+def squared_rows(m: RunManifest) -> int:
+    """How many rounded squares are summed for one norm."""
+    size = axis_sizes(m)
+    kept = [[size[a] for a in axes_of(module, x) if a != "r"] for module in m.lora.target_modules for x in MATRICES]
+    return m.model.layers * sum(prod(lengths) for lengths in kept)
+
+
 def build_clip(c: Context) -> None:
     """Inputs norm0 … norm{L−1}, output clip."""
+    unseen = squared_rows(c.m) * Fraction(2) ** -(norm_exponent(c) + 1)
+    if unseen > (UNSEEN * Fraction(c.m.optimizer.max_grad_norm)) ** 2:
+        raise RelationError(f"exponent norm is {norm_exponent(c)}: rounding could hide gradients of norm {float(unseen) ** 0.5:.3g}, "
+                            f"and max_grad_norm is {c.m.optimizer.max_grad_norm}")
     g, shape, scale = c.g, (c.steps.count,), Fraction(2) ** (norm_exponent(c) // 2 + ROOT_BITS)
     norms = [(1 << 2 * ROOT_BITS, g.input(f"norm{n}", "n", "s", shape, 0, (1 << NORM_BITS) - 1)) for n in range(c.m.model.layers)]
     root = isqrt(g, g.linear("total", "s", *norms), "root")

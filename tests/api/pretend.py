@@ -161,7 +161,7 @@ def receipt(shape: Shape, judged: list[VerdictRow]) -> str:
     report = {
         "run": shape.run_id, "accepted": whole.accepted, "state": "accepted" if whole.accepted else "rejected", "reason": whole.reason,
         "order": "none", "sample": "", "log": {}, "manifest": sha("m"), "bits": 104, "total_bits": 99,
-        "digests": {"manifest": sha(manifest)},
+        "digests": {"manifest": sha(manifest)}, "delivered": {},
         "tasks": [{"task": "", "statement": row.subject, "proof": "", "accepted": row.accepted, "reason": row.reason, "bits": 104}
                   for row in tasks],
     }

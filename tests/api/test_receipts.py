@@ -9,9 +9,11 @@ from fastapi.testclient import TestClient
 from api.app import create_app, open_services
 from storage.ledger import Ledger, open_ledger
 from storage.models import WHOLE_RUN, VerdictRow
-from tests.api.pretend import make
+from tests.api.pretend import Shape, make, receipt
+from verifier.receipt import receipt_id
 
 RUN, REJECTED, STARTED = "8c1f0e77a2d4b690", "27d0b1c95e3fa846", "f3a9c64b1180de25"
+OTHER = Shape(REJECTED, layers=4, steps=10, window_steps=2, model="tiny-llama-long")  # as tests/api/pretend.py makes it
 
 
 def with_rows(folder: Path, write: Callable[[Ledger, VerdictRow], None]) -> TestClient:
@@ -39,19 +41,20 @@ def test_a_receipt_appended_again_under_other_names(tmp_path: Path) -> None:
 
 
 def test_a_row_that_says_more_than_its_receipt(tmp_path: Path) -> None:
-    """With the receipt's own id, under which no row was yet appended."""
-    made = make(tmp_path / "other")
-    [rejection] = [row for row in open_ledger(made.ledger_url, read_only=True).record(REJECTED).verdicts if row.signature]
+    """Each under its receipt's own id, under which no row stands yet."""
+    changes: list[dict[str, object]] = [
+        {"accepted": True, "reason": ""}, {"verifier": "Example Press"}, {"reason": "the auditor's own mistake"}, {}]
 
-    for change in ({"accepted": True, "reason": ""}, {"verifier": "Example Press"}, {"reason": "the auditor's own mistake"}, {}):
-        folder = tmp_path / str(len(change)) / (next(iter(change), "same"))
+    def write(book: Ledger, _: VerdictRow) -> None:
+        judged = [replace(row, created=None) for row in book.record(REJECTED).verdicts]
+        whole = next(row for row in judged if row.subject == WHOLE_RUN)
+        for change in changes:
+            signed = receipt(OTHER, [*(row for row in judged if row != whole), whole])
+            book.append(replace(whole, verification=receipt_id(signed.encode()), signature=signed, **change))
 
-        def write(book: Ledger, _: VerdictRow, change: dict[str, object] = change) -> None:
-            book.append(replace(rejection, run_id=REJECTED, created=None, **change))
-
-        folder.mkdir(parents=True)
-        client = with_rows(folder, write)
-        assert sorted(signers(client, REJECTED)) == ([False, True] if change else [True, True]), change
+    found = with_rows(tmp_path, write).get(f"/api/v1/runs/{REJECTED}").json()["verifications"]
+    said = [(item["accepted"], item["verifier"], item["reason"]) for item in found if item["signed_by"]]
+    assert len(found) == 5 and len(said) == 2 and len(set(said)) == 1 and said[0][:2] == (False, "Second Audit")
 
 
 def test_a_task_that_the_receipt_does_not_name(tmp_path: Path) -> None:

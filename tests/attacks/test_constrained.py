@@ -42,8 +42,8 @@ def on_stage(name: str) -> Stage:
     if name == "rotate":
         found = toy(steps=2, window_steps=1, sequence_length=2, target_modules=("q_proj",), **SMALL)
         return Stage(replace(found, manifest=replace(found.manifest, rotation_windows=1)))
-    run = feature_toy(name, EVEN, layers=1, steps=1, window_steps=1, batch_size=1, examples=2, sequence_length=3, target_modules=("k_proj",))
-    return Stage(run)
+    sizes = {"layers": 1, "steps": 1, "window_steps": 1, "batch_size": 1, "examples": 2, "sequence_length": 3}
+    return Stage(feature_toy(name, EVEN, target_modules=("k_proj",), **sizes))
 
 
 def cases(name: str, kinds: tuple[str, ...] = ()) -> Iterator[Case]:
@@ -95,16 +95,23 @@ def free_cells(case: Case, passes: int) -> Found:
 
 
 @pytest.mark.parametrize("name", ["adamw", "qwen2"])
-def test_every_cell_of_a_toy_run_is_determined(name: str) -> None:
-    for case in cases(name):
+def test_cells_of_a_toy_run_are_determined(name: str) -> None:
+    for case in cases(name, ("range", "embed", "clip", "head")):
         assert free_cells(case, KINDS) == {}, case.task
+    if name == "adamw":
+        assert free_cells(next(cases(name, ("layer",))), 1) == {}
 
 
 @pytest.mark.attacks
-@pytest.mark.parametrize("name", ["sgd", "rotate", "llama3", "qwen3", "rows"])
-def test_every_cell_of_other_toy_runs_is_determined(name: str) -> None:
+@pytest.mark.parametrize("name", ["adamw", "qwen2", "sgd", "rotate", "llama3", "qwen3", "rows"])
+def test_every_cell_of_toy_runs_is_determined(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tried = alive = 0
     for case in cases(name):
-        assert free_cells(case, KINDS) == {}, case.task
+        found, count = free(case, KINDS)
+        tried, alive = tried + count, alive + sum(map(len, found.values()))
+        assert found == {}, case.task
+    with capsys.disabled():
+        print(f"\nevery cell of {name}: tried {tried}, rejected {tried - alive}, survivors {alive}")
 
 
 def test_every_cell_of_a_rotated_copy_is_determined() -> None:
@@ -289,7 +296,9 @@ def test_medium_witnesses(name: str, capsys: pytest.CaptureFixture[str]) -> None
             number = 0
             while counts.get(op, 0) < TEN_TO_FIVE:
                 for case, worlds, index in members:
-                    change, adaptive = moves(worlds, index, rng, number // 2 % KINDS), number % 2 == 1
+                    # a row shift that is moved with all that follows takes the evaluation of a whole world
+                    adaptive = number % 2 == 1 and (op != "softmax_shift" or number < 2 * KINDS)
+                    change = moves(worlds, index, rng, number // 2 % KINDS)
                     cells = survivors(worlds, index, change, adaptive, chosen(case, index))
                     cells = [cell for cell in cells if not unread(worlds, index, change, cell, adaptive)]
                     if cells:

@@ -110,7 +110,10 @@ def test_divide() -> None:
 # clipping --------------------------------------------------------------------------------------------------------------
 
 
-CLIP = [(clip_module, "NORM_BITS", 3), (clip_module, "ROOT_BITS", 1), (clip_module, "FACTOR_BITS", 2)]
+CLIP: list[tuple[object, str, object]] = [
+    (clip_module, "squared_rows", lambda m: 0), (clip_module, "NORM_BITS", 3), (clip_module, "ROOT_BITS", 1),
+    (clip_module, "FACTOR_BITS", 2),
+]
 
 
 def test_clip_factor() -> None:
@@ -178,7 +181,7 @@ def rows(cells: int, values: range) -> Callable[[], Iterator[Inputs]]:
     return lambda: ({"scores": np.array(v)} for v in product(values, repeat=cells))
 
 
-@pytest.mark.parametrize(("cells", "masked"), [(1, ()), (2, ()), (2, (1,))], ids=str)
+@pytest.mark.parametrize(("cells", "masked"), [(1, ()), (2, ()), (2, (1,)), pytest.param(3, (1,), marks=pytest.mark.attacks)], ids=str)
 def test_softmax(cells: int, masked: tuple[int, ...]) -> None:
     search, inputs = softmax_search(cells, masked), rows(cells, range(-8, 9, 2 if cells > 1 else 1))
     found = unique(search, inputs(), lambda given: row_shift(given, cells, masked))
@@ -284,7 +287,8 @@ def test_adamw(steps: int) -> None:
         c = fake(g, steps, optimizer=optimizer, steps=9, widths={"delta": 5})
         update._adamw(c, parameter(g, steps, 2), Fixed(one(g, "gn", -5, 5, "sa", (steps, 1)), 24), False)
 
-    search = Search.build(make, [(update, "M_BITS", 4), (update, "V_BITS", 6), (update, "CHANGE_BITS", 9), (update, "ROOT_BITS", 1)], limb=6)
+    bits = {"M_BITS": 4, "V_BITS": 6, "CHANGE_BITS": 9, "ROOT_BITS": 1}
+    search = Search.build(make, [(update, name, n) for name, n in bits.items()], limb=6)
     inputs = gradients(steps, 12, w=range(-9, 10))
     given: Callable[[], Iterator[Inputs]] = lambda: (x | {"p.m": x["w"] // 2, "p.v": abs(x["w"]) * 2} for x in inputs())  # noqa: E731
     assert unique(search, given()) > 8

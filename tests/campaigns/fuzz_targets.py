@@ -124,7 +124,8 @@ def statement(honest: Honest) -> Target:
     """A recorded statement beside its honest proof."""
     task = honest.tasks["head(0)"]
     good = honest.evidence(task)
-    return Target("statement", (good.content, b'{"published":{"loss":[1]}}'), lambda d: honest.check(task, Evidence(d, good.proof)), slow=True)
+    seeds = (good.content, b'{"published":{"loss":[1]}}')
+    return Target("statement", seeds, lambda d: honest.check(task, Evidence(d, good.proof)), slow=True)
 
 
 def manifest(honest: Honest) -> Target:
@@ -137,8 +138,9 @@ def manifest(honest: Honest) -> Target:
     return Target("manifest", (honest.record.manifest,), _rejecting(run))
 
 
-INTERESTING = (0, 1, 2, 3, 5, 7, 8, 16, 63, 64, 96, 255, 256, 511, 512, 513, 1000, 1024, 4095, 4096, 65535, 1 << 16, 1 << 20, 1 << 22, 1 << 31,
-               1 << 62, 1 << 63, -1, -96, -(1 << 63), True, False, "", "0", "1", "0.5", "9" * 30, "private", "public", "row", "adamw", "sgd",
+INTERESTING = (0, 1, 2, 3, 5, 7, 8, 16, 63, 64, 96, 255, 256, 511, 512, 513, 1000, 1024, 4095, 4096, 65535,
+               1 << 16, 1 << 20, 1 << 22, 1 << 31, 1 << 62, 1 << 63, -1, -96, -(1 << 63), True, False, "", "0", "1", "0.5",
+               "9" * 30, "private", "public", "row", "adamw", "sgd",
                "linear", "cosine", "llama3:8:1:4:8192", "goldilocks-2^20", "goldilocks-2^10", [], {}, "\ud800", "x" * 300)
 
 
@@ -184,7 +186,7 @@ def relation(honest: Honest) -> Target:
             hostile = RunManifest.from_json(canonical_json(value))
             tasks = [t for t in task_list(hostile)[:64] if t.kind == kinds[data[0] % len(kinds)]] or task_list(hostile)[:1]
             task = tasks[-1]
-            ids = {n: "0" * 64 for n in roots} | {
+            ids = dict.fromkeys(roots, "0" * 64) | {
                 str(n): commitment_layout(hostile, n).identity(bytes(32)) for _, n in task.commitments}
             count = hostile.windows()[task.window].count
             published = {"loss": [1] * count} if task.kind == "head" and hostile.publish_loss else {}
@@ -194,7 +196,8 @@ def relation(honest: Honest) -> Target:
             return _outcome(found.accepted, found.reason, False)
         return ""
 
-    seeds = [bytes([n]) for n in range(len(kinds))] + [bytes([1, n % 256, n % len(INTERESTING), 1 + (n >> 8 << 6)]) for n in range(0, 300, 7)]
+    seeds = [bytes([n]) for n in range(len(kinds))]
+    seeds += [bytes([1, n % 256, n % len(INTERESTING), 1 + (n >> 8 << 6)]) for n in range(0, 300, 7)]
     return Target("relation", tuple(seeds), _rejecting(run), slow=True)
 
 

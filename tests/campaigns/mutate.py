@@ -13,12 +13,48 @@ import ast
 import copy
 from collections.abc import Iterator
 
-COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn,
-               ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
-ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Mod: ast.Add, ast.LShift: ast.RShift,
-              ast.RShift: ast.LShift, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.BitXor: ast.BitOr, ast.Div: ast.Mult}
-MESSAGE_FROM = {"VerificationError": 1, "require": 2, "_need": 1, "_fail": 0, "_invalid": 0, "RelationError": 0, "ValueError": 0, "TypeError": 0,
-                "RuntimeError": 0, "ZeroDivisionError": 0, "check_equal": 5, "check_columns": 5, "parser.error": 0, "add_argument": 0, "print": 0}
+COMPARISONS = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+ARITHMETIC = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Add,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+    ast.BitXor: ast.BitOr,
+    ast.Div: ast.Mult,
+}
+MESSAGE_FROM = {
+    "VerificationError": 1,
+    "require": 2,
+    "_need": 1,
+    "_fail": 0,
+    "_invalid": 0,
+    "RelationError": 0,
+    "ValueError": 0,
+    "TypeError": 0,
+    "RuntimeError": 0,
+    "ZeroDivisionError": 0,
+    "check_equal": 5,
+    "check_columns": 5,
+    "parser.error": 0,
+    "add_argument": 0,
+    "print": 0,
+}
 
 
 def name_of(call: ast.Call) -> str:
@@ -32,9 +68,6 @@ class _Walk:
         self.found: list[tuple[ast.AST, str, int | None, ast.AST, str]] = []
         self.visit_children(tree, "")
 
-    def offer(self, parent: ast.AST, field: str, index: int | None, new: ast.AST, inside: str) -> None:
-        self.found.append((parent, field, index, new, inside))
-
     def visit_children(self, node: ast.AST, inside: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             inside = f"{inside}.{node.name}" if inside else node.name
@@ -45,14 +78,16 @@ class _Walk:
                 continue
             if isinstance(value, list):
                 for index, child in enumerate(value):
-                    if isinstance(child, ast.AST) and not (field in ("args", "keywords") and index >= first_message and isinstance(node, ast.Call)):
+                    if isinstance(child, ast.AST) and not (
+                        field in ("args", "keywords") and index >= first_message and isinstance(node, ast.Call)
+                    ):
                         self.visit(node, field, index, child, inside)
             elif isinstance(value, ast.AST):
                 self.visit(node, field, None, value, inside)
 
     def visit(self, parent: ast.AST, field: str, index: int | None, node: ast.AST, inside: str) -> None:
         for new in changes(node, parent, field):
-            self.offer(parent, field, index, new, inside)
+            self.found.append((parent, field, index, new, inside))
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return  # texts
         self.visit_children(node, inside)
@@ -123,15 +158,28 @@ def keys(path: str, text: str) -> list[str]:
     return out
 
 
-def mutated(text: str, number: int) -> str:
-    """The module's source with change `number`."""
+def mutated(text: str, number: int) -> tuple[str, tuple[str, ...]]:
+    """The module's source with change `number`, and the function (by class, if it has one) whose body holds it; () if none does."""
     tree = ast.parse(text)
-    parent, field, index, new, _ = _Walk(tree).found[number]
+    parent, field, index, new, inside = _Walk(tree).found[number]
     if index is None:
         setattr(parent, field, new)
     else:
         getattr(parent, field)[index] = new
-    return ast.unparse(ast.fix_missing_locations(tree))
+    return ast.unparse(ast.fix_missing_locations(tree)), function_around(tree, inside.split("."), new)
+
+
+def function_around(tree: ast.Module, names: list[str], node: ast.AST) -> tuple[str, ...]:
+    """The outermost function among nested ones, unless `node` is among its default values, which are no part of its code."""
+    place: ast.Module | ast.ClassDef = tree
+    for depth, name in enumerate(names):
+        found = next((x for x in place.body if isinstance(x, ast.FunctionDef | ast.ClassDef) and x.name == name), None)
+        if isinstance(found, ast.FunctionDef):
+            return tuple(names[: depth + 1]) if any(x is node for b in found.body for x in ast.walk(b)) else ()
+        if found is None:
+            return ()
+        place = found
+    return ()
 
 
 def head(node: ast.AST) -> str:

@@ -5,18 +5,24 @@ And texts of other people's ledgers on an auditor's terminal."""
 import base64
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from protocol.encoding import canonical_json
+from protocol.statement import Name, commitment_layout
+from prover.backend import select
+from prover.commitment.commit import commit
+from prover.randomness import fresh_seed
 from storage.ledger import open_ledger
 from storage.models import CommitmentRow, EventRow, RunRow
+from tasks.adapter import export_adapter
 from tests.cli.build_run import RUN_ID, Built
 from tests.cli.commands import publisher, run, verify
 from tests.support.bundles import source_of
-from verifier.receipt import load_key, sign_receipt
+from verifier.receipt import load_key, public_text, sign_receipt
 
 
 @pytest.fixture
@@ -88,6 +94,31 @@ def test_a_receipt_of_another_run(copy: Built, tmp_path: Path, receipt: Path) ->
     code, output = submit(copy, receipt, sign_receipt(values | {"run": "another"}, "x", load_key(tmp_path / "key")))
     assert code == 1 and "receipt-subject" in output
     assert book.record("another").verdicts == ()
+
+
+def test_an_adapter_is_the_one_that_the_auditor_s_evidence_delivered(
+    copy: Built, receipt: Path, rewrite: Callable[[Built, str], None], tmp_path: Path
+) -> None:
+    """The customer is shown a ledger of its own, in which another commitment is delivered and opens."""
+    folder, key = tmp_path / "adapter", load_key(tmp_path / "key")
+    export_adapter(folder, copy.manifest, RUN_ID, "base", copy.delivered)
+    check = ("adapter", "check", str(folder), RUN_ID, "--ledger", copy.ledger_url, "--receipt")
+    code, output = run(*check, str(receipt))
+    assert code == 0 and "yes" in output and public_text(key) in output
+    rejected = tmp_path / "rejected"
+    rejected.write_bytes(sign_receipt(verify(copy)[1] | {"accepted": False, "state": "rejected", "delivered": {}}, "x", key))
+    code, output = run(*check, str(rejected))
+    assert code == 1 and "rejected" in output
+
+    name = Name("delivered/0", 2)
+    other = {"seed": fresh_seed(), "tensors": {tensor: values + 1 for tensor, values in copy.delivered[0][1].items()}}
+    made = commit(select("auto"), commitment_layout(copy.manifest, name), other["tensors"], other["seed"])
+    rewrite(copy, f"UPDATE commitments SET root = '{made.root.hex()}', commitment_id = '{made.id}' WHERE name = 'delivered/0'")
+    export_adapter(tmp_path / "forged", copy.manifest, RUN_ID, "base", {0: (other["seed"], other["tensors"])})
+    forged = ("adapter", "check", str(tmp_path / "forged"), RUN_ID, "--ledger", copy.ledger_url)
+    assert run(*forged)[0] == 0  # the ledger alone does not show it
+    code, output = run(*forged, "--receipt", str(receipt))
+    assert code == 1 and "another adapter" in output
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

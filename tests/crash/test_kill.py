@@ -141,7 +141,8 @@ def test_the_checks_see_what_they_look_for(process: Live, tmp_path: Path) -> Non
     words = next(n for n in remains.notes if "words" in n)
     for note, check in (
         (attempt, remains.check_nothing_is_shared), ({**words, "label": "other"}, remains.check_nothing_is_shared),
-        ({"positions": "x"}, remains.check_counted_before_drawn), ({"seed": attempt["seed"], "root": "00"}, remains.check_nothing_is_shared),
+        ({"positions": "x"}, remains.check_counted_before_drawn),
+        ({"seed": attempt["seed"], "root": "00"}, remains.check_nothing_is_shared),
     ):
         remains.notes.append(note)
         with pytest.raises(AssertionError):

@@ -62,10 +62,15 @@ def test_a_secret_is_created_once(store: PrivateStore) -> None:
     assert store.create("a/key", b"mine") and not store.create("a/key", b"yours") and store.get("a/key") == b"mine"
     store.put("a/key", b"exchanged")
     assert not store.create("a/key", b"mine") and store.get("a/key") == b"exchanged"
+    assert list(store.names()) == ["a/key"]
+
+
+def test_one_of_many_machines_creates(store: PrivateStore) -> None:
+    if "s3:" in store.where and " at " not in store.where:
+        pytest.skip("moto has no locks between threads")
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda n: store.create("log/key", b"%d" % n), range(8)))
     assert made.count(True) == 1 and store.get("log/key") == b"%d" % made.index(True)
-    assert list(store.names()) == ["a/key", "log/key"]
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".hidden", "a/", "a\n", "a b"])

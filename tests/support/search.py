@@ -20,7 +20,17 @@ import numpy as np
 from protocol.relation import graph as graph_module
 from protocol.relation import rounding
 from protocol.relation.graph import (
-    AxisMap, Committed, Gather, Graph, Input, IntArray, Linear, OneHot, Product, Public, RelationError,
+    AxisMap,
+    Committed,
+    Gather,
+    Graph,
+    Input,
+    IntArray,
+    Linear,
+    OneHot,
+    Product,
+    Public,
+    RelationError,
 )
 
 Poly = dict[tuple[int, ...], int]  # monomials (sorted variable numbers) → coefficient
@@ -197,15 +207,19 @@ class Search:
     def conditions(self, graph: Graph) -> list[Condition]:
         """The assertions of `graph`, which is this one with some left out."""
         polys, out = self.polys, list[Condition]()
+
+        def add(found: tuple[Poly, ...], rows: frozenset[tuple[int, ...]], firsts: tuple[int, ...]) -> None:
+            out.append(Condition(found, rows, firsts, frozenset(n for p in found for m in p for n in m)))
+
         for zero in graph.zeros:
-            out += [Condition((p,), frozenset({(0,)}), (0,), frozenset(n for m in p for n in m)) for p in polys[zero.tensor.index].reshape(-1)]
+            for p in polys[zero.tensor.index].reshape(-1):
+                add((p,), frozenset({(0,)}), (0,))
         for lookup in graph.lookups:
             columns = self.tables(lookup.table)
             rows = frozenset(tuple(int(c[j]) % self.q for c in columns[: len(lookup.columns)]) for j in range(len(columns[0])))
             firsts = tuple(sorted({row[0] for row in rows}))
             for cell in np.ndindex(lookup.columns[0].shape):
-                columns_here = tuple(polys[c.index][cell] for c in lookup.columns)
-                out.append(Condition(columns_here, rows, firsts, frozenset(n for p in columns_here for m in p for n in m)))
+                add(tuple(polys[c.index][cell] for c in lookup.columns), rows, firsts)
         return out
 
     def outputs(self, inputs: Mapping[str, int | IntArray], graph: Graph | None = None, most: int = 2) -> list[dict[str, object]]:
@@ -215,7 +229,8 @@ class Search:
             full = self.graph.tensors[i].name
             name = full.split("/")[-1]
             if isinstance(self.graph.ops[i], Input) and name not in self.unknown:
-                known[n] = int(np.asarray(inputs[full] if full in inputs else inputs[name]).reshape(self.graph.tensors[i].shape)[cell]) % self.q
+                values = np.asarray(inputs[full] if full in inputs else inputs[name]).reshape(self.graph.tensors[i].shape)
+                known[n] = int(values[cell]) % self.q
         found: dict[tuple[int, ...], dict[str, object]] = {}
         kept = [n for n, (i, cell) in enumerate(self.variables) if not self.ignored(self.graph.tensors[i].name, cell)]
         for solution in self._solve(self.conditions(graph or self.graph), known, set(kept)):

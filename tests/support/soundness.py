@@ -121,7 +121,8 @@ class Schedule:
     def witness(self) -> list[Shape]:
         """Shapes in the witness commitment: own tensors, multiplicities, pads and products in granules of 256."""
         own = [t.shape for t, op in zip(self.graph.tensors, self.graph.ops) if isinstance(op, Committed) and op.commitment == WITNESS]
-        hidden = sum(size // 16 for tag, size in self.sent if tag in ("tree/root", "tree/round", "tree/ends", "claim", "products/round", "products/ends"))
+        secret = ("tree/root", "tree/round", "tree/ends", "claim", "products/round", "products/ends")
+        hidden = sum(size // 16 for tag, size in self.sent if tag in secret)
         pads, products = hidden + 2, 2 * self.multiplied + 1
         return own + [(rows,) for rows in self.tables.values()] + [(-(-n // 256) * 256, 2) for n in (pads, products)]
 

@@ -23,12 +23,12 @@ from protocol.schedule.task import TaskShape, run_task
 from protocol.statement import Name, Task, statement_content, task_list, window_of
 from prover import simulator
 from prover.simulator import ChosenChallenges, ProgrammedTranscript, SimulatedCommitment, Simulation, simulate_commitment, simulate_task
-from tests.toy import EVEN, toy_manifest
+from tests.toy import toy_manifest
 from tests.zk.harness import TOY, Tape, ToyStatement, randomness_from
+from tests.zk.kinds import KINDS, case
 
 PARAMS = Params("toy", GOLDILOCKS, 64, 512, 20)
 BUDGET = 2
-KINDS = ("range", "embed", "layer", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +99,11 @@ def embed(manifest: RunManifest, tasks: dict[str, Task]) -> Simulated:
     return simulate(manifest, tasks["embed"], 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_task_is_simulated(manifest: RunManifest, tasks: dict[str, Task], kind: str) -> None:
-    simulate(manifest, tasks[kind], 3).accepted()
-
-
-@pytest.mark.parametrize("kind", ["layer", "clip"])
-def test_adamw_and_clipping_are_simulated(kind: str) -> None:
-    """Roots, quotients and the clip factor leave nothing more in sight than anything else."""
-    manifest = toy_manifest(
-        steps=2, window_steps=1, sizes=EVEN, target_modules=("down_proj",), kind="adamw", weight_decay="0.01", max_grad_norm="1",
-        schedule="cosine", warmup_steps=1,
-    )
-    task = next(t for t in task_list(manifest) if (t.kind, t.window) == (kind, 1))
-    simulate(manifest, task, 7).accepted()
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_task_is_simulated(name: str) -> None:
+    """Ranges of every kind of commitment, layers of every optimizer and architecture, clip, rotate: shape and statement are enough."""
+    found = case(name)
+    simulate(found.stage.toy.manifest, found.task, 3).accepted()
 
 
 def test_tasks_that_open_one_commitment_are_simulated_together(manifest: RunManifest, tasks: dict[str, Task]) -> None:

@@ -229,7 +229,7 @@ def receipt() -> Suite:
         "log": {},
         "manifest": "22" * 32,
         "bits": 100,
-        "total_bits": 97,
+        "total_bits": 97, "delivered": {"delivered/0@1": "44" * 32},
         "tasks": [task],
         "verifier": {"key": public, "name": "auditor", "source": "33" * 32, "version": "1"},
     }

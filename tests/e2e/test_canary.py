@@ -1,0 +1,278 @@
+"""Secrets are nowhere but in the private store: byte scan after a run, after a crash, and after errors.
+
+The scan looks for the secrets themselves (runs of 8 values of every private tensor, seeds, the dataset's text) in the encodings in which
+they would leak: decimal text, int16/32/64 and float32 in both byte orders, hexadecimal, base64. It reads every file that the run wrote
+outside the private store (ledger, objects, orchestrator's database and results, temporary files, home folder), its output, and what
+other users see of its processes. Controls plant a canary in a copy and must be found.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.statement import Name
+from storage.private import open_private_store
+from tasks.deliver import load_committed
+from tests.e2e.test_run import CANARY, ROOT, RUN_YAML, project
+
+WINDOW = 8  # values of a tensor that make a canary
+TYPES = ("<i2", ">i2", "<i4", ">i4", "<i8", ">i8", "<f4", ">f4")
+Finding = tuple[str, str]  # (what, where)
+
+
+def encodings(values: np.ndarray) -> Iterator[bytes]:
+    """A run of integers in every form in which it might be written."""
+    plain = [str(int(v)) for v in values]
+    for separator in (", ", ",", " ", "\n"):
+        yield separator.join(plain).encode()
+    for kind in TYPES:
+        if "i2" not in kind or np.abs(values).max() < 1 << 15:
+            yield from blobs(values.astype(kind).tobytes())
+
+
+def blobs(data: bytes) -> Iterator[bytes]:
+    """Bytes as they are, in hexadecimal, and the part of base64 that does not depend on where they begin."""
+    yield data
+    yield data.hex().encode()
+    yield data.hex().upper().encode()
+    for shift in range(3):
+        whole = base64.b64encode(data[shift : shift + (len(data) - shift) // 3 * 3])
+        yield whole
+
+
+def telling(tensor: np.ndarray) -> Iterator[np.ndarray]:
+    """Some runs that do not occur by chance: at least 6 different values, not a count."""
+    flat = tensor.reshape(-1)
+    starts = [n for n in range(0, len(flat) - WINDOW + 1, WINDOW) if len(set(flat[n : n + WINDOW].tolist())) > 5]
+    for start in starts[:: max(1, len(starts) // 4)][:4]:
+        run = flat[start : start + WINDOW]
+        if np.abs(np.diff(run, 2)).max() and np.abs(run).max() > 8:
+            yield run
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Needles by what they are; `find` scans with all of them at once."""
+
+    needles: dict[bytes, str]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        table = np.zeros(1 << 16, dtype=bool)
+        for needle in self.needles:
+            table[needle[0] | needle[1] << 8] = True
+        return table
+
+    @cached_property
+    def by_start(self) -> dict[bytes, list[bytes]]:
+        out: dict[bytes, list[bytes]] = {}
+        for needle in self.needles:
+            out.setdefault(needle[:4], []).append(needle)
+        return out
+
+    def find(self, data: bytes) -> set[str]:
+        """Names of the secrets that occur."""
+        octets = np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
+        places = np.flatnonzero(self.starts[octets[:-1] | octets[1:] << 8]) if len(octets) > 1 else []
+        found = set()
+        for at in places:
+            for needle in self.by_start.get(data[at : at + 4], ()):
+                if data.startswith(needle, at):
+                    found.add(self.needles[needle])
+        return found
+
+
+def canaries(folder: Path, run_ids: Iterable[str]) -> Canaries:
+    """Everything secret that the private store of a project holds, and the dataset's text."""
+    private = open_private_store(f"file:{folder}/var/private")
+    needles: dict[bytes, str] = {}
+    for text in (CANARY, "a frog"):
+        for form in (*blobs(text.encode()), text.encode("utf-16-le")):
+            needles[form] = f"text {text!r}"
+    for run_id in run_ids:
+        prefix = f"runs/{run_id}/commitments/"
+        for name in private.names(prefix):
+            base, _, window = name.removeprefix(prefix).rpartition("/")
+            seed, tensors = load_committed(private, run_id, Name(base, -1 if window == "start" else int(window)))
+            for form in blobs(seed):
+                needles[form] = f"seed of {name}"
+            for tensor, values in tensors.items():
+                for run in telling(values):
+                    for form in encodings(run):
+                        needles[form] = f"{name} {tensor}"
+    return Canaries({needle: what for needle, what in needles.items() if len(needle) >= 6})
+
+
+class Watch:
+    """Runs a command with its own home and temporary folder, and keeps what others can see of its processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, dict[str, bytes]()
+        for name in ("home", "tmp"):
+            (folder / name).mkdir(exist_ok=True)
+        hidden = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.env = hidden | {"PYTHONPATH": str(ROOT), "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+
+    def run(self, *arguments: str, kill_when: str = "", **more: str) -> "subprocess.Popen[bytes]":
+        """Run to the end, or until `kill_when`, a glob under var/, matches: then SIGKILL to all of its processes."""
+        number = len(list(self.folder.glob("out-*")))
+        with (self.folder / f"out-{number}").open("wb") as out:
+            process = subprocess.Popen([sys.executable, *arguments], cwd=self.folder, env=self.env | more, stdout=out, stderr=out,
+                                       start_new_session=True)
+            try:
+                deadline = time.monotonic() + 240
+                while process.poll() is None and time.monotonic() < deadline:
+                    self._look(process.pid)
+                    if kill_when and next((self.folder / "var").glob(kill_when), None):
+                        break
+                    time.sleep(0.05)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return process
+
+    def _look(self, session: int) -> None:
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.getsid(int(place.name)) == session:
+                    for part in ("cmdline", "environ"):
+                        self.seen[f"{part} of {place.name} {(place / 'comm').read_text().strip()}"] = (place / part).read_bytes()
+            except (OSError, ValueError):
+                continue  # it has just ended
+
+
+def places(folder: Path) -> Iterator[Path]:
+    """Every file of the project outside the private store and the inputs."""
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and parts[:2] != ("var", "private") and parts[0] != "model" and parts != ("data.jsonl",):
+            yield path
+
+
+def scan(folder: Path, secrets: Canaries, seen: dict[str, bytes]) -> set[Finding]:
+    found = {(what, str(path.relative_to(folder))) for path in places(folder) for what in secrets.find(path.read_bytes())}
+    return found | {(what, where) for where, data in seen.items() for what in secrets.find(data)}
+
+
+def run_ids(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "var" / "private" / "runs").iterdir()]
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> Watch:
+    """A run killed while it proved."""
+    folder = project(tmp_path_factory.mktemp("canary") / "run")
+    watch = Watch(folder)
+    assert watch.run("-m", "cli", "run", "run.yaml", "--debug", kill_when="private/runs/*/windows/1").returncode == -signal.SIGKILL
+    return watch
+
+
+@pytest.fixture(scope="module")
+def after_crash(crashed: Watch) -> tuple[set[Finding], int]:
+    secrets = canaries(crashed.folder, run_ids(crashed.folder))
+    return scan(crashed.folder, secrets, crashed.seen), len(secrets.needles)
+
+
+@pytest.fixture(scope="module")
+def finished(crashed: Watch, after_crash: tuple[set[Finding], int]) -> Watch:
+    """The same run continued to its end, with every log that there is, then verified and exported."""
+    assert crashed.run("-m", "cli", "run", "run.yaml", "--debug").returncode == 0, (crashed.folder / "out-1").read_text()[-3000:]
+    (run,) = run_ids(crashed.folder)
+    options = ("--report", "report", "--receipt", "receipt.json", "--sign-key", "home/key.pem")
+    assert crashed.run("-m", "cli", "verify", run, *options).returncode == 0
+    assert crashed.run("-m", "cli", "ledger", "export", run, "run.bundle").returncode == 0
+    assert crashed.run("-m", "cli", "ledger", "show", run, "--json").returncode == 0
+    return crashed
+
+
+@pytest.fixture(scope="module")
+def secrets(finished: Watch) -> Canaries:
+    return canaries(finished.folder, run_ids(finished.folder))
+
+
+def test_nothing_is_found_after_a_crash(after_crash: tuple[set[Finding], int]) -> None:
+    found, needles = after_crash
+    assert not found and needles > 1000
+
+
+def test_nothing_is_found_after_the_run(finished: Watch, secrets: Canaries) -> None:
+    assert not scan(finished.folder, secrets, finished.seen)
+    kinds = {what.split("/")[3] for what in secrets.needles.values() if what.startswith("runs/")}
+    assert kinds == {"base", "dataset", "delivered", "dx", "embedding", "head", "state", "x"}
+    parts = [path.relative_to(finished.folder).parts for path in places(finished.folder)]
+    read = {found[1] for found in parts if found[0] == "var"}
+    assert {"ledger.db", "objects", "prefect"} <= read
+    assert any(where.startswith("environ") for where in finished.seen) and any(where.startswith("cmdline") for where in finished.seen)
+
+
+def test_secret_files_are_their_owners(finished: Watch) -> None:
+    """The private store after a kill, temporary files of the killed process included, and keys."""
+    root = finished.folder / "var" / "private"
+    everything = [root, *root.rglob("*"), finished.folder / "home" / "key.pem"]
+    assert len(everything) > 20
+    assert all(stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600) for path in everything)
+
+
+@pytest.mark.parametrize("where", ["log", "error", "database", "result", "object", "temporary file", "environment"])
+def test_a_planted_canary_is_found(finished: Watch, secrets: Canaries, where: str, tmp_path: Path) -> None:
+    """Controls, one for each kind of place and with another encoding each."""
+    (run,) = run_ids(finished.folder)
+    seed, tensors = load_committed(open_private_store(f"file:{finished.folder}/var/private"), run, Name("delivered/0", 2))
+    values = next(run for run in telling(tensors["down_proj.lora_A"]))
+    forms = {
+        "log": f"adapter {values.tolist()}".encode(), "error": b"ValueError: array(" + values.astype(">i4").tobytes(),
+        "database": b"x" * 4093 + values.astype("<i8").tobytes(), "result": json.dumps(values.tolist(), separators=(",", ":")).encode(),
+        "object": values.astype("<f4").tobytes(), "temporary file": values.astype("<i2").tobytes().hex().encode(),
+        "environment": b"SEED=" + base64.b64encode(b"-" + seed),
+    }
+    folder = tmp_path / "project"
+    (folder / "var" / "objects").mkdir(parents=True)
+    target = {"log": "out-0", "error": "out-1", "database": "var/ledger.db", "result": "var/prefect", "object": "var/objects/x",
+              "temporary file": "tmp"}.get(where)
+    if target is None:
+        assert scan(folder, secrets, {"environ of 1": forms[where]})
+        return
+    assert not scan(folder, secrets, {})
+    (folder / target).write_bytes(b"before" + forms[where] + b"after")
+    assert scan(folder, secrets, {}) == {(f"runs/{run}/commitments/delivered/0/2 down_proj.lora_A", target)}
+
+
+# credentials -------------------------------------------------------------------------------------------------------------
+
+PASSWORD = "zq7-canary-password"
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["quiet", "debug"])
+@pytest.mark.parametrize("storage", [
+    f"ledger: postgresql+psycopg://verilora:{PASSWORD}@127.0.0.1:9/ledger", f"ledger: mysql://verilora:{PASSWORD}@127.0.0.1/x",
+    f"ledger: 'postgresql+psycopg://verilora:{PASSWORD}@127.0.0.1:port/ledger'",
+    "objects: s3://no-such-bucket/x?endpoint=http://127.0.0.1:9&region=eu-1",
+], ids=["dsn", "driver", "port", "bucket"])
+def test_credentials_are_in_no_message(tmp_path: Path, storage: str, debug: list[str]) -> None:
+    folder = project(tmp_path / "p")
+    (folder / "run.yaml").write_text(RUN_YAML + f"storage: {{{storage}}}\n")
+    more = {"PGPASSWORD": PASSWORD, "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": PASSWORD,
+            "AWS_SESSION_TOKEN": PASSWORD + "t"}
+    watch = Watch(folder)
+    done = watch.run("-m", "cli", "run", "run.yaml", *debug, **more)
+    out = (folder / "out-0").read_text()
+    assert done.returncode != 0 and re.search("error|Error", out)
+    assert PASSWORD not in out
+    written = [path for path in places(folder) if path.name != "run.yaml" and PASSWORD.encode() in path.read_bytes()]
+    assert not written
+    shutil.rmtree(folder)
