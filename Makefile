@@ -37,8 +37,8 @@ services:  ## PostgreSQL by apt-get, if it is absent; without it the tests that 
 demo: $(STAMP)  ## audited fine-tune of a tiny LLaMA, verified in a new process
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP)  ## all tests of a CI run
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## all tests of a CI run, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 	$(BIN)/ruff check .

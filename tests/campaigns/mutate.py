@@ -90,6 +90,8 @@ class _Walk:
             self.found.append((parent, field, index, new, inside))
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return  # texts
+        if isinstance(node, ast.UnaryOp) and isinstance(parent, ast.Call) and name_of(parent) == "reshape":
+            return  # NumPy takes any negative length for "what remains"
         self.visit_children(node, inside)
 
 

@@ -78,8 +78,7 @@ class Shared:
 
 @contextmanager
 def shared(folder: Path, kind: str = "moto") -> Iterator[Shared]:
-    """An empty ledger and empty buckets; the test is skipped without PostgreSQL. The public bucket keeps versions under object lock
-    where `kind` is a real server."""
+    """An empty ledger and empty buckets on a server of this kind (tests/support/buckets.py); skips the test without PostgreSQL."""
     server = postgres.server()
     with pytest.MonkeyPatch.context() as monkeypatch, s3_server(kind, monkeypatch) as query:
         yield Shared(folder, server, server.ledger(), new_bucket(query), new_bucket(query), query)
