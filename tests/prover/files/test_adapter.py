@@ -114,7 +114,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: Any) -> None:
         read_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"r": 3}, {"rank_pattern": {"v": 1}},
+@pytest.mark.parametrize("change", [{"use_dora": True}, {"bias": "all"}, {"r": 3}, {"rank_pattern": {"v": 1}},
                                     {"target_modules": "all-linear"}, {"target_modules": ["lm_head"]}, {"r": None}])
 def test_other_functions_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     file, _ = write_adapter(tmp_path, AdapterConfig(2, 4, ("v_proj",)), random_weights(("v_proj",), 2), "m")
