@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.project import RUN_YAML, project
 
 from flows.session import Session
 from tests.cli.commands import run
+from tests.e2e.test_run import RUN_YAML, project
 from tests.prover.files.conftest import Folder
 
 
