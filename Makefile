@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks vectors mutants browser-test api-cases bench cross wheel gateway-test clean
+.PHONY: help install services demo test lint attacks fuzz vectors mutants browser-test api-cases bench cross wheel gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 
 attacks: $(STAMP)  ## longer run of tampering: every byte of toy proofs
 	$(BIN)/python -m pytest -m attacks
+
+fuzz: $(STAMP)  ## coverage-guided hostile input for the verifier (FUZZ_SECONDS for each of nine targets, by default 60)
+	$(BIN)/pip install --quiet atheris==3.0.0
+	$(BIN)/python -m tests.campaigns.fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
 vectors: $(STAMP)  ## make the known-answer vectors anew, under two hash seeds, and compare them with tests/vectors
 	$(BIN)/python -m tests.campaigns.vectors
