@@ -7,8 +7,8 @@ import pytest
 
 from flows.session import Session
 from tests.cli.commands import run
-from tests.e2e.test_run import RUN_YAML, project
 from tests.prover.files.conftest import Folder
+from tests.support.project import RUN_YAML, project
 
 
 def planned(folder: Path, visibility: str) -> str:
