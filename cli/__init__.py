@@ -8,6 +8,7 @@ from cli.base import base
 from cli.bundle import export, submit
 from cli.calibrate import calibrate
 from cli.dataset import dataset
+from cli.deploy import deploy, worker
 from cli.ledger import ledger
 from cli.log import log
 from cli.maintain import fsck, links, repair
@@ -19,6 +20,8 @@ app.command("init")(init)
 app.command("estimate")(estimate)
 app.command("calibrate")(calibrate)
 app.command("run")(run)
+app.command("deploy")(deploy)
+app.command("worker")(worker)
 app.command("verify")(verify)
 app.command("fsck")(fsck)
 app.command("repair")(repair)

@@ -32,15 +32,16 @@ def adapter_export(
     from storage.private import open_private_store
     from tasks.adapter import export_adapter
     from tasks.deliver import delivered
-    from tasks.record import find_run
+    from tasks.record import find_run, recorded_root
     from tasks.signature import sign_folder, signing_key
 
     with reporting(debug):
         loaded = load_config(config or Path("run.yaml"))
-        row = find_run(open_ledger(loaded.ledger_url, read_only=True), run)
+        ledger = open_ledger(loaded.ledger_url, read_only=True)
+        row = find_run(ledger, run)
         manifest = RunManifest.from_json(row.manifest.encode())
         private = open_private_store(loaded.private_url)
-        secrets = delivered(private, row.run_id, manifest)
+        secrets = delivered(private, row.run_id, manifest, recorded_root(ledger, row.run_id))
         written = export_adapter(folder, manifest, row.run_id, base_model or str(loaded.base_model_path), secrets)
         written.append(sign_folder(folder, signing_key(private)))
         if as_json:

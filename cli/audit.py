@@ -17,49 +17,12 @@ if TYPE_CHECKING:
     from storage.ledger import Ledger
     from verifier.bundle import Bundle
     from verifier.evidence import Verdict
-    from verifier.note import Checkpoint, Policy
     from verifier.run import TaskVerdict
 
 RunOrBundle = Annotated[str, typer.Argument(metavar="RUN|BUNDLE", help="A run's id or its beginning, or the file of an exported bundle.")]
 SignKey = Annotated[Path | None, typer.Option(
     "--sign-key", help="Key that signs receipts; generated if absent (default: in the user's configuration folder).")]
 Verifier = Annotated[str, typer.Option("--verifier", help="Who verifies, as receipts and ledger say.")]
-
-
-class OrderError(Exception):
-    """An order that cannot be read."""
-
-
-def read_order(path: Path) -> dict[str, Any]:
-    """The order as nested text: YAML without types, so that 0.10 stays 0.10 and no date or boolean is guessed."""
-    import yaml
-
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - strings, lists and mappings only
-    except FileNotFoundError:
-        raise OrderError(f"{path}: there is no such file. `verilora ledger show RUN --order` prints one to start from") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OrderError(f"{path} cannot be read as an order: {error}") from None
-    if not isinstance(data, dict) or not data:
-        raise OrderError(f"{path} holds no mapping. `verilora ledger show RUN --order` prints one to start from")
-    return data
-
-
-def read_trust(policy: Path | None, seen: Path | None) -> "tuple[Policy | None, Checkpoint | None]":
-    """The policy in a file, and the checkpoint that an earlier verification kept (None on the first)."""
-    from protocol.errors import VerificationError
-    from verifier.evidence import read_checkpoint
-    from verifier.note import parse_policy
-
-    where = policy
-    try:
-        found = parse_policy(policy.read_bytes()) if policy else None
-        where = seen
-        return found, read_checkpoint(seen.read_bytes(), found) if seen and seen.exists() else None
-    except OSError as error:
-        raise complain(f"{where} cannot be read: {error.strerror}", USAGE) from None
-    except VerificationError as error:
-        raise complain(f"{where} cannot be used: {error}", USAGE) from None
 
 
 def verify(
@@ -82,6 +45,7 @@ def verify(
     with reporting(debug):
         from protocol.errors import VerificationError
         from tasks.resume import Accepted
+        from tasks.trust import read_order, read_policy, read_seen
         from tasks.verify import default_key, submit
         from verifier.evidence import Verdict
         from verifier.receipt import load_key, sign_receipt
@@ -91,7 +55,8 @@ def verify(
         if (sample is None) != (not beacon):
             raise complain("--sample and --beacon belong together: K tasks, drawn by public randomness", USAGE)
         order = read_order(expect) if expect else None
-        trusted, before = read_trust(policy, seen)
+        trusted = read_policy(policy) if policy else None
+        before = read_seen(seen, trusted) if seen else None
         drawn = Sample(beacon, sample) if sample is not None else None
         known = Accepted(state) if state else None
         key = load_key(sign_key or default_key()) if receipt or record else None

@@ -114,18 +114,12 @@ def _places(config: Path | None, ledger_url: str | None, objects_url: str | None
 
 def _policy(file: Path | None, config: Path | None, ledger_url: str | None) -> "Policy | None":
     """Whose signatures the log must have: a file's, or those of the provider's own key if it is at hand."""
-    from protocol.errors import VerificationError
     from storage.checkpoint import load_keys
     from storage.private import open_private_store, private_store_exists
-    from verifier.note import parse_policy
+    from tasks.trust import read_policy
 
     if file is not None:
-        try:
-            return parse_policy(file.read_bytes())
-        except OSError as error:
-            raise complain(f"{file} cannot be read: {error.strerror}", USAGE) from None
-        except VerificationError as error:
-            raise complain(f"{file} cannot be used: {error}", USAGE) from None
+        return read_policy(file)
     if ledger_url is not None:
         return None
     from flows.config import load_config

@@ -75,8 +75,8 @@ def exit_code(error: Exception) -> int:
 
 # errors of packages that a verifying process does not import, and of files that a user gave
 BAD_INPUT = {
-    "AdapterFileError", "AmbiguousRun", "ConfigError", "DatasetError", "InitError", "ModelFileError", "OrderError", "PlanError",
-    "RangeOverflow", "RelationError", "RunError",
+    "AdapterFileError", "AmbiguousRun", "ConfigError", "DatasetError", "DeployError", "InitError", "ModelFileError", "PlanError",
+    "RangeOverflow", "RelationError", "RunError", "TrustError",
 }
 
 

@@ -67,6 +67,7 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from flows.environment import embed
+    from flows.server import embedded
 
     with session.exclusive():
         context = session.resume()
@@ -82,11 +83,11 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
         elif not quiet:
             _print(f"continuing run {context.run_id}")
     embed(session.config.folder, debug)
-    from flows.finetune import finetune  # Prefect reads its environment when it is imported
-
     last = TextColumn("{task.fields[last]}")
     columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
-    with Progress(*columns, console=errors, disable=quiet) as progress:
+    with embedded(), Progress(*columns, console=errors, disable=quiet) as progress:
+        from flows.finetune import finetune  # Prefect reads its environment when it is imported
+
         bars: dict[str, TaskID] = {name: progress.add_task(name, total=None, last="starting") for name in ("train", "prove")}
 
         def show(seen: Any) -> None:

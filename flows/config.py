@@ -18,11 +18,13 @@ from flows.storage_config import StorageConfig
 from protocol.errors import VerificationError
 from protocol.manifest import Lora
 from protocol.optimizer import Optimizer
+from storage.derive import SPARE_OPENINGS
 
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TARGET_MODULES: tuple[TargetModule, ...] = get_args(TargetModule)
 OPTIMIZER_KEYS = {"sgd": ("momentum",), "adamw": ("beta1", "beta2", "epsilon", "weight_decay")}
 
+EMBEDDED = "embedded"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -159,6 +161,21 @@ class AuditConfig(BaseModel):
     base_model: Literal["private", "public"] = Field(default="private", description="private or public")
     publish_loss: Bool = Field(default=True, description="true or false")
     soundness_bits: Int = Field(default=100, ge=100, le=128, description="an integer from 100 to 128")
+    spare_openings: Int = Field(
+        default=SPARE_OPENINGS, ge=1, le=64, description="an integer from 1 to 64: attempts that may die, for each commitment")
+
+
+class OrchestrationConfig(BaseModel):
+    """Who proves, and how far training may run ahead. Changes nothing that is proved."""
+
+    model_config = _STRICT
+    provers: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
+        default=EMBEDDED, description=f"{EMBEDDED} (threads of this process) or the name of a Prefect work pool, as gpu-provers")
+    workers: Int = Field(default=64, ge=1, le=4096, description="an integer from 1 to 4096: the pool's workers that this run may use")
+    priority: Literal["high", "normal", "low"] = Field(default="normal", description="high, normal or low: the pool's work queue")
+    backlog: Int = Field(default=4, ge=1, le=512, description="an integer from 1 to 512: windows trained ahead of their proofs")
+    patience: Int = Field(
+        default=1800, ge=10, le=604800, description="an integer from 10 to 604800: seconds after which a proof counts as stuck")
 
 
 class RunConfig(BaseModel):
@@ -174,6 +191,8 @@ class RunConfig(BaseModel):
     quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig, description="a section with weights, scales, headroom")
     audit: AuditConfig = Field(default_factory=AuditConfig, description="a section with base_model, publish_loss, soundness_bits")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="a section with ledger, objects, private")
+    orchestration: OrchestrationConfig = Field(
+        default_factory=OrchestrationConfig, description="a section with provers, workers, priority, backlog, patience")
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @model_validator(mode="after")

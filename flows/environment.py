@@ -1,4 +1,4 @@
-"""Prefect's settings for the embedded default: no server to start, nothing sent anywhere, nothing pickled.
+"""Prefect's settings: nothing sent anywhere, nothing pickled, and for the embedded default a home in the project's own folder.
 
 Must run before Prefect is imported, because it reads the environment once. What the caller's environment sets already
 stands, so that PREFECT_API_URL of a real server is used. Called by the command line and tests.
@@ -8,15 +8,15 @@ import os
 from pathlib import Path
 
 SETTINGS = {
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # flows/server.py starts the embedded one
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a first start migrates its database: 14-24 s on 2 cores
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",  # an error's text may hold a secret value
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # a flow run that is killed with its worker is noticed by its silence
 }
 
 

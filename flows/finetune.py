@@ -1,48 +1,64 @@
-"""The audited fine-tune of one run.yaml: plan → for every window train, then prove what it made possible → finished.
+"""The audited fine-tune of one run.yaml: plan → for every window train, offer what it made possible to the provers → finished.
 
-Windows are trained one after the other; proofs queue up behind them and run one at a time, because a proof's kernels use all
-cores already (VERILORA_PROOFS sets another number; each proof needs its own memory). Everything that counts is appended to
-the ledger by the tasks themselves, so a flow that died is simply started again. Called by `verilora run` and by Prefect deployments.
+Windows are trained one after the other; their proofs are made meanwhile by threads of this process or by any free worker of a pool
+(flows/crew.py). In this process proofs run one at a time, because a proof's kernels use all cores already (VERILORA_PROOFS sets
+another number; each proof needs its own memory). Training waits when `orchestration.backlog` windows are trained but not proved.
+Everything that counts is appended to the ledger by the tasks themselves, so a flow that died is simply started again. Called by
+`verilora run` and by Prefect deployments.
 """
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 from prefect import flow
-from prefect.futures import PrefectFuture
+from prefect.client.orchestration import get_client
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import show_run
+from flows.config import EMBEDDED
+from flows.crew import cancel_shifts, crew_of, run_tag
 from flows.session import open_session
-from flows.work import prove, statements, train
-from tasks.context import RunContext
+from flows.work import train
+from tasks.backlog import Backlog
 
 PROOFS_AT_ONCE = int(os.environ.get("VERILORA_PROOFS", "1"))
 
 
-@flow(name="finetune", task_runner=ThreadPoolTaskRunner(max_workers=PROOFS_AT_ONCE), persist_result=False, validate_parameters=False)
+def dismiss(flow: Any, flow_run: Any, state: Any) -> None:
+    """When a run is cancelled or its process was killed, its shifts in the pool end too."""
+    session = open_session(flow_run.parameters["config_path"])
+    context = session.resume() if session.config.orchestration.provers != EMBEDDED else None
+    if context is not None:
+        with get_client(sync_client=True) as client:
+            cancel_shifts(client, run_tag(context.run_id))
+
+
+@flow(
+    name="finetune", task_runner=ThreadPoolTaskRunner(max_workers=PROOFS_AT_ONCE), persist_result=False, validate_parameters=False,
+    on_cancellation=[dismiss], on_crashed=[dismiss],
+)
 def finetune(config_path: str) -> str:
-    """Run a run.yaml to its end, or continue it; the run's summary as JSON."""
+    """Run a run.yaml to its end, or continue it; the run's summary as JSON. A finished run is left alone."""
+    config_path = str(Path(config_path).absolute())  # workers have other current folders
     session = open_session(config_path)
+    if session.finished():
+        return json.dumps(session.summary().to_json())
     session.stopped.clear()
     with session.exclusive():
-        context = session.context
-        futures = _submit(config_path, context, -1)
-        for window in range(len(context.manifest.windows())):
-            try:
+        backlog = Backlog(session.context)
+        crew = crew_of(session, config_path, backlog)
+        try:
+            crew.offer()
+            for window in range(len(session.context.manifest.windows())):
+                crew.wait(session.config.orchestration.backlog)
                 train(config_path, window)
-            except Exception:
-                session.stopped.set()
-                raise
-            futures += _submit(config_path, context, window)
-            if session.stopped.is_set():
-                break
-        for future in futures:
-            future.result()
+                crew.offer()
+            crew.wait(0)
+        except BaseException:
+            crew.dismiss()
+            raise
         summary = session.finish()
-        show_run(context, summary)
+        show_run(session.context, summary)
         return json.dumps(summary.to_json())
-
-
-def _submit(config_path: str, context: RunContext, window: int) -> list["PrefectFuture[str]"]:
-    return [prove.submit(config_path, identity, str(task)) for identity, task in statements(context, window)]

@@ -1,23 +1,24 @@
 """A run.yaml in use by this process: its stores, its run, and how far it is.
 
 Prefect passes only a path and names between tasks; each process opens the session of that path once, so the same tasks run
-embedded in threads and on workers of a server. Imports no Prefect. Called by flows/ and the command line.
+embedded in threads and on workers of a server. A prover joins a run by its id and needs neither base model nor dataset, whose
+integers are in the private store. Imports no Prefect. Called by flows/ and the command line.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from flows.config import RunConfig, load_config
 from protocol.encoding import canonical_json
+from protocol.manifest import RunManifest
 from prover.executor.quantisation import QuantisationError
+from storage.holding import holding
 from storage.models import NONE, EventRow
-from storage.private import PrivateStore
 from tasks.context import RunContext, RunRequest, Stores, open_stores
 from tasks.estimate import Estimate
 from tasks.plan import Draft, draft, plan_key, planned, quantisation_loss, start
@@ -65,6 +66,7 @@ def request_of(config: RunConfig) -> RunRequest:
         sequence_length=training.sequence_length, seed=training.seed, window_steps=training.window_steps, max_steps=training.max_steps,
         weight_bits=int(quantisation.weights.removeprefix("int")), weight_scales=quantisation.scales, headroom=quantisation.headroom,
         base_visibility=audit.base_model, publish_loss=audit.publish_loss, soundness_bits=audit.soundness_bits,
+        spare_openings=audit.spare_openings,
     )
 
 
@@ -74,13 +76,25 @@ class Session:
     def __init__(self, path: Path) -> None:
         self.config = load_config(path)
         self.request = request_of(self.config)
-        self.key = plan_key(self.request)
         self.stores: Stores = open_stores(self.config.ledger_url, self.config.objects_url, self.config.private_url)
         self.on_progress: Callable[[Progress], None] = lambda progress: None
         self.stopped = threading.Event()
         self._context: RunContext | None = None
         self._lock = threading.Lock()
         self._proved: set[str] = set()
+
+    @cached_property
+    def key(self) -> str:
+        """The name of this run.yaml's plan; computing it reads base model and dataset."""
+        return plan_key(self.request)
+
+    def join(self, run_id: str) -> RunContext:
+        """The run of this id, which the ledger must have: what a prover needs, wherever it is."""
+        with self._lock:
+            if self._context is None or self._context.run_id != run_id:
+                manifest = RunManifest.from_json(self.stores.ledger.run(run_id).manifest.encode())
+                self._context = RunContext(self.stores, run_id, manifest)
+            return self._context
 
     def resume(self) -> RunContext | None:
         """The run if it was planned before."""
@@ -110,13 +124,11 @@ class Session:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the run for this process; RunBusy if another one does, here or (PostgreSQL) elsewhere. The lock dies with the process.
-
-        Two processes that train one window would write their secrets over each other's.
-        """
-        with hold(self.stores.private, self.key), self.stores.ledger.holding(self.key) as free:
+        """Train this run in no other process, here or (PostgreSQL) elsewhere; RunBusy if one does. It spares work, no more: windows are
+        recorded once."""
+        with holding(self.stores.private, self.stores.ledger, self.key) as free:
             if not free:
-                raise RunBusy("another machine is working on this run: wait for it, or stop it first")
+                raise RunBusy("another process, here or on another machine, is working on this run: wait for it, or stop it first")
             yield
 
     def trained(self, window: int, step: int, loss: float) -> None:
@@ -157,21 +169,6 @@ class Session:
         self.stores.ledger.append(EventRow(context.run_id, "finished", NONE, canonical_json(detail).decode()))
         self.stores.log.publish()
         return summary
-
-
-@contextlib.contextmanager
-def hold(private: PrivateStore, key: str) -> Iterator[None]:
-    """An exclusive lock of the operating system on one plan."""
-    path = private.locks / f".{key[:16]}.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunBusy(f"another process is working on this run (lock {path.name}): wait for it, or stop it first") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 _sessions: dict[str, Session] = {}

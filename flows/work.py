@@ -1,8 +1,9 @@
 """The Prefect tasks of a run: thin wrappers that pass a path, numbers and digests, never tensors or errors with values.
 
-Retried, after a pause, are only faults that may pass (a locked database, a connection); a retried proof is a new attempt
-with a new seed that spends its own openings. A range overflow, a full disk or a wrong input is not retried. Called by
-flows/finetune.py and flows/prove_window.py.
+Retried, after pauses that add up to a minute and a half, are only faults that may pass (a locked database, a connection); a
+retried proof is a new attempt with a new seed that spends its own openings. A range overflow, a full disk or a wrong input is not
+retried: the flow ends with what to do, and starting it again continues the run. Called by flows/finetune.py, flows/crew.py and
+flows/prove.py.
 """
 
 from typing import Any
@@ -11,13 +12,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.session import open_session
-from protocol.statement import Task
 from storage.errors import LedgerError, LedgerUnavailable, StorageError, StoreUnavailable
-from tasks.context import RunContext, RunError
+from tasks.context import RunError
 from tasks.prove import find_task, prove_statement
 from tasks.train import train_window
 
-RETRY_DELAYS: list[float] = [1, 5]
+RETRY_DELAYS: list[float] = [1, 5, 20, 60]
 
 
 def is_transient(error: BaseException) -> bool:
@@ -58,8 +58,3 @@ def prove(config_path: str, identity: str, label: str) -> str:
         raise
     session.proved(identity, done.task)
     return done.object_digest
-
-
-def statements(context: RunContext, window: int) -> list[tuple[str, Task]]:
-    """(statement id, task) of everything that can be proved once a window is recorded; −1: before the first."""
-    return [(identity, t) for identity, t in context.statements.items() if t.window == window]

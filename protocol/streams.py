@@ -8,7 +8,7 @@ same values. Called by the manifest (data order), the relation (first window) an
 """
 
 import hashlib
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,7 @@ class CounterStream:
 
 def initial_lora_a(seed: int, layer: int, module: str, shape: tuple[int, ...]) -> IntArray:
     """lora_A of one module, [r, axes of its input], int64 with 24 fractional bits, uniform in ±⌊2^24/√d_in⌋."""
-    fan_in = int(np.prod(shape[1:], dtype=np.int64))
+    fan_in = prod(shape[1:])
     bound = isqrt((1 << 2 * MASTER_BITS) // fan_in)
     stream = CounterStream(f"lora_A/{seed}/{layer}/{module}")
-    return stream.below(2 * bound + 1, int(np.prod(shape, dtype=np.int64))).reshape(shape) - bound
+    return stream.below(2 * bound + 1, prod(shape)).reshape(shape) - bound

@@ -9,6 +9,8 @@ from protocol.manifest import RunManifest
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from storage.models import NONE, CommitmentRow
 
+SPARE_OPENINGS = 4  # attempts that may die after their positions were drawn, per commitment, unless run.yaml says otherwise
+
 
 def layer_number(name: Name) -> int:
     """The ledger's layer column: the number after the slash, or NONE."""

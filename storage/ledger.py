@@ -163,6 +163,13 @@ class Ledger:
         """The proof that stands for a statement, or None; asked before proving, and after a LedgerConflict of a late attempt."""
         return next(iter(self._rows(ProofRow, statement_id=statement_id)), None)
 
+    def proved(self, run_id: str) -> set[str]:
+        """Ids of a run's statements that have a proof."""
+        table = models.proofs.join(models.statements, models.statements.c.statement_id == models.proofs.c.statement_id)
+        found = sa.select(models.proofs.c.statement_id).select_from(table).where(models.statements.c.run_id == run_id)
+        with self._reading() as connection:
+            return set(connection.scalars(found))
+
     # listings: what the ledger says, for people
 
     def query_runs(
@@ -258,7 +265,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def holding(self, key: str) -> Iterator[bool]:
-        """Hold a run's key (hexadecimal digits) against other machines; False if one of them has it. Needs a lock file on SQLite."""
+        """Hold a key (hexadecimal digits) against other machines; False if one of them has it (storage/holding.py, its only caller)."""
         with holding(self._engine, key) as free:
             yield free
 

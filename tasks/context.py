@@ -67,6 +67,7 @@ class RunRequest:
     base_visibility: str
     publish_loss: bool
     soundness_bits: int
+    spare_openings: int
 
 
 @dataclass(frozen=True)
@@ -128,36 +129,43 @@ class RunContext:
         return {statement_id(self.manifest, task): task for task in task_list(self.manifest)}
 
     def tensors(self, name: Name) -> dict[str, IntArray]:
-        """The tensors of a commitment, from the private store."""
-        return load_committed(self.stores.private, self.run_id, name)[1]
+        """The tensors of a recorded commitment, from the private store."""
+        return load_committed(self.stores.private, self.run_id, name, self.root)[1]
 
     def layout(self, name: Name) -> CommitmentLayout:
         return commitment_layout(self.manifest, name)
 
     def opened(self, name: Name) -> Opened:
-        """A commitment ready to be opened; it must be the one in the ledger."""
+        """A recorded commitment ready to be opened."""
+        root = self.root(name)
         with self._lock:
-            if str(name) in self._cache:
-                self._cache.move_to_end(str(name))
-                return self._cache[str(name)]
-        seed, tensors = load_committed(self.stores.private, self.run_id, name)
+            if root in self._cache:
+                self._cache.move_to_end(root)
+                return self._cache[root]
+        seed, tensors = load_committed(self.stores.private, self.run_id, name, self.root)
         found = Opened(commit(self.backend, self.layout(name), tensors, seed), tensors)
-        recorded = self.recorded(name)
-        if recorded is None or recorded.root != found.data.root.hex():
+        if root != found.data.root.hex():
             raise StorageError(
                 f"the private store's {name} of run {self.run_id} is not what the ledger recorded: restore the private store "
                 "that belongs to this ledger"
             )
-        self._remember(name, found)
+        self._remember(found)
         return found
 
     def commit(self, name: Name, tensors: Mapping[str, IntArray]) -> bytes:
         """Commit under a fresh seed and keep the secrets; the root. Not in the ledger yet."""
         seed = fresh_seed()
         data = commit(self.backend, self.layout(name), tensors, seed)
-        save_committed(self.stores.private, self.run_id, name, seed, tensors)
-        self._remember(name, Opened(data, dict(tensors)))
+        save_committed(self.stores.private, self.run_id, name, data.root.hex(), seed, tensors)
+        self._remember(Opened(data, dict(tensors)))
         return data.root
+
+    def root(self, name: Name) -> str:
+        """The root that the ledger has for a commitment; RunError if it has none."""
+        row = self.recorded(name)
+        if row is None:
+            raise RunError(f"run {self.run_id}: {name} is not in the ledger yet")
+        return row.root
 
     def recorded(self, name: Name) -> CommitmentRow | None:
         """The ledger's row of a commitment."""
@@ -175,9 +183,9 @@ class RunContext:
         """Append a commitment's row; the same again does nothing."""
         self.stores.ledger.append(commitment_row(self.manifest, self.run_id, name, root))
 
-    def _remember(self, name: Name, opened: Opened) -> None:
+    def _remember(self, opened: Opened) -> None:
         with self._lock:
-            self._cache[str(name)] = opened
+            self._cache[opened.data.root.hex()] = opened
             total = sum(item.size for item in self._cache.values())
             while total > CACHE_BYTES and len(self._cache) > 1:
                 total -= self._cache.popitem(last=False)[1].size

@@ -21,9 +21,9 @@ from protocol.schedule.opening import EXTRA_ROWS, tail_code, tail_count
 from protocol.schedule.task import TaskShape
 from protocol.soundness import Soundness, task_soundness
 from protocol.statement import PUBLIC_BASE, Task, commitment_layout, max_blinding, opening_counts, task_list
+from storage.derive import SPARE_OPENINGS
 from tasks.context import RunError
 
-SPARE_OPENINGS = 2  # attempts that may die after their positions were drawn, per commitment
 PROVE_SECONDS_PER_LOOKUP = 1.2e-6  # measured, see docs/log.md
 PROVE_SECONDS_PER_TASK = 0.3
 VERIFY_SHARE = 0.25  # of the proving time
@@ -106,23 +106,25 @@ class OwnedBudget:
     left: int
 
 
-def with_budgets(manifest: RunManifest, owned: OwnedBudget | None = None) -> RunManifest:
+def with_budgets(manifest: RunManifest, owned: OwnedBudget | None = None, spare: int = SPARE_OPENINGS) -> RunManifest:
     """The manifest with openings for every task and the spare attempts; the owner's dataset keeps what it has, and a public base
     model, whose openings are unlimited, has a 1 that nobody reads."""
-    budgets = {kind: n + SPARE_OPENINGS for kind, n in opening_counts(manifest).items()}
+    budgets = {kind: n + spare for kind, n in opening_counts(manifest).items()}
     if manifest.base_visibility == "public":
         budgets |= dict.fromkeys(PUBLIC_BASE, 1)
     return replace(manifest, budgets=budgets | ({"dataset": owned.openings} if owned else {}))
 
 
-def with_rotation(manifest: RunManifest, limit: int, owned: OwnedBudget | None = None) -> RunManifest | None:
+def with_rotation(
+    manifest: RunManifest, limit: int, owned: OwnedBudget | None = None, spare: int = SPARE_OPENINGS
+) -> RunManifest | None:
     """Budgets of at most `limit` openings, by as few rotations as that takes; None if even one every window is too few."""
 
     def fitting(windows: int) -> RunManifest | None:
-        found = with_budgets(replace(manifest, rotation_windows=windows))
+        found = with_budgets(replace(manifest, rotation_windows=windows), None, spare)
         if owned and found.budgets["dataset"] > owned.left:
             return None
-        found = with_budgets(found, owned)
+        found = with_budgets(found, owned, spare)
         return found if max(found.budgets.values()) <= limit else None
 
     unrotated = fitting(0)
@@ -136,17 +138,18 @@ def with_rotation(manifest: RunManifest, limit: int, owned: OwnedBudget | None =
 
 
 def choose(
-    manifest: RunManifest, wanted_bits: int, profiles: Sequence[str] = tuple(PROFILES), owned: OwnedBudget | None = None
+    manifest: RunManifest, wanted_bits: int, profiles: Sequence[str] = tuple(PROFILES), owned: OwnedBudget | None = None,
+    spare: int = SPARE_OPENINGS,
 ) -> Estimate:
     """The profile, of `profiles`, with the fewest proof bytes that reaches `wanted_bits`; its budgets and rotations.
 
     `manifest` has exponents; its profile, budgets and rotations are ignored. PlanError says what would fit.
     """
-    fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned) for name in profiles}
+    fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned, spare) for name in profiles}
     shapes: dict[tuple[object, ...], TaskShape] = {}
     estimates = [_estimate(replace(found, profile=name), shapes) for name, found in fitting.items() if found]
     if not estimates:
-        raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles)))
+        raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles), spare))
     sure = [e for e in estimates if e.bits >= wanted_bits]
     if not sure:
         best = max(estimates, key=lambda e: e.bits)
@@ -157,15 +160,18 @@ def choose(
     return min(sure, key=lambda e: e.proof_bytes)
 
 
-def _too_few_openings(manifest: RunManifest, owned: OwnedBudget | None, limit: int) -> str:
-    needed = with_budgets(replace(manifest, rotation_windows=1)).budgets
+def _too_few_openings(manifest: RunManifest, owned: OwnedBudget | None, limit: int, spare: int) -> str:
+    needed = with_budgets(replace(manifest, rotation_windows=1), None, spare).budgets
     if owned and owned.left < needed["dataset"]:
         return (
             f"dataset_opening: {owned.left} of its {owned.openings} openings are left, and a run opens the dataset at least "
-            f"{needed['dataset']} times before a copy takes over ({SPARE_OPENINGS} of them in reserve); valid is a dataset committed "
+            f"{needed['dataset']} times before a copy takes over ({spare} of them in reserve); valid is a dataset committed "
             f"with --openings {needed['dataset']} or more"
         )
-    return f"a commitment of this run would be opened {max(needed.values())} times; at most {limit} openings keep it hidden at 100 bits"
+    return (
+        f"a commitment of this run would be opened {max(needed.values())} times, {spare} of them in reserve (audit.spare_openings); at "
+        f"most {limit} openings keep it hidden at 100 bits"
+    )
 
 
 def _classes(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]) -> Iterable[_Class]:

@@ -2,8 +2,8 @@
 
     request → model, dataset → integers, exponents → budgets → profile → commitments → manifest → run id
 
-The plan is kept in the private store under a key derived from the request and the files' digests: the same run.yaml on the
-same files is the same run, resumed or, if finished, left alone. Secrets are written first, then the plan, then ledger rows,
+The plan is kept in the private store, created once, under a key derived from the request and the files' digests: the same run.yaml
+on the same files is the same run, resumed or, if finished, left alone. Secrets are written first, then the plan, then ledger rows,
 then a mark that the ledger has them; a plan with that mark whose run the ledger lacks is refused, because openings already
 spent would be forgotten. Called by flows/.
 """
@@ -69,7 +69,8 @@ def draft(request: RunRequest, key: str, spent: Callable[[str], int] = lambda id
             headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="",
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
-        estimate = choose(prepared.manifest, request.soundness_bits, (opening.profile,) if opening else tuple(PROFILES), owned)
+        profiles = (opening.profile,) if opening else tuple(PROFILES)
+        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "budgets", "rotation_windows")}
@@ -164,12 +165,13 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     manifest = replace(drafted.manifest, commitments=ids)
     run_id = manifest.run_id
     for text, seed in seeds.items():
-        save_committed(stores.private, run_id, Name(text), seed, tensors[text])
+        save_committed(stores.private, run_id, Name(text), roots[text].hex(), seed, tensors[text])
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
-    stores.private.put(f"plans/{drafted.key}", canonical_json(plan))
-    context = RunContext(stores, run_id, manifest, context.backend)
-    _record(context, roots)
-    return context
+    stores.private.create(f"plans/{drafted.key}", canonical_json(plan))
+    found = planned(stores, drafted.key, context.backend)
+    if found is None:
+        raise StorageError(f"plans/{drafted.key} has vanished from the private store: start the same command again")
+    return found  # of two that plan at once the first one's stands
 
 
 def _record(context: RunContext, roots: Mapping[str, bytes]) -> None:

@@ -6,11 +6,12 @@ Nothing here is believed or judged: verifier/evidence.py does that. Imports no p
 the command line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from protocol.errors import VerificationError
 from protocol.statement import Name
 from storage.bundle import logged_run
+from storage.derive import layer_number
 from storage.errors import IntegrityError, LedgerError, MissingObject, UnknownRun
 from storage.ledger import Ledger
 from storage.log import LogPublisher
@@ -34,6 +35,18 @@ def find_run(ledger: Ledger, text: str) -> RunRow:
         raise AmbiguousRun(f"{text!r} begins several run ids: {', '.join(row.run_id for row in found)}. Give more of it")
     known = ", ".join(row.run_id for row in runs) or "none, the ledger is empty"
     raise UnknownRun(f"no run {text!r} in the ledger. Known runs: {known}")
+
+
+def recorded_root(ledger: Ledger, run_id: str) -> Callable[[Name], str]:
+    """Gives the root that the ledger has for a commitment of a run; LedgerError if it has none."""
+
+    def root(name: Name) -> str:
+        row = ledger.commitment(run_id, name.base, name.window, layer_number(name))
+        if row is None:
+            raise LedgerError(f"run {run_id} has no commitment {name} in the ledger: it is not that far")
+        return row.root
+
+    return root
 
 
 def commitment_roots(rows: Iterable[CommitmentRow]) -> tuple[dict[str, bytes], str]:

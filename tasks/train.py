@@ -1,9 +1,10 @@
 """Train one window and record its commitments: x/*, dx/*, state/*; norm/* and clip with clipping; delivered/* in the last window;
 and copies under fresh blinding of the commitments known at the start, in windows that the manifest names.
 
-Secrets first (every commitment's seed and tensors), then the window's own file with all roots, which makes the window
-complete, then ledger rows. A window without that file is trained again under fresh seeds: nothing of it was published. A
-window with it is never trained or blinded again; its rows are appended from the file. Called by flows/work.py.
+Secrets first (every commitment's seed and tensors), then the window's own file with all roots, created once, which makes the
+window complete, then ledger rows. A window without that file is trained again under fresh seeds: nothing of it was published. A
+window with it is never trained or blinded again; its rows are appended from the file, also by a late trainer that finds another's
+there. Called by flows/work.py.
 """
 
 import time
@@ -40,7 +41,7 @@ def train_window(context: RunContext, window: int, progress: Callable[[int, floa
         tensors = outputs(trace, window) | {n: context.tensors(Name(n.base)) for n in copies(context, window)}
         roots = {str(n): context.commit(n, arrays).hex() for n, arrays in tensors.items()}
         milliseconds = int(1000 * (time.monotonic() - started))
-        private.put(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
+        fresh = private.create(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
     roots = parse_canonical(private.get(name), "window")["roots"]
     for n in window_names(context, window):
         context.record_commitment(n, bytes.fromhex(roots[str(n)]))

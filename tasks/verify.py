@@ -15,6 +15,7 @@ from typing import Any
 from protocol.errors import VerificationError
 from storage.ledger import Ledger
 from storage.models import WHOLE_RUN, VerdictRow
+from tasks.child import end_with_parent
 from tasks.resume import Accepted
 from verifier.bundle import Bundle
 from verifier.evidence import Verdict, verify_bundle
@@ -54,7 +55,7 @@ def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
     # spawn: a forked child would inherit locks of threads (progress bar, database) in whatever state they are. The children
     # import verifier/ alone, no storage.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         pending: set[Future[TaskVerdict]] = set()
         for job in jobs:
             pending.add(pool.submit(check_one, *job))

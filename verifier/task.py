@@ -49,7 +49,7 @@ def published_values(graph: Graph, content: bytes) -> dict[str, IntArray]:
         raise VerificationError("published-names", "statement", str(sorted(wanted)), printable(stated))
     out = {}
     for name, shape in wanted.items():
-        flat, size = stated[name], int(np.prod(shape, dtype=np.int64))
+        flat, size = stated[name], prod(shape)
         if len(shape) != 1 or not isinstance(flat, list) or len(flat) != size:
             raise VerificationError("published-shape", name, str(shape), printable(flat))
         if not all(type(x) is int and abs(x) < BOUND for x in flat):

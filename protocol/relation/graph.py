@@ -23,6 +23,7 @@ Axes are named by letters and an operation names the axes it works on, as einsum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -54,7 +55,7 @@ class Tensor:
 
     @property
     def cells(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)  # exact: shapes come from a manifest, and a product of them may pass 2^63
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Graph:
                 if axis not in axes:
                     raise RelationError(f"{name}: a vector on the summed axis {axis} is not supported")
                 scale = [c * v for c in scale for v in (int(vector.min()), int(vector.max()))]
-            summed = int(np.prod([lengths[a] for a in term.axes if a not in axes], dtype=np.int64))
+            summed = prod(lengths[a] for a in term.axes if a not in axes)
             ends = [c * v * summed for c in scale for v in (term.tensor.lo, term.tensor.hi)]
             lo, hi = lo + min(ends), hi + max(ends)
         return self._add(Linear(full, const), name, axes, [lengths[a] for a in axes], lo, hi)
@@ -281,7 +282,7 @@ class Graph:
         contracted = [x for x in lengths if x not in out]
         if any(x not in a_axes or x not in b_axes for x in contracted) or any(x not in lengths for x in out):
             raise RelationError(f"{name}: unsupported einsum {spec}")
-        count = int(np.prod([lengths[x] for x in contracted], dtype=np.int64))
+        count = prod(lengths[x] for x in contracted)
         ends = [x * y * count for x in (a.lo, a.hi) for y in (b.lo, b.hi)]
         lo = 0 if a is b and a_axes == b_axes else min(ends)
         return self._add(Product(a, a_axes, b, b_axes), name, out, [lengths[x] for x in out], lo, max(ends))

@@ -12,8 +12,7 @@ constraints on the looked-up columns and on the multiplicities. The verifier eva
 
 from dataclasses import dataclass
 from functools import cached_property
-
-import numpy as np
+from math import prod
 
 from protocol.channel import Channel
 from protocol.field import U64, Ext, Field
@@ -66,7 +65,7 @@ class LeafPlan:
     @property
     def fractions(self) -> int:
         """Lookups and table rows: the degree of the identity in α."""
-        return sum(int(np.prod(b.layout.shape, dtype=np.int64)) for b in self.blocks)
+        return sum(prod(b.layout.shape) for b in self.blocks)
 
     def multiplicities(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the committed multiplicity tensors."""

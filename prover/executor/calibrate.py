@@ -12,10 +12,12 @@ by at most 16: one remainder limb. Called when a run is planned; the result is p
 from dataclasses import dataclass, replace
 from math import floor, frexp, isfinite, log2
 
-from protocol.manifest import RunManifest
+from protocol.errors import VerificationError
+from protocol.manifest import RunManifest, StepRange
 from protocol.relation.clip import FACTOR_BITS, ROW_BITS
-from protocol.relation.graph import IntArray
+from protocol.relation.graph import IntArray, RelationError
 from protocol.relation.lora import BEHIND_NORM
+from protocol.relation.model import build
 from protocol.relation.norm import R_BITS, V_BITS
 from protocol.relation.softmax import LAST
 from protocol.relation.update import COMPUTE_BITS
@@ -47,7 +49,7 @@ class Calibration:
 
 
 class CalibrationError(ValueError):
-    """The float run diverged, or a magnitude is beyond what exponents can express."""
+    """The float run diverged, or magnitudes are beyond what exponents or the relation can express: too large, or nearly 0."""
 
 
 def _ceil_log2(maximum: float) -> int:
@@ -124,4 +126,20 @@ def calibrate(
             exponents[key] = min(exponents[key], exponents["norm"] // 2 + 28)
             place(key.removesuffix("mean") + "clipped", widths["moment"], 5, exponents[key] + FACTOR_BITS)
         table.append(Headroom("norm", row, exponents["norm"], ROW_BITS, ROW_BITS - 1 - ROW_NORM_TOP + spare))
+    _require_relation(manifest, exponents)
     return Calibration(exponents, table, losses)
+
+
+def _require_relation(manifest: RunManifest, exponents: dict[str, int]) -> None:
+    """CalibrationError unless a manifest may have these exponents and every task has a relation with them."""
+    kinds = [("embed", 0), ("head", 0), *[("layer", n) for n in range(manifest.model.layers)]]
+    try:
+        whole = replace(manifest, exponents=exponents)
+        for kind, layer in kinds + [("clip", 0)] * manifest.optimizer.clips:
+            build(whole, kind, StepRange(0, manifest.steps), layer)
+    except (RelationError, VerificationError) as error:
+        smallest = sorted(exponents, key=lambda key: -exponents[key])[:3]
+        reason = str(error) if isinstance(error, RelationError) else "an exponent is not between −96 and 96"
+        raise CalibrationError(f"no relation can hold magnitudes this far apart ({reason}); finest exponents: "
+                               f"{', '.join(f'{key} {exponents[key]}' for key in smallest)}. Gradients that nearly vanish do this: look "
+                               "for an adapted module or a dataset that leaves nothing to learn") from error

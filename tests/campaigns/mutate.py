@@ -146,42 +146,48 @@ def short(node: ast.AST) -> str:
     return text if len(text) < 90 else text[:87] + "..."
 
 
-def keys(path: str, text: str) -> list[str]:
-    """The keys of every mutant of a module, in the order of the source."""
-    out: list[str] = []
+def every(path: str, text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Of every mutant of a module, in the order of the source: its key, and the function (by class, if it has one) whose code it
+    changes; () if it is outside functions."""
+    out: list[tuple[str, tuple[str, ...]]] = []
     seen: dict[str, int] = {}
-    for parent, field, index, new, inside in _Walk(ast.parse(text)).found:
+    tree = ast.parse(text)
+    bodies: dict[str, tuple[tuple[str, ...], set[int]]] = {}
+    for parent, field, index, new, inside in _Walk(tree).found:
         place = getattr(parent, field)
         old = place if index is None else place[index]
         around = f" in {short(parent)}" if isinstance(old, ast.Constant | ast.UnaryOp | ast.BinOp) else ""
         key = f"{path}: {inside}: {head(old)} -> {head(new)}{around}"
         seen[key] = seen.get(key, 0) + 1
-        out.append(key if seen[key] == 1 else f"{key} #{seen[key]}")
+        if inside not in bodies:
+            bodies[inside] = function_around(tree, inside.split("."))
+        names, nodes = bodies[inside]
+        out.append((key if seen[key] == 1 else f"{key} #{seen[key]}", names if id(old) in nodes else ()))
     return out
 
 
-def mutated(text: str, number: int) -> tuple[str, tuple[str, ...]]:
-    """The module's source with change `number`, and the function (by class, if it has one) whose body holds it; () if none does."""
+def mutated(text: str, number: int) -> str:
+    """The module's source with change `number`."""
     tree = ast.parse(text)
-    parent, field, index, new, inside = _Walk(tree).found[number]
+    parent, field, index, new, _ = _Walk(tree).found[number]
     if index is None:
         setattr(parent, field, new)
     else:
         getattr(parent, field)[index] = new
-    return ast.unparse(ast.fix_missing_locations(tree)), function_around(tree, inside.split("."), new)
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def function_around(tree: ast.Module, names: list[str], node: ast.AST) -> tuple[str, ...]:
-    """The outermost function among nested ones, unless `node` is among its default values, which are no part of its code."""
+def function_around(tree: ast.Module, names: list[str]) -> tuple[tuple[str, ...], set[int]]:
+    """The outermost function among nested ones and the nodes of its body: default values are no part of its code."""
     place: ast.Module | ast.ClassDef = tree
     for depth, name in enumerate(names):
         found = next((x for x in place.body if isinstance(x, ast.FunctionDef | ast.ClassDef) and x.name == name), None)
         if isinstance(found, ast.FunctionDef):
-            return tuple(names[: depth + 1]) if any(x is node for b in found.body for x in ast.walk(b)) else ()
+            return tuple(names[: depth + 1]), {id(x) for b in found.body for x in ast.walk(b)}
         if found is None:
-            return ()
+            break
         place = found
-    return ()
+    return (), set()
 
 
 def head(node: ast.AST) -> str:

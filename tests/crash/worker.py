@@ -127,8 +127,9 @@ def live(folder: Path, moment: str = "", number: int = 0) -> None:
     life.around(Ledger, "append", _row)
     life.around(LocalObjectStore, "put", lambda *_: "object")
     life.around(LogPublisher, "publish", lambda *_: "checkpoint")
-    life.around(LocalPrivateStore, "put",
-                lambda name, _: "window" if "/windows/" in name else "plan" if name.startswith("plans/") else "secret")
+    life.around(LocalPrivateStore, "put", lambda *_: "secret")
+    life.around(LocalPrivateStore, "create",
+                lambda name, _: "window" if "/windows/" in name else "plan" if name.startswith("plans/") else "")
     life.listen()
     places = stores(folder)
     context: RunContext = planned(places, KEY) or start(places, crash_draft())

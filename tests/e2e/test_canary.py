@@ -25,8 +25,10 @@ import numpy as np
 import pytest
 
 from protocol.statement import Name
+from storage.ledger import open_ledger
 from storage.private import open_private_store
 from tasks.deliver import load_committed
+from tasks.record import recorded_root
 from tests.support.project import CANARY, RUN_YAML, Finished, environment, project
 
 WINDOW = 8  # values of a tensor that make a canary
@@ -113,9 +115,13 @@ def canaries(folder: Path, run_ids: Iterable[str]) -> Canaries:
             needles[form] = f"text {text!r}"
     for run_id in run_ids:
         prefix = f"runs/{run_id}/commitments/"
-        for name in private.names(prefix):
-            base, _, window = name.removeprefix(prefix).rpartition("/")
-            seed, tensors = load_committed(private, run_id, Name(base, -1 if window == "start" else int(window)))
+        parts = {name: re.fullmatch(r"(.+)/(start|\d+)-([0-9a-f]{16})", name.removeprefix(prefix)) for name in private.names(prefix)}
+        start = {found[1]: found[3] for found in parts.values() if found and found[2] == "start"}
+        for name, found in parts.items():
+            assert found, name
+            this = Name(found[1], -1 if found[2] == "start" else int(found[2]))
+            roots = {str(Name(base)): root for base, root in start.items()} | {str(this): found[3]}
+            seed, tensors = load_committed(private, run_id, this, lambda n, roots=roots: roots[str(n)])
             for form in blobs(seed):
                 needles[form] = f"seed of {name}"
             for tensor, values in tensors.items():
@@ -223,7 +229,8 @@ def test_nothing_is_found_with_every_log_there_is(tmp_path: Path) -> None:
 def test_a_planted_canary_is_found(finished: Finished, secrets: Canaries, where: str, tmp_path: Path) -> None:
     """Controls, one for each kind of place and with another encoding each."""
     (run,) = run_ids(finished[0])
-    seed, tensors = load_committed(open_private_store(f"file:{finished[0]}/var/private"), run, Name("delivered/0", 2))
+    root = recorded_root(open_ledger(f"sqlite:///{finished[0]}/var/ledger.db"), run)
+    seed, tensors = load_committed(open_private_store(f"file:{finished[0]}/var/private"), run, Name("delivered/0", 2), root)
     values = next(run for run in telling(tensors["down_proj.lora_A"]))
     forms = {
         "log": f"adapter {values.tolist()}".encode(), "error": b"ValueError: array(" + values.astype(">i4").tobytes(),

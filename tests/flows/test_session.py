@@ -9,23 +9,10 @@ import yaml
 
 from flows.config import load_config
 from flows.environment import SETTINGS, embed
-from flows.session import RunBusy, hold, request_of
+from flows.session import request_of
 from storage.errors import BudgetExhausted, LedgerError, MissingObject, StorageError, StoreFull, StoreUnavailable
-from storage.private import LocalPrivateStore
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
-    private = LocalPrivateStore(tmp_path / "private")
-    with hold(private, "a" * 64):
-        with pytest.raises(RunBusy, match="another process"), hold(private, "a" * 64):
-            pass
-        with hold(private, "b" * 64):
-            pass
-    with hold(private, "a" * 64):
-        pass
-    assert list(private.names()) == []
 
 
 def test_a_request_says_what_run_yaml_says(tmp_path: Path) -> None:
@@ -49,11 +36,17 @@ def test_only_faults_that_may_pass_are_retried() -> None:
 
 def test_every_deployment_names_a_flow() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert {d["name"] for d in deployments} == {"audited", "provers", "verification"}
+    pools = {d["name"]: d["work_pool"]["name"] for d in deployments}
+    assert pools == {
+        "audited": "trainers", "nightly": "trainers", "gpu-provers": "gpu-provers", "verification": "verifiers", "repair": "trainers",
+    }
     for deployment in deployments:
-        file, name = deployment["entrypoint"].split(":")
-        functions = {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
-        assert name in functions and deployment["work_pool"] == {"name": "gpu-provers"}
+        module, name = deployment["entrypoint"].rsplit(".", 1)
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        given = {argument.arg for argument in function.args.args}
+        assert set(deployment.get("parameters", {})) <= given, deployment["name"]
+    assert {d["name"] for d in deployments if d.get("schedules")} == {"nightly", "verification", "repair"}
 
 
 def test_prefect_is_kept_in_the_project_and_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,17 @@ def test_bounds_at_2_62_are_refused() -> None:
         g.product("square", "a,a->", x, x)
 
 
+def test_bounds_of_sums_longer_than_2_63_are_refused() -> None:
+    """Counted in 64 bits, a sum over 2^32 · 2^32 places would have none, and any bound."""
+    g, size = Graph(), 1 << 32
+    x = g.input("in", "x", "ab", (size, size), -1, 1)
+    assert x.cells == 1 << 64
+    with pytest.raises(RelationError, match="2\\^62"):
+        g.product("square", "ab,ab->", x, x)
+    with pytest.raises(RelationError, match="2\\^62"):
+        g.linear("sum", "", (1, x))
+
+
 def test_every_committed_tensor_is_named_once_in_its_role() -> None:
     g = tiny_graph()
     names = [(op.commitment, op.tensor_name) for op in g.ops if isinstance(op, Committed | Input)]

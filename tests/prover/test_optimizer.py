@@ -3,7 +3,7 @@
 Deviations are stated in units that mean something: m and v in units of their last place, an update in learning rates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 import numpy as np
@@ -15,7 +15,7 @@ from protocol.relation.clip import FACTOR_BITS, NORM_BITS, ROW_BITS
 from protocol.relation.graph import IntArray
 from protocol.relation.tables import GUARD
 from protocol.relation.update import MATRICES
-from prover.executor.calibrate import calibrate
+from prover.executor.calibrate import CalibrationError, calibrate
 from prover.executor.float_model import FloatRun
 from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps
@@ -199,6 +199,15 @@ def test_extra_headroom_lowers_every_exponent(extra: int) -> None:
             continue
         assert low == value - extra or key.endswith((".du_coarse", ".copy", ".g")) and low <= value or key == "norm", key
     assert found[0]["norm"] - 2 * extra - 1 <= found[extra]["norm"] <= found[0]["norm"] - 2 * extra + 1
+
+
+@pytest.mark.parametrize("fine", [30, 90])
+@pytest.mark.parametrize("optimizer", [{}, {"max_grad_norm": "1"}])
+def test_gradients_that_vanish_are_refused_when_a_run_is_planned(fine: int, optimizer: dict[str, str]) -> None:
+    """Too small for the relation's bounds, or for an exponent."""
+    t = toy(layers=1, **optimizer)
+    with pytest.raises(CalibrationError, match="Gradients that nearly vanish"):
+        calibrate(replace(t.manifest, exponents=t.manifest.exponents | {"head/W": fine}), t.base, t.tokens, t.mask, 3)
 
 
 def test_warm_up_does_not_hide_gradients_from_calibration() -> None:

@@ -19,11 +19,11 @@ from prover.executor.calibrate import Calibration
 from prover.executor.prepare import Prepared
 from prover.files.dataset import load_dataset
 from prover.files.dataset_opening import commit_dataset, read_opening, write_opening
-from storage.derive import budget_of
+from storage.derive import SPARE_OPENINGS, budget_of
 from storage.errors import StorageError
 from storage.ledger import open_ledger
 from tasks.context import RunRequest, Stores
-from tasks.estimate import SPARE_OPENINGS, Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
+from tasks.estimate import Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
 from tasks.plan import PUBLIC_SEED, Draft, draft, plan_key, planned, quantisation_loss, start
 from tasks.prove import prove_statement
 from tasks.record import collect
@@ -49,6 +49,7 @@ def request_(tmp_path: Path) -> RunRequest:
         lora=Lora(2, 4, ("q_proj",)), optimizer=Optimizer(kind="sgd", momentum="0.9", learning_rate="0.01"), epochs=1, batch_size=2,
         gradient_accumulation=1, sequence_length=12, seed=3, window_steps=4, max_steps=None, weight_bits=12, weight_scales="tensor",
         headroom=0, base_visibility="private", publish_loss=True, soundness_bits=100,
+        spare_openings=SPARE_OPENINGS,
     )
 
 
@@ -110,13 +111,13 @@ def test_more_bits_than_the_field_has_are_refused() -> None:
 
 def test_a_long_run_is_rotated_as_rarely_as_its_profile_allows() -> None:
     manifest = replace(toy_draft().manifest, steps=300, loss_tokens=(1,) * 300)
-    assert with_rotation(toy_draft().manifest, 7) == toy_draft().manifest  # two windows need none
-    for limit in (7, 30, 76):
+    assert with_rotation(toy_draft().manifest, 9) == toy_draft().manifest  # two windows need none
+    for limit in (9, 30, 76):
         found = with_rotation(manifest, limit)
         assert found and found.rotation_windows > 0 and max(found.budgets.values()) <= limit
         rarer = with_budgets(replace(manifest, rotation_windows=found.rotation_windows + 1))
         assert max(rarer.budgets.values()) > limit
-    assert with_rotation(manifest, 5) is None
+    assert with_rotation(manifest, 7) is None and with_rotation(manifest, 7, spare=2)
     chosen = choose(manifest, 100)
     rotations = next(k for k in chosen.kinds if k.kind == "rotate")
     assert chosen.rotation_windows and chosen.bits >= 100 and rotations.tasks % 4 == 0
@@ -141,7 +142,7 @@ def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
     assert [str(t.commitments[1][1]) for t in task_list(run.manifest) if t.kind == "rotate"] == copied
     first, copy = (run.opened(Name("base/0", w)).data for w in (-1, 2))
     assert first.id != copy.id and (first.codeword != copy.codeword).any()
-    stored = where.private.get(f"runs/{run.run_id}/commitments/base/0/2")
+    [stored] = [where.private.get(name) for name in where.private.names(f"runs/{run.run_id}/commitments/base/0/2-")]
     assert len(stored) < 1000  # a copy's seed alone
     for row in where.ledger.record(run.run_id).commitments:
         assert row.budget is None or where.ledger.openings_spent(row.commitment_id) <= row.budget - SPARE_OPENINGS
@@ -242,13 +243,15 @@ def test_another_request_is_refused(owned: RunRequest, change: dict[str, object]
 
 def test_openings_spent_by_other_runs_are_counted(owned: RunRequest) -> None:
     identity = read_opening(owned.dataset_opening or Path()).id
-    assert draft(owned, "key", lambda name: 4 if name == identity else 0).manifest.budgets["dataset"] == 9
-    with pytest.raises(PlanError, match="4 of its 9 openings are left.*at least 5 times"):
-        draft(owned, "key", lambda name: 5 if name == identity else 0)
+    assert draft(owned, "key", lambda name: 2 if name == identity else 0).manifest.budgets["dataset"] == 9
+    with pytest.raises(PlanError, match="6 of its 9 openings are left.*at least 7 times"):
+        draft(owned, "key", lambda name: 3 if name == identity else 0)
+    fewer = replace(owned, spare_openings=2)
+    assert draft(fewer, "key", lambda name: 4 if name == identity else 0).manifest.budgets["dataset"] == 9
 
 
 def test_a_long_run_rotates_the_owners_dataset(owned: RunRequest) -> None:
-    found = draft(replace(owned, window_steps=1, epochs=4), "key")
+    found = draft(replace(owned, window_steps=1, epochs=4, spare_openings=2), "key")
     assert found.manifest.rotation_windows == 2 and found.manifest.budgets["dataset"] == 9
 
 

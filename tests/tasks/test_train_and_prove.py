@@ -31,12 +31,13 @@ def roots(run: RunContext) -> dict[str, str]:
 
 def test_secrets_come_back_as_they_were(run: RunContext) -> None:
     tensors = {"q_proj.lora_A": np.array([[1, -2**31], [3, 4]]), "small": np.array([-128, 127])}
-    save_committed(run.stores.private, run.run_id, Name("delivered/0", 7), b"s" * 32, tensors)
-    seed, found = load_committed(run.stores.private, run.run_id, Name("delivered/0", 7))
+    save_committed(run.stores.private, run.run_id, Name("delivered/0", 7), "ab" * 32, b"s" * 32, tensors)
+    seed, found = load_committed(run.stores.private, run.run_id, Name("delivered/0", 7), lambda name: "ab" * 32)
     assert seed == b"s" * 32 and list(found) == list(tensors)
     assert all(found[k].dtype == np.int64 and (found[k] == tensors[k]).all() for k in tensors)
-    with pytest.raises(MissingObject):
-        load_committed(run.stores.private, run.run_id, Name("delivered/0", 8))
+    for name, root in ((Name("delivered/0", 8), "ab" * 32), (Name("delivered/0", 7), "cd" * 32)):
+        with pytest.raises(MissingObject):
+            load_committed(run.stores.private, run.run_id, name, lambda _, root=root: root)
 
 
 def test_a_window_is_recorded_once(run: RunContext) -> None:
@@ -45,6 +46,24 @@ def test_a_window_is_recorded_once(run: RunContext) -> None:
     assert {str(n) for n in window_names(run, 0)} == {"x/0@0", "x/1@0", "dx/1@0", "state/0@1"} <= set(before)
     assert not train_window(run, 0)
     assert roots(run) == before
+
+
+def test_two_trainers_of_one_window_do_no_harm(tmp_path: Path) -> None:
+    """The second one finds the window recorded when it is done: its own commitments count for nothing."""
+    first = toy_run(tmp_path)
+    late = RunContext(first.stores, first.run_id, first.manifest, first.backend)
+    overtaken = late.trainer.run_window
+
+    def slow(*arguments: Any) -> Any:
+        late.trainer.run_window = overtaken  # type: ignore[method-assign]
+        trace = overtaken(*arguments)
+        assert train_window(first, 0)
+        return trace
+
+    late.trainer.run_window = slow  # type: ignore[method-assign]
+    assert not train_window(late, 0)
+    assert len(list(first.stores.private.names(f"runs/{first.run_id}/commitments/state/0/1-"))) == 2
+    assert prove_statement(late, task_named(late, "layer(0, 0)")).fresh and train_window(late, 1)
 
 
 def test_norms_and_clip_factors_are_recorded_and_proved(tmp_path: Path) -> None:
@@ -59,14 +78,11 @@ def test_norms_and_clip_factors_are_recorded_and_proved(tmp_path: Path) -> None:
 
 
 def test_a_window_cut_off_before_its_file_is_trained_again(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = run.stores.private.put
+    def full(name: str, data: bytes) -> bool:
+        assert name == window_file(run.run_id, 0)
+        raise StoreFull("no space left")
 
-    def full(name: str, data: bytes) -> None:
-        if name == window_file(run.run_id, 0):
-            raise StoreFull("no space left")
-        put(name, data)
-
-    monkeypatch.setattr(run.stores.private, "put", full)
+    monkeypatch.setattr(run.stores.private, "create", full)
     with pytest.raises(StoreFull):
         train_window(run, 0)
     assert not any(key.endswith("@0") for key in roots(run))  # nothing of it was published
@@ -151,8 +167,9 @@ def test_nothing_is_proved_before_its_commitments_are_recorded(run: RunContext) 
 
 
 def test_another_private_store_is_noticed(run: RunContext) -> None:
-    seed, tensors = load_committed(run.stores.private, run.run_id, Name("head"))
-    save_committed(run.stores.private, run.run_id, Name("head"), seed, {"W": tensors["W"] + 1})
+    root = run.root(Name("head"))
+    seed, tensors = load_committed(run.stores.private, run.run_id, Name("head"), run.root)
+    save_committed(run.stores.private, run.run_id, Name("head"), root, seed, {"W": tensors["W"] + 1})
     fresh = RunContext(run.stores, run.run_id, run.manifest, run.backend)
     with pytest.raises(StorageError, match="not what the ledger recorded"):
         prove_statement(fresh, task_named(run, "range(head)"))

@@ -1,0 +1,52 @@
+"""A shift of one prover: claim and prove statement after statement of a run, while there is something to do (deployments `prove/POOL`).
+
+The process that trains keeps shifts in the pool (flows/crew.py); any number of workers may take one. A shift ends when nothing is left,
+when the next window is long in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. One shift at a time uses a
+GPU: VERILORA_SLOT, set by `verilora worker --gpu N`, names a concurrency limit of one on the Prefect server.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from prefect import flow
+from prefect.concurrency.sync import concurrency
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.session import open_session
+from flows.work import prove as prove_task
+from tasks.backlog import Backlog
+
+SHIFT_SECONDS = 600.0
+IDLE_SECONDS = 30.0
+POLL_SECONDS = 1.0
+LEASE_SECONDS = 60.0  # how long the slot of a worker that is gone stays taken
+
+
+@flow(name="prove", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False, validate_parameters=False)
+def prove(config_path: str, run: str) -> int:
+    """Prove what can be proved of a run; the number of proofs. run.yaml says where ledger and stores are."""
+    session = open_session(config_path)
+    session.stopped.clear()
+    backlog, proofs = Backlog(session.join(run)), 0
+    end = time.monotonic() + SHIFT_SECONDS
+    with _slot():
+        idle_since = time.monotonic()
+        while not backlog.finished and time.monotonic() < min(end, idle_since + IDLE_SECONDS):
+            for identity, task in backlog.claims(session.config.orchestration.patience, lambda: time.monotonic() < end):
+                prove_task(config_path, identity, str(task))
+                proofs += 1
+                idle_since = time.monotonic()
+            time.sleep(0 if backlog.finished else POLL_SECONDS)
+    return proofs
+
+
+@contextlib.contextmanager
+def _slot() -> Iterator[None]:
+    name = os.environ.get("VERILORA_SLOT", "")
+    if not name:
+        yield
+        return
+    with concurrency(name, occupy=1, lease_duration=LEASE_SECONDS, strict=True):
+        yield

@@ -1,0 +1,202 @@
+"""Which test notices a mutant: tests collected once, fixtures built once, each mutant judged in a forked process.
+
+`Judge` runs inside a pytest session (as a plugin) and takes the place of its loop. First every test runs once on the honest code; what
+functions of protocol/ and verifier/ it calls, how long it takes, and the values of fixtures of wider scope are kept. Then
+`outcome(path, names, prepare)` forks, changes the code, and runs the tests that call the changed function, those first that cost
+little and have killed much. Fixtures keep their honest values; a mutant that passes is judged once more with all of them made
+anew. Nothing that a process remembers can save a mutant's life unnoticed: a stale value makes a survivor, never a kill.
+Called by tests/campaigns/mutants.py.
+"""
+
+import functools
+import gc
+import inspect
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLOWER, MORE = 3, 2.0  # a test has this many times its honest processor time, and so many seconds more
+BUDGET = 40.0  # seconds of honest tests for one mutant, a fast pass and a fresh one; whoever passes them is called a survivor
+Function = tuple[str, str]  # (path, qualified name of the outermost function)
+
+
+class Judge:
+    """The plugin. `work(self)` is called when the honest run is done."""
+
+    def __init__(self, work: Callable[["Judge"], None]) -> None:
+        self.work = work
+        self.store: dict[tuple[int, object], object] = {}
+        self.items: dict[str, pytest.Item] = {}
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[Function, set[str]] = {}
+        self.trusted: set[str] = set()
+        self.kills: dict[tuple[str, str], int] = {}
+        self.runs: dict[tuple[str, str], int] = {}
+        self.refused: list[str] = []
+
+    # pytest's hooks ------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> object:
+        """Fixtures of wider scope than a function, without an end of their own, are built once."""
+        if fixturedef.scope == "function" or inspect.isgeneratorfunction(fixturedef.func):
+            return None
+        cache_key = fixturedef.cache_key(request)
+        key = (id(fixturedef), cache_key if isinstance(cache_key, str | int | None) else id(cache_key))
+        if key not in self.store:
+            arguments = {name: request.getfixturevalue(name) for name in fixturedef.argnames}
+            self.store[key] = fixturedef.func(**arguments)
+        fixturedef.cached_result = (self.store[key], cache_key, None)
+        return self.store[key]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = list(session.items)
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            with _traced() as called:
+                start = time.process_time()
+                passed = run_item(item, following)
+                spent = time.process_time() - start
+            if not passed:
+                self.refused.append(item.nodeid)
+                continue
+            self.items[item.nodeid], self.seconds[item.nodeid] = item, spent
+            for function in called:
+                self.calls.setdefault(function, set()).add(item.nodeid)
+        gc.collect()
+        gc.freeze()
+        self.work(self)
+        return True
+
+    # judging -------------------------------------------------------------------------------------
+
+    def order(self, path: str, function: Function) -> list[str]:
+        """Tests that call the function, the likeliest and cheapest first, within the budget."""
+        def worth(nodeid: str) -> tuple[float, str]:
+            chance = (self.kills.get((path, nodeid), 0) + 0.1) / (self.runs.get((path, nodeid), 0) + 1)
+            return -chance / (self.seconds[nodeid] + 0.02), nodeid
+
+        left, chosen = BUDGET, []
+        for nodeid in sorted(self.calls.get(function, ()), key=worth):
+            if self.seconds[nodeid] <= left:
+                left -= self.seconds[nodeid]
+                chosen.append(nodeid)
+        return chosen
+
+    def outcome(self, path: str, names: tuple[str, ...], prepare: Callable[[], None]) -> tuple[str, str]:
+        """("killed" | "timeout" | "passed" | "uncalled", the test that did it)."""
+        nodeids = self.order(path, (path, ".".join(names)))
+        if not nodeids:
+            return "uncalled", ""
+        for fresh in (False, True):
+            while True:
+                result, last = self.attempt(nodeids, prepare, fresh)
+                for nodeid in nodeids[: nodeids.index(last) + 1]:
+                    self.runs[path, nodeid] = self.runs.get((path, nodeid), 0) + 1
+                if result == "passed":
+                    break
+                if last not in self.trusted:  # does it pass, alone in a process, on the honest code?
+                    if self.attempt([last], lambda: None, fresh)[0] != "passed":
+                        self.refused.append(last)
+                        for known in self.calls.values():
+                            known.discard(last)
+                        nodeids.remove(last)
+                        continue
+                    self.trusted.add(last)
+                self.kills[path, last] = self.kills.get((path, last), 0) + 1
+                return result, last
+        return "passed", ""
+
+    def attempt(self, nodeids: list[str], prepare: Callable[[], None], fresh: bool) -> tuple[str, str]:
+        """"passed", "killed" or "timeout", and the last test that ran, in a forked process."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            self._child(writing, nodeids, prepare, fresh)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            started = pipe.read().split()
+        _, status = os.waitpid(pid, 0)
+        last = nodeids[int(started[-1])] if started else nodeids[0]
+        if os.WIFSIGNALED(status):
+            return "timeout", last
+        return ("passed" if os.waitstatus_to_exitcode(status) == 0 else "killed"), last
+
+    def _child(self, writing: int, nodeids: list[str], prepare: Callable[[], None], fresh: bool) -> None:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+            prepare()
+            forget()
+            if fresh:
+                self.store.clear()
+            for n, nodeid in enumerate(nodeids):
+                os.write(writing, b"%d " % n)
+                limit = SLOWER * self.seconds[nodeid] + MORE + (30 if fresh else 0)  # fixtures belong to no test
+                signal.setitimer(signal.ITIMER_PROF, limit)
+                signal.setitimer(signal.ITIMER_REAL, 10 * limit)
+                if not run_item(self.items[nodeid], self.items[nodeids[n + 1]] if n + 1 < len(nodeids) else None):
+                    os._exit(1)
+            os._exit(0)
+        except BaseException:
+            os._exit(2)
+
+
+def run_item(item: Any, following: Any) -> bool:
+    """Set up, run, tear down, without reports; skipped is passed."""
+    state, passed = item.session._setupstate, True
+    item._initrequest()
+    try:
+        state.setup(item)
+        item.runtest()
+    except pytest.skip.Exception:
+        pass
+    except (Exception, SystemExit, pytest.fail.Exception):
+        passed = False
+    try:
+        state.teardown_exact(following)
+    except Exception:
+        passed = False
+    return passed
+
+
+def forget() -> None:
+    """Empty the caches of the project's functions."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("protocol", "verifier", "prover", "tests") and name != "prover.kernels.build":
+            for value in list(vars(module).values()):
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()
+
+
+@contextmanager
+def _traced() -> Iterator[set[Function]]:
+    """The functions of protocol/ and verifier/ that are called meanwhile, by their outermost function."""
+    known: dict[Any, None] = {}
+    found: set[Function] = set()
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        known[frame.f_code] = None
+
+    sys.settrace(trace)
+    try:
+        yield found
+    finally:
+        sys.settrace(None)
+        for code in known:
+            if code.co_filename.startswith((f"{ROOT}/protocol/", f"{ROOT}/verifier/")):
+                path = Path(code.co_filename).relative_to(ROOT).as_posix()
+                found.add((path, code.co_qualname.split(".<locals>")[0]))
