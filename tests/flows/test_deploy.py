@@ -1,0 +1,125 @@
+"""`verilora deploy` on a real Prefect server, and the scheduled flows as a worker would run them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.environment import SETTINGS
+from flows.server import embedded
+from storage.ledger import open_ledger
+from tests.cli.build_run import RUN_ID, Built
+from tests.support.project import ROOT
+
+RUN_YAML = """base_model: model
+dataset: data.jsonl
+training: {{learning_rate: 0.1}}
+storage: {{ledger: "{0}", objects: "{1}", private: "file:{2}"}}
+orchestration: {{provers: gpu-provers}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a client of a server of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        for name, value in {**SETTINGS, "PREFECT_HOME": str(home), "HOME": str(home), "PYTHONPATH": str(ROOT)}.items():
+            patch.setenv(name, value)
+        with embedded():
+            yield dict(os.environ)
+
+
+def python(env: dict[str, str], *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *arguments], env=env | more, capture_output=True, text=True, timeout=240, check=False)
+
+
+def ask(env: dict[str, str], path: str, **body: Any) -> Any:
+    return httpx.post(f"{env['PREFECT_API_URL']}{path}", json=body, trust_env=False).raise_for_status().json()
+
+
+@pytest.fixture
+def run_yaml(built: Built, tmp_path: Path) -> Path:
+    shutil.copytree(built.folder, tmp_path / "run")
+    path = tmp_path / "run.yaml"
+    folder = tmp_path / "run"
+    path.write_text(RUN_YAML.format(f"sqlite:///{folder / 'ledger.db'}", f"file:{folder / 'objects'}", folder / "private"))
+    return path
+
+
+def test_deploying_twice_leaves_one_of_everything(server: dict[str, str], run_yaml: Path) -> None:
+    for _ in range(2):
+        done = python(server, "-m", "cli", "deploy", str(run_yaml), "--json")
+        assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    names = ["finetune/audited", "finetune/nightly", "prove/gpu-provers", "repair/repair", "verify/verification"]
+    assert said["deployments"] == names and said["pools"] == ["gpu-provers", "trainers", "verifiers"]
+    assert any("on this machine's disk" in text for text in said["warnings"])
+    deployments = {item["name"]: item for item in ask(server, "/deployments/filter")}
+    assert len(deployments) == 5 and deployments["gpu-provers"]["work_pool_name"] == "gpu-provers"
+    for name in ("audited", "nightly", "verification", "repair"):
+        assert deployments[name]["parameters"] == {"config_path": str(run_yaml)}
+    assert [s["schedule"]["cron"] for s in deployments["nightly"]["schedules"]] == ["0 1 * * *"]
+    assert deployments["audited"]["global_concurrency_limit"]["limit"] == 1
+    for pool in said["pools"]:
+        queues = ask(server, f"/work_pools/{pool}/queues/filter")
+        order = [q["name"] for q in sorted(queues, key=lambda q: q["priority"]) if q["name"] != "default"]
+        assert order == ["high", "normal", "low"]
+    assert len(ask(server, "/automations/filter")) == 1
+
+
+def test_what_stands_in_the_way_is_said(server: dict[str, str], run_yaml: Path) -> None:
+    alone = python({k: v for k, v in server.items() if k != "PREFECT_API_URL"}, "-m", "cli", "deploy", str(run_yaml))
+    assert alone.returncode == 2 and "PREFECT_API_URL is not set" in alone.stderr
+    nobody = python(server, "-m", "cli", "deploy", str(run_yaml), PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0")
+    assert nobody.returncode == 2 and "no Prefect server answers at http://127.0.0.1:9/api" in nobody.stderr
+    missing = python(server, "-m", "cli", "deploy", str(run_yaml.with_name("other.yaml")))
+    assert missing.returncode == 2 and "there is no such file" in missing.stderr
+
+
+VERIFY = "import sys; from flows.verify import verify; print(verify(**eval(sys.argv[1])))"
+
+
+def test_finished_runs_are_verified_once_by_each_verifier(server: dict[str, str], run_yaml: Path) -> None:
+    first = python(server, "-c", VERIFY, repr({"config_path": str(run_yaml)}))
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert [item["run"] for item in json.loads(first.stdout.splitlines()[-1])] == [RUN_ID]
+    again = python(server, "-c", VERIFY, repr({"config_path": str(run_yaml)}))
+    assert json.loads(again.stdout.splitlines()[-1]) == []
+    artifacts = {item["key"] for item in ask(server, "/artifacts/filter")}
+    assert {f"verification-{RUN_ID}", f"verdicts-{RUN_ID}"} <= artifacts
+    folder = run_yaml.parent / "run"
+    [summary] = open_ledger(f"sqlite:///{folder / 'ledger.db'}", read_only=True).query_runs()
+    assert summary.accepted == 1 and summary.verifiers == ("verification flow",)
+
+    # another verifier needs neither run.yaml nor private store, and a run that was tampered with fails the flow
+    shutil.rmtree(folder / "private")
+    victim = next(p for p in sorted((folder / "objects").rglob("*")) if len(p.name) == 64)
+    victim.chmod(0o600)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
+    place = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "objects": f"file:{folder / 'objects'}", "verifier": "another", "run": RUN_ID[:6]}
+    rejected = python(server, "-c", VERIFY, repr(place))
+    assert rejected.returncode == 1 and "RunRejected" in rejected.stderr and "damaged-object" in rejected.stderr
+
+
+def test_repair_restores_from_a_replica_and_fails_without_one(server: dict[str, str], run_yaml: Path) -> None:
+    program = "import sys; from flows.repair import repair; print(repair(**eval(sys.argv[1])))"
+    objects = run_yaml.parent / "run" / "objects"
+    shutil.copytree(objects, run_yaml.parent / "replica")
+    victim = next(p for p in sorted(objects.rglob("*")) if len(p.name) == 64)
+    victim.unlink()
+    lost = python(server, "-c", program, repr({"config_path": str(run_yaml)}))
+    assert lost.returncode == 1 and "NotRepaired" in lost.stderr and victim.name in lost.stderr
+    sources = [f"file:{run_yaml.parent / 'replica'}"]
+    done = python(server, "-c", program, repr({"config_path": str(run_yaml), "sources": sources}))
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == {"restored": [f"object {victim.name}"], "signatures_checked": True} and victim.is_file()
