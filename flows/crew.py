@@ -11,6 +11,7 @@ import logging
 import time
 from typing import Protocol
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, WorkerFilter, WorkerFilterStatus
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -106,7 +107,12 @@ class Pool:
     def wait(self, behind: int) -> None:
         """Until statements of at most `behind` windows are left; RunError if the pool cannot go on."""
         while not (self.backlog.finished or (behind and self.backlog.behind <= behind)):
-            self.offer()
+            try:
+                self.offer()
+            except httpx.HTTPError as error:  # the shifts that there are go on without the server
+                if time.monotonic() - self._progress > self.settings.patience:
+                    raise
+                log.warning("the Prefect server does not answer: %s", type(error).__name__)
             time.sleep(POLL_SECONDS)
             self._refresh()
 
@@ -116,7 +122,10 @@ class Pool:
             cancel_shifts(client, self.tag)
 
     def _refresh(self) -> None:
+        idle = not self.backlog.left
         self.backlog.refresh()
+        if idle:  # nobody could have proved anything
+            self._progress = time.monotonic()
         for identity in self.backlog.proved - self._known:
             self._progress, self._deaths = time.monotonic(), 0
             self.session.proved(identity, str(self.backlog.context.statements.get(identity, "")))
