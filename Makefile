@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks fuzz vectors mutants browser-test api-cases bench cross wheel gateway-test clean
+.PHONY: help install services demo test lint attacks fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-peers cross wheel crash gateway cluster-demo gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,7 +45,7 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 	$(BIN)/mypy --strict protocol verifier
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-attacks: $(STAMP)  ## longer run of tampering: every byte of toy proofs
+attacks: $(STAMP)  ## all attack campaigns, one line each; a survivor fails (about an hour on one core; CASES=n honest statements)
 	$(BIN)/python -m pytest -m attacks
 
 fuzz: $(STAMP)  ## coverage-guided hostile input for the verifier (FUZZ_SECONDS for each of nine targets, by default 60)
@@ -55,8 +55,8 @@ fuzz: $(STAMP)  ## coverage-guided hostile input for the verifier (FUZZ_SECONDS 
 vectors: $(STAMP)  ## make the known-answer vectors anew, under two hash seeds, and compare them with tests/vectors
 	$(BIN)/python -m tests.campaigns.vectors
 
-mutants: $(STAMP)  ## change protocol and verifier in one place at a time: does a test fail? (hours; SAMPLE=n takes n of them)
-	$(BIN)/python -m tests.campaigns.mutants --sample $(or $(SAMPLE),0)
+mutants: $(STAMP)  ## change protocol and verifier in one place at a time: does a test fail? (an hour or more; SAMPLE=n takes n, RESULTS=FILE continues)
+	$(BIN)/python -m tests.campaigns.mutants --sample $(or $(SAMPLE),0) $(if $(RESULTS),--results $(RESULTS))
 
 browser-test: $(STAMP)  ## pages in headless Chromium (installed by apt-get if absent); SCREENSHOTS=FOLDER keeps pictures
 	@command -v chromium >/dev/null || { \
@@ -68,11 +68,28 @@ browser-test: $(STAMP)  ## pages in headless Chromium (installed by apt-get if a
 api-cases: $(STAMP)  ## 10,000 generated requests against the API's description
 	CASES=14000 $(BIN)/python -m pytest -s tests/api/test_schema.py
 
+crash: $(STAMP) services  ## whole runs while workers, flows, servers, database, disk and clock fail (about a quarter of an hour)
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  $$as_root apt-get update -qq && \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends faketime; }
+	$(BIN)/python -m pytest -m cluster tests/crash
+
 fidelity: $(STAMP)  ## 200 steps against PEFT in fp32, SGD and AdamW (about ten minutes)
 	$(BIN)/python -m benchmarks.fidelity --plot docs/fidelity.png
 
 bench: $(STAMP)  ## speeds as ratios to the machine's own multiplication and SHA-256 rates
 	$(BIN)/python -m benchmarks
+
+bench-workers: $(STAMP)  ## proving by one and two workers of a pool: scaling, and what orchestration costs
+	$(BIN)/python -m benchmarks.workers
+
+bench-scaling: $(STAMP)  ## one layer task by tokens, width, rank, layers and threads; docs/scaling.png
+	$(BIN)/python -m benchmarks.scaling --plot docs/scaling.png
+
+bench-peers: $(STAMP)  ## the same statements proved here and by ezkl, which is installed first (half an hour, 10 GB)
+	$(BIN)/pip install --quiet '.[peers]'
+	$(BIN)/python -m benchmarks.peers
 
 cross: $(STAMP)  ## compile-check the kernels for aarch64 (installs ziglang; minutes when its cache is cold)
 	$(BIN)/pip install --quiet ziglang
@@ -83,12 +100,17 @@ wheel: $(STAMP)  ## the auditor's program: dist/verilora_verifier-*.whl, protoco
 	cp -r protocol verifier build/verifier && mv build/verifier/verifier/pyproject.toml build/verifier
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) build/verifier
 
-gateway-test: $(STAMP)  ## the S3 stores on a real server: installs Ceph's RADOS gateway by apt-get, starts it on loopback, stops it
+gateway:
 	@command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null || { \
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 	  $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common; }
-	$(BIN)/python -m tests.support.gateway $(BIN)/python -m pytest -m gateway tests/storage tests/e2e
+
+cluster-demo: $(STAMP) services gateway  ## a cluster on loopback: an audited run survives a killed prover and is verified by an auditor
+	$(BIN)/python -m examples.cluster
+
+gateway-test: $(STAMP) gateway  ## the S3 stores on a real server: installs Ceph's RADOS gateway by apt-get, starts it on loopback, stops it
+	$(BIN)/python -m examples.gateway $(BIN)/python -m pytest -m gateway tests/storage tests/e2e
 
 clean:  ## remove what can be made again (never var/, which holds runs)
 	rm -rf .venv $(STAMP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

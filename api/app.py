@@ -7,11 +7,13 @@ storage/browse.py how long each may take. There is no documentation page, which 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from api.bundle import bundles
 from api.http import NotHere, Outer, Unavailable, problem
 from api.log import log
+from api.metrics import Measured, metrics
 from api.pages import error_page, pages
 from api.runs import runs
 from api.schemas import Problem
@@ -46,7 +48,8 @@ def create_app(found: Services) -> Outer:
         description="What an audit ledger says, read-only. Rows are claims of the ledger's owner, verdicts claims of their signers.",
     )
     app.state.services = found
-    for router in (runs, bundles, log, pages):
+    registry = CollectorRegistry()
+    for router in (runs, bundles, log, pages, metrics(found.rows, registry)):
         app.include_router(router)
 
     @app.get("/healthz", summary="Whether ledger and object store answer", tags=["service"], include_in_schema=False)
@@ -58,9 +61,9 @@ def create_app(found: Services) -> Outer:
 
     def answer(request: Request, error: Exception) -> Response:
         path = request.url.path
-        machine = path.startswith("/api/") or path in ("/healthz", "/openapi.json", "/style.css")
+        machine = path.startswith("/api/") or path in ("/healthz", "/metrics", "/openapi.json", "/style.css")
         return problem(request, error) if machine else error_page(request, error)
 
     for kind in (HTTPException, RequestValidationError, StorageError, NotHere, Unavailable, Exception):
         app.add_exception_handler(kind, answer)
-    return Outer(app)
+    return Outer(Measured(app, registry))

@@ -68,8 +68,8 @@ def measure(shape: Shape, tokens: int, rank: int, threads: int, profile: str) ->
     with tempfile.TemporaryDirectory() as folder:
         model = open_model(write_folder(Path(folder), shape))
         ready = prepare(
-            model, dataset, name="scaling", lora=Lora(rank, 2 * rank, PROJECTIONS), optimizer=Optimizer(kind="adamw", learning_rate="0.001"),
-            batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True, base_visibility="private", profile=profile,
+            model, dataset, name="scaling", lora=Lora(rank, 2 * rank, PROJECTIONS),
+            optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True, base_visibility="private", profile=profile,
             calibration_steps=1,
         )
     trainer, window = Trainer(ready.manifest, ready.base, ready.tokens, ready.mask), StepRange(0, 1)
@@ -87,7 +87,8 @@ def measure(shape: Shape, tokens: int, rank: int, threads: int, profile: str) ->
     count = len(found)
     return Point(
         tokens, shape.hidden_size, rank, count, threads, sum(f.committed for f in found), sum(f.lookups for f in found), trained,
-        sum(f.prove_seconds + f.witness_seconds for f in found), sum(f.verify_seconds for f in found), sum(f.proof_bytes for f in found), peak,
+        sum(f.prove_seconds + f.witness_seconds for f in found), sum(f.verify_seconds for f in found),
+        sum(f.proof_bytes for f in found), peak,
     )
 
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -60,8 +61,10 @@ def worker(
 
     with reporting(debug):
         _needs_server()
+        from tasks.telemetry import log_format
+
         host = socket.gethostname()
-        environment = SETTINGS | os.environ
+        environment = {"VERILORA_LOG": log_format()} | SETTINGS | os.environ
         if threads is not None:
             environment |= {"VERILORA_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
         if gpu is not None:
@@ -82,28 +85,30 @@ def worker(
 
 def _keep_running(command: list[str], environment: dict[str, str]) -> int:
     """Run the worker until somebody stops it; what it is at work on is finished or cancelled by Prefect."""
-    stopping: list[int] = []
+    stopping = threading.Event()
     process: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, _: Any) -> None:
-        stopping.append(number)
+        stopping.set()
         if process is not None:
             process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     failures = 0
-    while not stopping:
+    while not stopping.is_set():
         started = time.monotonic()
         process = subprocess.Popen(command, env=environment)
+        if stopping.is_set():  # while it was being started
+            process.terminate()
         code = process.wait()
-        if stopping:
+        if stopping.is_set():
             break
         failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
         pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
         failures += 1
         errors.print(f"the worker ended with exit code {code}; it is started again in {pause} s", highlight=False, markup=False)
-        time.sleep(pause)
+        stopping.wait(pause)
     return 0
 
 

@@ -4,6 +4,7 @@ The plan is shown before the work, progress while it goes on, a summary at the e
 standard output. Prefect is imported only when there is something left to do, after its environment is set.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +84,10 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
         elif not quiet:
             _print(f"continuing run {context.run_id}")
     embed(session.config.folder, debug)
+    if debug:
+        from tasks.telemetry import log_format
+
+        os.environ.setdefault("VERILORA_LOG", log_format())
     last = TextColumn("{task.fields[last]}")
     columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
     with embedded(), Progress(*columns, console=errors, disable=quiet) as progress:

@@ -23,7 +23,7 @@ from prefect.states import Cancelling
 
 from flows.config import EMBEDDED
 from flows.session import Session
-from flows.work import prove
+from flows.work import patiently, prove
 from tasks.backlog import Backlog
 from tasks.context import RunError
 
@@ -59,7 +59,7 @@ class Threads:
 
     def offer(self) -> None:
         """Submit every statement that can be proved and was not submitted before."""
-        self.backlog.refresh()
+        patiently(self.backlog.refresh)
         for identity, task in self.backlog.left:
             if identity not in self._futures:
                 self._futures[identity] = (task.window, prove.submit(self.config_path, identity, str(task)))
@@ -93,6 +93,17 @@ class Pool:
     def offer(self) -> None:
         """Have as many shifts in the pool as there are workers and statements; RunError if the pool cannot go on."""
         self._refresh()
+        try:
+            self._fill()
+        except httpx.HTTPError as error:  # the shifts that there are go on without the server
+            if time.monotonic() - self._progress > self.settings.patience:
+                raise RunError(
+                    f"the Prefect server does not answer ({type(error).__name__}), and nothing has been proved for "
+                    f"{self.settings.patience} s: start the server, then start the same run again; it continues where it stopped"
+                ) from None
+            log.warning("the Prefect server does not answer: %s", type(error).__name__)
+
+    def _fill(self) -> None:
         with get_client(sync_client=True) as client:
             found = shifts(client, self.tag)
             self._judge([run for run in found if run.state_type in ENDED and run.id not in self._judged])
@@ -107,23 +118,21 @@ class Pool:
     def wait(self, behind: int) -> None:
         """Until statements of at most `behind` windows are left; RunError if the pool cannot go on."""
         while not (self.backlog.finished or (behind and self.backlog.behind <= behind)):
-            try:
-                self.offer()
-            except httpx.HTTPError as error:  # the shifts that there are go on without the server
-                if time.monotonic() - self._progress > self.settings.patience:
-                    raise
-                log.warning("the Prefect server does not answer: %s", type(error).__name__)
+            self.offer()
             time.sleep(POLL_SECONDS)
             self._refresh()
 
     def dismiss(self) -> None:
         """Cancel this run's shifts, those that wait and those that work."""
-        with get_client(sync_client=True) as client:
-            cancel_shifts(client, self.tag)
+        try:
+            with get_client(sync_client=True) as client:
+                cancel_shifts(client, self.tag)
+        except httpx.HTTPError as error:  # must not hide why the run ends; shifts without work end by themselves
+            log.warning("shifts could not be cancelled, the Prefect server does not answer: %s", type(error).__name__)
 
     def _refresh(self) -> None:
         idle = not self.backlog.left
-        self.backlog.refresh()
+        patiently(self.backlog.refresh)
         if idle:  # nobody could have proved anything
             self._progress = time.monotonic()
         for identity in self.backlog.proved - self._known:

@@ -16,11 +16,11 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import show_run
+from flows.artifacts import Board
 from flows.config import EMBEDDED
 from flows.crew import cancel_shifts, crew_of, run_tag
 from flows.session import open_session
-from flows.work import train
+from flows.work import patiently, train
 from tasks.backlog import Backlog
 
 PROOFS_AT_ONCE = int(os.environ.get("VERILORA_PROOFS", "1"))
@@ -42,12 +42,12 @@ def dismiss(flow: Any, flow_run: Any, state: Any) -> None:
 def finetune(config_path: str) -> str:
     """Run a run.yaml to its end, or continue it; the run's summary as JSON. A finished run is left alone."""
     config_path = str(Path(config_path).absolute())  # workers have other current folders
-    session = open_session(config_path)
+    session = patiently(lambda: open_session(config_path))
     if session.finished():
         return json.dumps(session.summary().to_json())
     session.stopped.clear()
     with session.exclusive():
-        backlog = Backlog(session.context)
+        backlog, board = Backlog(session.context), Board(session)
         crew = crew_of(session, config_path, backlog)
         try:
             crew.offer()
@@ -59,6 +59,6 @@ def finetune(config_path: str) -> str:
         except BaseException:
             crew.dismiss()
             raise
-        summary = session.finish()
-        show_run(session.context, summary)
+        summary = patiently(session.finish)
+        board.finish(summary)
         return json.dumps(summary.to_json())

@@ -1,7 +1,8 @@
 """A shift of one prover: claim and prove statement after statement of a run, while there is something to do (deployments `prove/POOL`).
 
 The process that trains keeps shifts in the pool (flows/crew.py); any number of workers may take one. A shift ends when nothing is left,
-when the next window is long in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. One shift at a time uses a
+when the next window is long in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. While others hold all that
+is left it stays as long as it takes until a stuck one's statement is its own. One shift at a time uses a
 GPU: VERILORA_SLOT, set by `verilora worker --gpu N`, names a concurrency limit of one on the Prefect server.
 """
 
@@ -15,8 +16,10 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.session import open_session
+from flows.work import patiently
 from flows.work import prove as prove_task
 from tasks.backlog import Backlog
+from tasks.telemetry import shift
 
 SHIFT_SECONDS = 600.0
 IDLE_SECONDS = 30.0
@@ -27,15 +30,23 @@ LEASE_SECONDS = 60.0  # how long the slot of a worker that is gone stays taken
 @flow(name="prove", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False, validate_parameters=False)
 def prove(config_path: str, run: str) -> int:
     """Prove what can be proved of a run; the number of proofs. run.yaml says where ledger and stores are."""
-    session = open_session(config_path)
+    session = patiently(lambda: open_session(config_path))
     session.stopped.clear()
-    backlog, proofs = Backlog(session.join(run)), 0
+    backlog, proofs, patience = patiently(lambda: Backlog(session.join(run))), 0, session.config.orchestration.patience
     end = time.monotonic() + SHIFT_SECONDS
-    with _slot():
+    with _slot(), shift():
         idle_since = time.monotonic()
-        while not backlog.finished and time.monotonic() < min(end, idle_since + IDLE_SECONDS):
-            for identity, task in backlog.claims(session.config.orchestration.patience, lambda: time.monotonic() < end):
-                prove_task(config_path, identity, str(task))
+
+        def more() -> bool:
+            idle = time.monotonic() - idle_since
+            if idle < IDLE_SECONDS:
+                return time.monotonic() < end
+            return idle < patience + 2 * IDLE_SECONDS and bool(backlog.left)
+
+        while not backlog.finished and more():
+            claims = backlog.claims(patience, more)
+            while (claim := patiently(lambda claims=claims: next(claims, None))) is not None:  # type: ignore[misc]
+                prove_task(config_path, claim[0], str(claim[1]))
                 proofs += 1
                 idle_since = time.monotonic()
             time.sleep(0 if backlog.finished else POLL_SECONDS)

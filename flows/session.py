@@ -145,23 +145,23 @@ class Session:
     def finished(self) -> bool:
         """Every window recorded, every statement proved, and the run's end in the ledger."""
         context = self.resume()
-        return context is not None and any(e.kind == "finished" for e in self.stores.ledger.record(context.run_id).events)
+        return context is not None and any(e.kind == "finished" for e in self.stores.ledger.events(context.run_id))
 
     def summary(self) -> Summary:
         """Numbers of a run whose statements are all proved."""
         context = self.context
-        manifest, record = context.manifest, self.stores.ledger.record(context.run_id)
+        manifest, proofs = context.manifest, self.stores.ledger.proofs(context.run_id)
         windows = [w for w in range(len(manifest.windows())) if self.stores.private.has(window_file(context.run_id, w))]
         return Summary(
-            context.run_id, len(record.proofs), len(windows), manifest.steps, sum(p.size for p in record.proofs),
-            min((json.loads(p.soundness)["bits"] for p in record.proofs), default=0),
-            round(sum(window_seconds(context, w) for w in windows), 2), round(sum(p.seconds for p in record.proofs), 2),
+            context.run_id, len(proofs), len(windows), manifest.steps, sum(p.size for p in proofs),
+            min((json.loads(p.soundness)["bits"] for p in proofs), default=0),
+            round(sum(window_seconds(context, w) for w in windows), 2), round(sum(p.seconds for p in proofs), 2),
         )
 
     def finish(self) -> Summary:
         """Append the run's end: only if every statement of the run has its proof."""
         context, summary = self.context, self.summary()
-        proofs = {row.statement_id for row in self.stores.ledger.record(context.run_id).proofs}
+        proofs = self.stores.ledger.proved(context.run_id)
         missing = [str(task) for identity, task in context.statements.items() if identity not in proofs]
         if missing:
             raise RuntimeError(f"run {context.run_id} is not finished: no proof of {', '.join(missing[:5])}")

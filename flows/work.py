@@ -6,7 +6,10 @@ retried: the flow ends with what to do, and starting it again continues the run.
 flows/prove.py.
 """
 
-from typing import Any
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,8 +18,11 @@ from flows.session import open_session
 from storage.errors import LedgerError, LedgerUnavailable, StorageError, StoreUnavailable
 from tasks.context import RunError
 from tasks.prove import find_task, prove_statement
+from tasks.telemetry import retried
 from tasks.train import train_window
 
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 RETRY_DELAYS: list[float] = [1, 5, 20, 60]
 
 
@@ -26,11 +32,26 @@ def is_transient(error: BaseException) -> bool:
     return type(error) in passing or isinstance(error, ConnectionError | TimeoutError)
 
 
+def patiently(work: Callable[[], T]) -> T:
+    """The same for what is no task: done, and done again after pauses as long as its fault may pass."""
+    for delay in RETRY_DELAYS:
+        try:
+            return work()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("tried again in %s s: %s", delay, error)
+        time.sleep(delay)
+    return work()
+
+
 def _retry(task: Any, run: Any, state: Any) -> bool:
     try:
         state.result()
     except Exception as error:
-        return is_transient(error)
+        if is_transient(error):
+            retried(task.name, error)
+            return True
     return False
 
 

@@ -27,6 +27,7 @@ I64 = npt.NDArray[np.int64]
 _P64 = 2**64 - 2**32 + 1
 _EPS = np.uint64(2**32 - 1)  # 2^64 mod p, and the mask of a low half
 _S32 = np.uint64(32)
+_FEW = 16  # entries; below that Python's integers are faster than a dozen calls of NumPy
 _BLOCK = 1 << 14  # products go through NumPy in blocks whose temporaries stay in the cache
 
 
@@ -93,7 +94,11 @@ class Field:
         """Elementwise product over F, with broadcasting."""
         if self.p != _P64:
             return np.asarray(a * b % np.uint64(self.p), dtype=np.uint64)
-        return _blocked((), self._mul_block, np.asarray(a), np.asarray(b))
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape == b.shape and a.size <= _FEW:
+            pairs = zip(a.reshape(-1).tolist(), b.reshape(-1).tolist())
+            return np.array([x * y % _P64 for x, y in pairs], dtype=np.uint64).reshape(a.shape)
+        return _blocked((), self._mul_block, a, b)
 
     def _mul_block(self, a: U64, b: U64) -> U64:
         a0, a1, b0, b1 = a & _EPS, a >> _S32, b & _EPS, b >> _S32
@@ -173,6 +178,12 @@ class Field:
 
     def kmul(self, a: U64, b: U64) -> U64:
         """(a0 + a1 X)(b0 + b1 X), Karatsuba: three products over F and one by the constant w."""
+        if a.size <= 2 * _FEW and b.size <= 2 * _FEW and self.p == _P64:
+            planes = [np.broadcast_arrays(a[k], b[k]) for k in (0, 1)]
+            (a0, b0), (a1, b1) = ([x.reshape(-1).tolist() for x in plane] for plane in planes)
+            real = [(x0 * y0 + self.w * x1 * y1) % _P64 for x0, y0, x1, y1 in zip(a0, b0, a1, b1)]
+            cross = [(x0 * y1 + x1 * y0) % _P64 for x0, y0, x1, y1 in zip(a0, b0, a1, b1)]
+            return np.array([real, cross], dtype=np.uint64).reshape(2, *planes[0][0].shape)
         return _blocked((2,), self._kmul_block, a[0], b[0], a[1], b[1])
 
     def _kmul_block(self, a0: U64, b0: U64, a1: U64, b1: U64) -> U64:

@@ -7,6 +7,7 @@ Called by api/ and cli/ledger.py.
 """
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from storage.engine import explain_database_errors
 from storage.errors import StorageError
 from storage.models import (
+    TABLES,
     WHOLE_RUN,
     CheckpointRow,
     EventRow,
@@ -37,6 +39,7 @@ from storage.models import checkpoints as heads
 from storage.models import log_entries as log
 from storage.models import statements as stated
 from storage.models import verdicts as judged
+from storage.query import STATES
 
 STATEMENT_SECONDS = 10
 MAX_ROWS = 5000  # of any answer that has no cursor
@@ -117,6 +120,18 @@ class EntryLine:
     row_key: str
 
 
+@dataclass(frozen=True)
+class Overview:
+    """A whole ledger in a few numbers: runs by state, those that somebody's verdict rejects, length of the log, entries under its newest
+    checkpoint, and when the last of these was appended."""
+
+    states: dict[str, int]
+    rejected: int
+    entries: int
+    signed: int
+    signed_at: datetime | None
+
+
 Line = TypeVar("Line")
 
 
@@ -136,6 +151,28 @@ class Browse:
     def run(self, run_id: str) -> RunRow | None:
         """One run, or None."""
         return next(iter(self._lines(RunRow, sa.select(*_columns(runs, RunRow)).where(runs.c.run_id == run_id))), None)
+
+    def overview(self) -> Overview:
+        """Counted without looking at every statement: a run is finished if its event says so."""
+
+        def some(table: sa.Table, *where: Any) -> "sa.ColumnElement[bool]":
+            return sa.exists().where(table.c.run_id == runs.c.run_id, *where).correlate(runs)
+
+        state = sa.case(
+            (some(run_events, run_events.c.kind == "overflow"), "overflow"),
+            (some(run_events, run_events.c.kind == "finished"), "finished"),
+            (some(stated), "proving"), else_="training",
+        ).label("state")
+        rejected = sa.select(sa.func.count(sa.distinct(judged.c.run_id))).where(judged.c.subject == WHOLE_RUN, ~judged.c.accepted)
+        of_runs = sa.select(state).select_from(runs).subquery()
+        with self._connection() as connection:
+            found = dict(connection.execute(sa.select(of_runs.c.state, sa.func.count()).group_by(of_runs.c.state)).tuples().all())
+            last = connection.scalar(sa.select(sa.func.max(log.c.position)))
+            signed = int(connection.scalar(sa.select(sa.func.max(heads.c.size))) or 0)
+            return Overview(
+                {name: int(found.get(name, 0)) for name in STATES}, int(connection.scalar(rejected) or 0),
+                0 if last is None else int(last) + 1, signed, _appended(connection, signed - 1) if signed else None,
+            )
 
     def runs_on(self, dataset_id: str, limit: int) -> list[str]:
         """Ids of runs whose manifest names this dataset commitment."""
@@ -298,6 +335,16 @@ class Browse:
 
 def _columns(table: sa.Table, line: type) -> "Iterator[sa.Column[Any]]":
     return (table.c[field.name] for field in fields(line))
+
+
+def _appended(connection: sa.Connection, position: int) -> datetime | None:
+    """When the row of a log entry was appended; None if either is gone."""
+    entry = connection.execute(sa.select(log.c.row_table, log.c.row_key).where(log.c.position == position)).first()
+    table = next((table for table in TABLES.values() if entry and table.name == entry.row_table), None)
+    if entry is None or table is None:
+        return None
+    key = zip(table.primary_key, json.loads(entry.row_key))
+    return connection.scalar(sa.select(table.c.created).where(*(column == value for column, value in key)))
 
 
 def _spent() -> "sa.ScalarSelect[int]":

@@ -1,6 +1,9 @@
 """The log's signing key with its rotations, and signature lines on checkpoints (formats: verifier/note.py).
 
-    private store, log/key = canonical JSON {"origin", "seed", "retired": [[key, until], …]}: one file, so a rotation is atomic
+    private store, log/key  = canonical JSON {"origin", "seed", "retired": [[key, until], …]}: one file, so a rotation is atomic
+                   log/seen = canonical JSON {"size", "root"}: how far the ledger was when it was last relied on
+
+A ledger that does not begin with the entries seen was restored from an older copy: openings would be spent twice (storage/log.py).
 
 The key is made on first use; the origin stays when keys change. Of a retired key only the public half is kept, with the number of
 entries up to which it is believed. Called by storage/log.py, storage/cosigner.py and cli/log.py.
@@ -22,9 +25,10 @@ from protocol.errors import VerificationError
 from storage.disk import explain_os_errors, make_folder
 from storage.errors import IntegrityError, MissingObject
 from storage.private import PrivateStore
+from verifier.log import EMPTY_ROOT
 from verifier.note import COSIGNER_KEY, LOG_KEY, NO_LIMIT, Checkpoint, Policy, VerifierKey, cosigned_message, parse_key
 
-KEY_NAME = "log/key"
+KEY_NAME, SEEN_NAME = "log/key", "log/seen"
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,29 @@ def load_keys(private: PrivateStore) -> LogKeys | None:
         return None
     except (VerificationError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{KEY_NAME} in the private store is damaged: restore it from your copy of the private store") from error
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The log's first `size` entries and their root."""
+
+    size: int
+    root: bytes
+
+    def save(self, private: PrivateStore) -> None:
+        """Replace what the private store holds, atomically; the caller has the publishers' lock."""
+        private.put(SEEN_NAME, canonical_json({"root": self.root.hex(), "size": self.size}))
+
+
+def load_seen(private: PrivateStore) -> Seen:
+    """How far the private store has seen the ledger; no entry in a store that never relied on one."""
+    try:
+        stored = parse_canonical(private.get(SEEN_NAME), SEEN_NAME)
+        return Seen(int(stored["size"]), bytes.fromhex(stored["root"]))
+    except MissingObject:
+        return Seen(0, EMPTY_ROOT)
+    except (VerificationError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{SEEN_NAME} in the private store is damaged: restore it from your copy of the private store") from error
 
 
 def create_keys(private: PrivateStore, origin: str = "") -> LogKeys:

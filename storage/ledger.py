@@ -146,9 +146,9 @@ class Ledger:
             commitments=tuple(self._rows(CommitmentRow, order=("window", "layer", "name"), run_id=run_id)),
             statements=tuple(self._rows(StatementRow, order=("window", "layer", "kind", "part"), run_id=run_id)),
             openings=tuple(self._rows(OpeningRow, models.openings.c.statement_id.in_(of_run), order=("commitment_id", "slot"))),
-            proofs=tuple(self._rows(ProofRow, models.proofs.c.statement_id.in_(of_run), order=("statement_id",))),
+            proofs=tuple(self.proofs(run_id)),
             verdicts=tuple(self._rows(VerdictRow, order=("created", "verification", "subject"), run_id=run_id)),
-            events=tuple(self._rows(EventRow, order=("created", "window", "kind"), run_id=run_id)),
+            events=tuple(self.events(run_id)),
         )
 
     def commitment(self, run_id: str, name: str, window: int = models.NONE, layer: int = models.NONE) -> CommitmentRow | None:
@@ -169,6 +169,26 @@ class Ledger:
         found = sa.select(models.proofs.c.statement_id).select_from(table).where(models.statements.c.run_id == run_id)
         with self._reading() as connection:
             return set(connection.scalars(found))
+
+    def proof_sizes(self, run_id: str) -> dict[str, int]:
+        """Bytes of the proofs of a run by statement id, without anything else of them."""
+        table = models.proofs.join(models.statements, models.statements.c.statement_id == models.proofs.c.statement_id)
+        found = sa.select(models.proofs.c.statement_id, models.proofs.c.size).select_from(table).where(models.statements.c.run_id == run_id)
+        with self._reading() as connection:
+            return {identity: int(size) for identity, size in connection.execute(found)}
+
+    def proofs(self, run_id: str) -> list[ProofRow]:
+        """Proofs of a run."""
+        of_run = sa.select(models.statements.c.statement_id).where(models.statements.c.run_id == run_id)
+        return self._rows(ProofRow, models.proofs.c.statement_id.in_(of_run), order=("statement_id",))
+
+    def events(self, run_id: str) -> list[EventRow]:
+        """What happened to a run."""
+        return self._rows(EventRow, order=("created", "window", "kind"), run_id=run_id)
+
+    def statements(self, run_id: str, kind: str) -> list[StatementRow]:
+        """Statements of one kind of a run."""
+        return self._rows(StatementRow, run_id=run_id, kind=kind)
 
     # listings: what the ledger says, for people
 

@@ -4,7 +4,9 @@
 
 In this order, so that a process that dies anywhere leaves something the next one completes. Before it signs, a publisher
 recomputes the leaf of every entry from the row as it is now (all of them when the process starts, afterwards the new ones) and the
-root of every earlier checkpoint; a ledger that contradicts itself or what was published is never signed. Files under log/:
+root of every earlier checkpoint; a ledger that contradicts itself or what was published is never signed. What it relies on it keeps in
+the private store (log/seen), and before anything is appended or an opening is used (`agree`, `remember`) it refuses a ledger that
+does not begin with that: one restored from an older copy has forgotten openings. Files under log/:
 
     tile/L/N[.p/W]   storage/tree.py            checkpoint   the newest signed tree head
     cosigned         the newest one that cosigners signed too
@@ -21,7 +23,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from protocol.errors import VerificationError
-from storage.checkpoint import LogKeys, create_keys, lines_of, load_keys, locked, with_lines
+from storage.checkpoint import LogKeys, Seen, create_keys, lines_of, load_keys, load_seen, locked, with_lines
 from storage.errors import IntegrityError, LedgerConflict, MissingObject, StorageConflict, StorageError
 from storage.ledger import Ledger
 from storage.models import CheckpointRow
@@ -55,6 +57,7 @@ class LogPublisher:
         self._checked = 0  # entries whose rows were hashed again by this process
         self._signed = Checkpoint("", 0, EMPTY_ROOT)  # newest checkpoint in the ledger that this process has checked
         self._announced = self._held = False  # the newest checkpoint is published; this thread holds the lock file
+        self._agreed = False  # this process has compared the ledger with what was seen of it
         self._lock = threading.RLock()
 
     def publish(self) -> Checkpoint | None:
@@ -62,6 +65,7 @@ class LogPublisher:
         with self._exclusive() as private:
             keys = load_keys(private) or self.keys()
             size = self._catch_up(keys)
+            self._note(private, size)
             note = b"" if self._announced else self.newest_note()
             if size > self._signed.size:
                 new = Checkpoint(keys.current.name, size, self._tree.root(size))
@@ -79,6 +83,21 @@ class LogPublisher:
                 self._announce(note, keys)
             self._announced = True
             return grown
+
+    def agree(self) -> None:
+        """Refuse a ledger that lacks entries which private store or published checkpoint have seen; before anything is appended to it."""
+        if self._agreed or self._private is None:
+            return
+        keys, seen = load_keys(self._private) or self.keys(), load_seen(self._private)
+        self._begins_with(seen.size, seen.root, f"the private store {self._private.where}")
+        published = self._published(keys)
+        self._begins_with(published.size, published.root, f"{NEWEST} in {self.objects.where}")
+        self._agreed = True
+
+    def remember(self) -> None:
+        """Have the private store know every entry up to now: after openings were spent, before query positions are drawn."""
+        with self._exclusive() as private:
+            self._note(private, self._catch_up(load_keys(private) or self.keys()))
 
     def newest_note(self, cosigned: bool = False) -> bytes:
         """The newest checkpoint's bytes, b"" if there is none; with `cosigned` the newest that cosigners signed."""
@@ -193,6 +212,25 @@ class LogPublisher:
             self._signed, self._announced = self._own(row, keys), False  # whoever appended it may have died before publishing
         return growth.size
 
+    def _note(self, private: PrivateStore, size: int) -> None:
+        seen = load_seen(private)
+        self._begins_with(seen.size, seen.root, f"the private store {private.where}")
+        if size > seen.size:
+            Seen(size, self._tree.root(size)).save(private)
+
+    def _begins_with(self, size: int, root: bytes, who: str) -> None:
+        here = self.ledger.log_size() if size > self._tree.size else size
+        if size <= here and (not size or self.tree(size).root(size) == root):
+            return
+        shorter = f"has {here} log entries, but {who} has seen {size}"
+        what = shorter if size > here else f"begins with other entries than the {size} that {who} has seen"
+        raise IntegrityError(
+            f"the ledger {what}: it was restored from an older copy, or is another one. Openings that were spent in the missing entries "
+            "would be spent again, and reveal what they hide, so nothing is proved with it. Use the ledger as it was, bring the entries "
+            "back with `verilora repair --from COPY`, or keep this one for reading and start a new ledger with new stores "
+            "(docs/operations.md, Restore)"
+        )
+
     def _own(self, row: CheckpointRow, keys: LogKeys) -> Checkpoint:
         """A checkpoint of the ledger, which must be this log's."""
         try:
@@ -213,10 +251,7 @@ class LogPublisher:
     def _announce(self, note: bytes, keys: LogKeys) -> None:
         """Make a checkpoint the published one, unless a newer one of this log is."""
         new = split_note(note)[0]
-        try:
-            there = parse_checkpoint(self.objects.read(NEWEST), keys.policy)
-        except (MissingObject, VerificationError):  # none, or not this log's: anybody may write into an untrusted store
-            there = Checkpoint(new.origin, 0, EMPTY_ROOT)
+        there = self._published(keys)
         unknown = there.size > self._tree.size and there.size > self.ledger.log_size()
         if unknown or (there.size <= self._tree.size and there.root != self._tree.root(there.size)):
             raise _contradiction(
@@ -225,6 +260,12 @@ class LogPublisher:
             )
         if there.size < new.size:
             self.objects.publish(NEWEST, note, replace=True)
+
+    def _published(self, keys: LogKeys) -> Checkpoint:
+        try:
+            return parse_checkpoint(self.objects.read(NEWEST), keys.policy)
+        except (MissingObject, VerificationError):  # none, or not this log's: anybody may write into an untrusted store
+            return Checkpoint(keys.current.name, 0, EMPTY_ROOT)
 
 
 class LogProof(NamedTuple):

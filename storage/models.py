@@ -196,7 +196,8 @@ class OpeningRow:
 
 @dataclass(frozen=True)
 class ProofRow:
-    """The one proof of a statement: object, its size in bytes, who proved it in how many seconds, soundness by source."""
+    """The one proof of a statement: object, its size in bytes, who made and checked it in how many seconds, soundness by
+    source."""
 
     statement_id: str
     object_digest: str

@@ -5,7 +5,7 @@
 The plan is kept in the private store, created once, under a key derived from the request and the files' digests: the same run.yaml
 on the same files is the same run, resumed or, if finished, left alone. Secrets are written first, then the plan, then ledger rows,
 then a mark that the ledger has them; a plan with that mark whose run the ledger lacks is refused, because openings already
-spent would be forgotten. Called by flows/.
+spent would be forgotten, and so is a ledger that lacks later rows (storage/log.py). Called by flows/.
 """
 
 import hashlib
@@ -185,7 +185,9 @@ def _record(context: RunContext, roots: Mapping[str, bytes]) -> None:
                 f"run {context.run_id} was started with another ledger, and openings spent there must not be spent again: "
                 "use that ledger (storage.ledger), or set storage.private to an empty folder to start a new run"
             ) from None
+        context.stores.log.agree()
         return
+    context.stores.log.agree()
     text = context.manifest.to_json().decode()
     ledger.append(RunRow(context.run_id, hashlib.sha256(text.encode()).hexdigest(), text))
     for name, root in sorted(roots.items()):

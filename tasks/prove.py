@@ -1,6 +1,6 @@
 """Prove one statement and record the proof (order of writing: architecture.md, section 5).
 
-    proof there? → load, recompute the witness, check it → statement row → [openings spent → positions drawn] → proof
+    proof there? → load, recompute the witness, check it → statement row → [openings spent → noted privately → positions drawn] → proof
     → verify → object → proof row
 
 Every attempt has a fresh seed and spends one opening of each commitment, also if it dies. A proof that does not verify is
@@ -24,6 +24,7 @@ from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
 from tasks.context import Opened, RunContext, RunError
+from tasks.telemetry import proving
 from verifier.task import Evidence, verify_task
 
 
@@ -46,6 +47,7 @@ def find_task(context: RunContext, identity: str) -> Task:
     return context.statements[identity]
 
 
+@proving
 def prove_statement(context: RunContext, task: Task) -> Proved:
     """Have the statement of `task` proved; the recorded proof if there is one."""
     identity, ledger = statement_id(context.manifest, task), context.stores.ledger
@@ -53,6 +55,7 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
     if standing is not None:
         return _proved(context, task, standing, fresh=False)
     started = time.monotonic()
+    context.stores.log.agree()
     rows = context.rows(task)
     ids = {name: row.commitment_id for name, row in rows.items()}
     opened = [(role, context.opened(name)) for role, name in task.commitments]
@@ -65,18 +68,19 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
     def spend() -> None:
         for _, name in task.commitments:
             ledger.spend_opening(ids[str(name)], budget_of(context.manifest, name), identity, attempt)
+        context.stores.log.remember()  # a ledger without these rows will be refused
 
     params = context.params
     proof = prove_task(
         context.backend, shape, content, [(role, item.data) for role, item in opened], values, published,
         params, fresh_seed(), spend,
     )
-    seconds = time.monotonic() - started
     roots = {name: bytes.fromhex(row.root) for name, row in rows.items()}
     try:
         soundness, _ = verify_task(context.manifest, task, roots, ids, Evidence(content, proof))
     except VerificationError as error:
         raise RunError(f"the proof of {task} that was just made does not verify ({error}): this is a fault of the prover") from error
+    seconds = time.monotonic() - started
     digest = context.stores.objects.put(proof)
     made = ProofRow(identity, digest, len(proof), f"verilora {context.backend.name}", seconds, canonical_json(soundness.to_json()).decode())
     try:

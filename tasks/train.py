@@ -17,8 +17,9 @@ from protocol.statement import Name, standing
 from prover.executor.evaluate import RangeOverflow
 from prover.executor.trainer import WindowTrace
 from storage.models import EventRow
-from tasks.context import RunContext, TrainingOverflow
+from tasks.context import RunContext, RunError, TrainingOverflow
 from tasks.deliver import folder
+from tasks.telemetry import training
 
 
 def window_file(run_id: str, window: int) -> str:
@@ -31,10 +32,19 @@ def overflow_file(run_id: str) -> str:
     return f"{folder(run_id)}/overflow"
 
 
+@training
 def train_window(context: RunContext, window: int, progress: Callable[[int, float], None] | None = None) -> bool:
     """Have window `window` recorded; False if it was already. TrainingOverflow stops the run, with an event."""
+    context.stores.log.agree()
     private, name = context.stores.private, window_file(context.run_id, window)
+    recorded = context.recorded(window_names(context, window)[0])  # asked first: the window's file is older than its rows
     fresh = not private.has(name)
+    if fresh and recorded:
+        raise RunError(
+            f"window {window} of run {context.run_id} is in the ledger, but its secrets are not in the private store {private.where}, "
+            "which was restored from an older copy, or is another one: restore the newest copy of it, or start a new run, for example "
+            "with another seed"
+        )
     if fresh:
         started = time.monotonic()
         trace = _run(context, window, progress)

@@ -55,7 +55,7 @@ def contract(field: Field, values: U64, weights: Weights) -> Ext:
     """⟨⊗weights, values⟩ for field values (…shape), last axis first."""
     total = field.lift(values)
     for w in reversed(weights):
-        total = field.ksum(field.kmul(total, w.reshape((2,) + (1,) * (total.ndim - 2) + (-1,))))
+        total = field.ksum(field.kmul(total, w))  # plane by plane, so w meets the last axis
     return Ext.from_array(field, total)
 
 
@@ -94,7 +94,7 @@ def _linear(
         own = dict(by_axis)
         for axis, vector in term.vectors:
             own[axis] = field.kmulf(own[axis], field.embed(vector))
-        c = coef * (term.coef % field.p)
+        c = coef * term.coef
         for axis in t.axes:
             if axis not in term.axes:
                 c = c * vector_sum(field, own[axis])
@@ -105,7 +105,7 @@ def _linear(
         stack.append((c, term.tensor, pulled))
     if not op.const:
         return field.zero
-    total = coef * (op.const % field.p)
+    total = coef * op.const
     for w in weights:
         total = total * vector_sum(field, w)
     return total

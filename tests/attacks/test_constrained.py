@@ -20,7 +20,7 @@ from protocol.statement import Task, task_list
 from tests.support.architectures import feature_toy
 from tests.support.evil import Lie, attack
 from tests.support.stage import Case, Stage
-from tests.support.worlds import Worlds, chosen, movable, moves, survivors
+from tests.support.worlds import PLACES, Worlds, chosen, movable, moves, survivors
 from tests.toy import EVEN, ODD, toy
 
 KINDS = 6  # kinds of moves
@@ -124,6 +124,22 @@ def test_steps_of_a_window_are_determined(name: str) -> None:
     """Recurrences over the steps of a window; what is computed anew from a cell includes the cell, so nothing is."""
     for case in cases(name, ("layer", "clip")):
         assert free(case, KINDS, (False,))[0] == {}, case.task
+
+
+def test_what_is_called_broken_is_broken() -> None:
+    """The quick judgement of all worlds of a tensor at once against the evaluation of single worlds."""
+    rng, seen = np.random.default_rng(5), 0
+    for case in cases("adamw", ("embed", "clip", "head", "layer")):
+        worlds = worlds_of(case)
+        for index in movable(case)[:: 8 if case.task.kind == "layer" else 2]:
+            for adaptive in (False, True):
+                change = GOLDILOCKS.embed(rng.choice([-300, -1, 1, 7, 1 << 20], case.graph.tensors[index].shape))
+                broken = worlds.broken(index, change, adaptive, PLACES)
+                for cell in map(tuple, rng.permutation(np.argwhere(broken))[:2].tolist()):
+                    delta, seen = int(change[cell]), seen + 1
+                    delta -= GOLDILOCKS.p if delta > GOLDILOCKS.p // 2 else 0
+                    assert worlds.evaluate_one(index, cell, delta, adaptive), (case.graph.tensors[index].name, cell, delta, adaptive)
+    assert seen > 100
 
 
 # the tests have teeth --------------------------------------------------------------------------------------------------

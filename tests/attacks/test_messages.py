@@ -70,9 +70,12 @@ def test_honest_proof_is_accepted(tiny: Tiny, proof: bytes) -> None:
 
 
 @pytest.mark.attacks
-def test_every_byte_of_a_proof(tiny: Tiny, proof: bytes) -> None:
-    for at in range(len(proof)):
-        assert tiny.reason(flipped(proof, at, at % 8)) != "accepted", at
+def test_every_byte_of_a_proof(tiny: Tiny, proof: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    judge = tiny.resumed(proof)
+    alive = [at for at in range(len(proof)) if judge(flipped(proof, at, at % 8)) == "accepted"]
+    with capsys.disabled():
+        print(f"\nevery byte of a toy proof: tried {len(proof)}, rejected {len(proof) - len(alive)}, survivors {len(alive)}")
+    assert not alive
 
 
 def test_absorbed_is_what_was_sent(tiny: Tiny, proof: bytes) -> None:

@@ -25,6 +25,18 @@ def test_the_fields_are_all_there_is(target: Target) -> None:
     assert len(target.places) == 22 and set(target.fields) > set(target.places)
 
 
+def test_a_verifier_that_goes_on_says_what_a_whole_one_says(target: Target) -> None:
+    """Before and after the place where it goes on, proofs that end early or late included."""
+    seen = set[str]()
+    for field, operation in zip(list(target.places) * 2, TRANSIT * 4):
+        proof = target.mutate(field, operation)
+        reason = target.judge(proof)
+        seen.add(reason)
+        assert reason == target.tiny.reason(proof), (field, operation)
+    assert target.judge(target.proof + b"0") == "trailing" and target.judge(b"") == target.judge(target.proof[:-1]) == "truncated"
+    assert seen >= {"opening-relation", "merkle-root", "non-canonical"}
+
+
 @pytest.mark.parametrize("operation", TRANSIT)
 def test_in_transit(target: Target, operation: str) -> None:
     """Each operation on a few fields; the campaign does all."""
@@ -43,6 +55,13 @@ def test_forged(target: Target, operation: str) -> None:
         found = target.forge(tag, operation)
         if found:
             assert found.actual == found.expected, found
+
+
+def test_a_forged_message_keeps_its_size(target: Target) -> None:
+    """The last message too, where the proof that it is taken from may have ended."""
+    offset, size = target.places["siblings/witness"][0]
+    message = target.proof[offset : offset + size]
+    assert len(target.change("splice", "siblings/witness", message, message[:64])) == size
 
 
 @pytest.mark.parametrize("tag", ["opening/v1", "opening/v2"])

@@ -3,8 +3,9 @@
 `Judge` runs inside a pytest session (as a plugin) and takes the place of its loop. First every test runs once on the honest code; what
 functions of protocol/ and verifier/ it calls, how long it takes, and the values of fixtures of wider scope are kept. Then
 `outcome(path, names, prepare)` forks, changes the code, and runs the tests that call the changed function, those first that cost
-little and have killed much. Fixtures keep their honest values; a mutant that passes is judged once more with all of them made
-anew. Nothing that a process remembers can save a mutant's life unnoticed: a stale value makes a survivor, never a kill.
+little and have killed much. Fixtures keep their honest values; a mutant that passes is judged once more with those made anew
+whose making calls the function. What a process remembers can make a survivor, never a kill; a test that kills has passed alone,
+in a process like the mutant's, on the honest code.
 Called by tests/campaigns/mutants.py.
 """
 
@@ -19,29 +20,33 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+from _pytest.tmpdir import tmppath_result_key
 
 ROOT = Path(__file__).parents[2]
+QUICK = 0.2  # seconds in which a test is expected to fail, if it does
 SLOWER, MORE = 3, 2.0  # a test has this many times its honest processor time, and so many seconds more
-BUDGET = 40.0  # seconds of honest tests for one mutant, a fast pass and a fresh one; whoever passes them is called a survivor
 Function = tuple[str, str]  # (path, qualified name of the outermost function)
 
 
 class Judge:
-    """The plugin. `work(self)` is called when the honest run is done."""
+    """The plugin. `work(self)` is called when the honest run is done. A mutant that passes tests worth `budget` seconds of the
+    honest code's time is called a survivor."""
 
-    def __init__(self, work: Callable[["Judge"], None]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[["Judge"], None], budget: float) -> None:
+        self.work, self.budget = work, budget
         self.store: dict[tuple[int, object], object] = {}
         self.items: dict[str, pytest.Item] = {}
         self.seconds: dict[str, float] = {}
         self.calls: dict[Function, set[str]] = {}
+        self.makers: dict[Function, set[str]] = {}  # fixtures that call the function when they are built
         self.trusted: set[str] = set()
         self.kills: dict[tuple[str, str], int] = {}
         self.runs: dict[tuple[str, str], int] = {}
+        self.costs: dict[str, float] = {}  # seconds until a test fails: few, even for a long one
         self.refused: list[str] = []
 
     # pytest's hooks ------------------------------------------------------------------------------
@@ -55,7 +60,10 @@ class Judge:
         key = (id(fixturedef), cache_key if isinstance(cache_key, str | int | None) else id(cache_key))
         if key not in self.store:
             arguments = {name: request.getfixturevalue(name) for name in fixturedef.argnames}
-            self.store[key] = fixturedef.func(**arguments)
+            with _traced() as called:
+                self.store[key] = fixturedef.func(**arguments)
+            for function in called:
+                self.makers.setdefault(function, set()).add(fixturedef.argname)
         fixturedef.cached_result = (self.store[key], cache_key, None)
         return self.store[key]
 
@@ -80,25 +88,29 @@ class Judge:
     # judging -------------------------------------------------------------------------------------
 
     def order(self, path: str, function: Function) -> list[str]:
-        """Tests that call the function, the likeliest and cheapest first, within the budget."""
+        """Tests that call the function, the likeliest and cheapest first, until the budget is spent."""
+
         def worth(nodeid: str) -> tuple[float, str]:
             chance = (self.kills.get((path, nodeid), 0) + 0.1) / (self.runs.get((path, nodeid), 0) + 1)
-            return -chance / (self.seconds[nodeid] + 0.02), nodeid
+            return -chance / (self.costs.get(nodeid, min(self.seconds[nodeid], QUICK)) + 0.02), nodeid
 
-        left, chosen = BUDGET, []
+        left, chosen = self.budget, []
         for nodeid in sorted(self.calls.get(function, ()), key=worth):
-            if self.seconds[nodeid] <= left:
+            if left > 0:
                 left -= self.seconds[nodeid]
                 chosen.append(nodeid)
         return chosen
 
     def outcome(self, path: str, names: tuple[str, ...], prepare: Callable[[], None]) -> tuple[str, str]:
         """("killed" | "timeout" | "passed" | "uncalled", the test that did it)."""
-        nodeids = self.order(path, (path, ".".join(names)))
-        if not nodeids:
+        function = (path, ".".join(names))
+        every = self.order(path, function)
+        if not every:
             return "uncalled", ""
+        makers = self.makers.get(function, set())
         for fresh in (False, True):
-            while True:
+            nodeids = [n for n in every if makers & set(self.items[n].fixturenames)] if fresh else every  # type: ignore[attr-defined]
+            while nodeids:
                 result, last = self.attempt(nodeids, prepare, fresh)
                 for nodeid in nodeids[: nodeids.index(last) + 1]:
                     self.runs[path, nodeid] = self.runs.get((path, nodeid), 0) + 1
@@ -126,17 +138,18 @@ class Judge:
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             started = pipe.read().split()
-        _, status = os.waitpid(pid, 0)
+        _, status, usage = os.wait4(pid, 0)
         last = nodeids[int(started[-1])] if started else nodeids[0]
+        if status and not fresh:
+            spent = usage.ru_utime + usage.ru_stime - sum(self.seconds[n] for n in nodeids[: nodeids.index(last)])
+            self.costs[last] = (self.costs.get(last, spent) + max(spent, 0)) / 2
         if os.WIFSIGNALED(status):
             return "timeout", last
         return ("passed" if os.waitstatus_to_exitcode(status) == 0 else "killed"), last
 
     def _child(self, writing: int, nodeids: list[str], prepare: Callable[[], None], fresh: bool) -> None:
         try:
-            null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
+            silence()
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
             prepare()
@@ -159,6 +172,7 @@ def run_item(item: Any, following: Any) -> bool:
     """Set up, run, tear down, without reports; skipped is passed."""
     state, passed = item.session._setupstate, True
     item._initrequest()
+    item.stash[tmppath_result_key] = {}  # what the report hook would leave for the fixture tmp_path
     try:
         state.setup(item)
         item.runtest()
@@ -171,6 +185,13 @@ def run_item(item: Any, following: Any) -> bool:
     except Exception:
         passed = False
     return passed
+
+
+def silence() -> None:
+    """No input, no output."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
 
 
 def forget() -> None:
@@ -187,6 +208,7 @@ def _traced() -> Iterator[set[Function]]:
     """The functions of protocol/ and verifier/ that are called meanwhile, by their outermost function."""
     known: dict[Any, None] = {}
     found: set[Function] = set()
+    before = sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         known[frame.f_code] = None
@@ -195,8 +217,10 @@ def _traced() -> Iterator[set[Function]]:
     try:
         yield found
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
         for code in known:
+            if before is not None:
+                before(SimpleNamespace(f_code=code), "call", None)  # type: ignore[arg-type]
             if code.co_filename.startswith((f"{ROOT}/protocol/", f"{ROOT}/verifier/")):
                 path = Path(code.co_filename).relative_to(ROOT).as_posix()
                 found.add((path, code.co_qualname.split(".<locals>")[0]))

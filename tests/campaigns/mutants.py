@@ -11,6 +11,7 @@ in mutants_explained.txt: `key => why`. Exit 1 on any other, and on a test that 
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import importlib
@@ -22,19 +23,19 @@ import random
 import resource
 import signal
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from tests.campaigns.judge import ROOT, Judge
+from tests.campaigns.judge import ROOT, Judge, silence
 from tests.campaigns.mutate import every, mutated
 
 EXPLAINED = Path(__file__).with_name("mutants_explained.txt")
-# loaded once, before the project's own modules
-HEAVY = ("numpy", "pytest", "hypothesis", "torch", "jsonschema", "mpmath", "sqlalchemy", "cryptography.hazmat.primitives.asymmetric.ed25519")
+# what the tests load beside the project's own modules
+HEAVY = ("numpy", "pytest", "hypothesis", "torch", "jsonschema", "mpmath", "sqlalchemy", "cryptography.hazmat.primitives.serialization")
 TESTS = [
     "tests/vectors/test_vectors.py",
     "tests/protocol",
@@ -47,7 +48,6 @@ TESTS = [
     "tests/cli/test_evidence.py",
 ]
 OPTIONS = ["-q", "-s", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0", "--hypothesis-profile=mutants"]
-FEW = 40.0  # seconds of tests for a change outside functions
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ def with_import(path: str, source: str, tests: Sequence[str], seconds: float) ->
     pid = os.fork()
     if pid == 0:
         try:
-            null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
+            silence()
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.setitimer(signal.ITIMER_PROF, seconds)
             signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
@@ -117,7 +115,8 @@ def with_import(path: str, source: str, tests: Sequence[str], seconds: float) ->
 
 
 def sources() -> list[str]:
-    return sorted(p.relative_to(ROOT).as_posix() for d in ("protocol", "verifier") for p in (ROOT / d).rglob("*.py") if p.stem != "__init__")
+    paths = (path for folder in ("protocol", "verifier") for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths if path.stem != "__init__")
 
 
 def explained() -> dict[str, str]:
@@ -128,28 +127,32 @@ def explained() -> dict[str, str]:
 class Results:
     """Verdicts by key, appended to a file as they are found."""
 
-    def __init__(self, path: str, digests: dict[str, str]) -> None:
+    def __init__(self, path: Path, digests: dict[str, str]) -> None:
         self.path, self.digests, self.found = path, digests, dict[str, str]()
-        if path and Path(path).exists():
-            for line in Path(path).read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                if entry["digest"] == digests.get(entry["key"].split(":")[0]):
-                    self.found[entry["key"]] = entry["verdict"]
+        self.out = os.fdopen(os.dup(1), "w")  # the tests' own output goes nowhere
+        self.read()
+
+    def read(self) -> None:
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            entry = json.loads(line)
+            if entry["digest"] == self.digests.get(entry["key"].split(":")[0]):
+                self.found[entry["key"]] = entry["verdict"]
 
     def add(self, mutant: Mutant, verdict: str, test: str) -> None:
         self.found[mutant.key] = verdict
         if verdict in ("passed", "uncalled"):
-            print(f"SURVIVED {mutant.key}" + (" (no test calls it)" if verdict == "uncalled" else ""), flush=True)
-        if self.path:
-            entry = {"key": mutant.key, "verdict": verdict, "test": test, "digest": self.digests[mutant.path]}
-            with Path(self.path).open("a", encoding="utf-8") as out:
-                out.write(json.dumps(entry) + "\n")
+            print(f"SURVIVED {mutant.key}" + (" (no test calls it)" if verdict == "uncalled" else ""), file=self.out, flush=True)
+        entry = {"key": mutant.key, "verdict": verdict, "test": test, "digest": self.digests[mutant.path]}
+        with self.path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
 
     def is_killed(self, key: str) -> bool:
         return self.found.get(key) in ("killed", "timeout")
 
 
-def judge_functions(todo: Sequence[Mutant], texts: dict[str, str], tests: Sequence[str], results: Results, notes: Path) -> None:
+def judge_functions(
+    todo: Sequence[Mutant], texts: dict[str, str], tests: Sequence[str], results: Results, notes: Path, budget: float
+) -> None:
     """In one pytest session. `notes` gets, by module, the tests that call it, cheapest first, and those that fail without a mutation."""
 
     def work(judge: Judge) -> None:
@@ -164,29 +167,33 @@ def judge_functions(todo: Sequence[Mutant], texts: dict[str, str], tests: Sequen
         ordered = {p: [(n, judge.seconds[n]) for n in sorted(c, key=judge.seconds.__getitem__)] for p, c in callers.items()}
         notes.write_text(json.dumps({"callers": ordered, "refused": sorted(set(judge.refused))}))
 
-    importlib.import_module("pytest").main([*tests, *OPTIONS], plugins=[Judge(work)])
+    importlib.import_module("pytest").main([*tests, *OPTIONS], plugins=[Judge(work, budget)])
 
 
 def in_child(function: Callable[[], None]) -> None:
-    """So that this process never imports the project's modules."""
+    """So that this process never imports the project's modules; without output."""
+    sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        silence()
         with contextlib.suppress(BaseException):
             function()
-            code = 0
-        sys.stdout.flush()
-        os._exit(code)
+        os._exit(0)
     os.waitpid(pid, 0)
 
 
-def judge_imports(todo: Sequence[Mutant], texts: dict[str, str], callers: dict[str, list[tuple[str, float]]], results: Results) -> None:
+def judge_imports(
+    todo: Sequence[Mutant], texts: dict[str, str], callers: dict[str, list[tuple[str, float]]], results: Results, budget: float
+) -> None:
+    """Each in a pytest session of its own, with the cheapest tests that call the module."""
+    for name in HEAVY if todo else ():
+        importlib.import_module(name)
     for mutant in todo:
-        left, tests = FEW, []
+        left, tests = 2 * budget, list[str]()
         for nodeid, seconds in callers.get(mutant.path, ()):
             if len(tests) < 200 and (left := left - seconds) > 0:
                 tests.append(nodeid)
-        verdict = with_import(mutant.path, mutated(texts[mutant.path], mutant.number), tests, 3 * FEW + 60) if tests else "uncalled"
+        verdict = with_import(mutant.path, mutated(texts[mutant.path], mutant.number), tests, 6 * budget + 60) if tests else "uncalled"
         results.add(mutant, verdict, "")
 
 
@@ -194,37 +201,57 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="keys that contain one of these texts, separated by commas")
+    parser.add_argument("--only", default="", help="keys that contain one of these texts, separated by commas, in this order")
     parser.add_argument("--tests", default="", help="only these tests, separated by commas")
+    parser.add_argument("--budget", type=float, default=20, help="seconds of the honest code's tests for one mutant")
     parser.add_argument("--results", default="")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "VERILORA_THREADS": "1"}
-    for name in HEAVY:
-        importlib.import_module(name)
     importlib.import_module("hypothesis").settings.register_profile("mutants", deadline=None)
     os.chdir(ROOT)
-    start = time.monotonic()
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in sources()}
     mutants = [Mutant(path, n, key, names) for path in texts for n, (key, names) in enumerate(every(path, texts[path]))]
-    chosen = [m for m in mutants if any(part in m.key for part in options.only.split(","))]
+    chosen = [m for part in options.only.split(",") for m in mutants if part in m.key]
+    chosen = list({m.key: m for m in chosen}.values())
     if options.sample:
         chosen = random.Random(options.seed).sample(chosen, min(options.sample, len(chosen)))
     known = explained()
-    results = Results(options.results, {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in texts.items()})
-    todo = [m for m in chosen if m.key not in known and not results.is_killed(m.key)]
-    notes = Path(f"/proc/self/fd/{os.memfd_create('notes')}")
-    notes = Path(str(notes).replace("self", str(os.getpid())))
-    tests = options.tests.split(",") if options.tests else TESTS
-    inside = [m for m in todo if m.names]
-    in_child(lambda: judge_functions(inside, texts, tests, results, notes))
-    found = json.loads(notes.read_text() or "null")
-    if found is None:
-        print("mutants: the tests could not be run")
-        return 1
+    digests = {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in texts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        results = Results(Path(options.results or Path(folder) / "results"), digests)
+        notes = Path(folder) / "notes"
+        todo = [m for m in chosen if m.key not in known and not results.is_killed(m.key)]
+        tests = options.tests.split(",") if options.tests else TESTS
+        in_child(lambda: judge_functions([m for m in todo if m.names], texts, tests, results, notes, options.budget))
+        if not notes.exists():
+            print("mutants: the session of tests ended early; what it found is in --results")
+            return 1
+        found = json.loads(notes.read_text(encoding="utf-8"))
+        judge_imports([m for m in todo if not m.names], texts, found["callers"], results, options.budget)
+        results.read()
     for nodeid in found["refused"]:
         print(f"FAILS WITHOUT A MUTATION {nodeid}")
-    judge_imports([m for m in todo if not m.names], texts, found["callers"], results)
-    return 0
+    return 1 if summary(chosen, known, results.found) or found["refused"] else 0
+
+
+def summary(chosen: Sequence[Mutant], known: dict[str, str], found: dict[str, str]) -> int:
+    """Prints a line for each module and the one of the campaign; the number of survivors."""
+    total: collections.Counter[str] = collections.Counter()
+    modules: dict[str, collections.Counter[str]] = {}
+    for m in chosen:
+        verdict = "explained" if m.key in known else found.get(m.key, "not judged")
+        verdict = "survivors" if verdict in ("passed", "uncalled") else verdict
+        total[verdict] += 1
+        modules.setdefault(m.path, collections.Counter())[verdict] += 1
+    for path, counts in modules.items():
+        print(f"  {path}: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(
+        f"mutants: tried {total.total() - total['not judged'] - total['explained']} of {len(chosen)}, "
+        f"killed {total['killed'] + total['timeout']} ({total['timeout']} by time), explained {total['explained']}, "
+        f"survivors {total['survivors']}, {sum(u.ru_utime + u.ru_stime for u in usage):.0f} s of processor time"
+    )
+    return total["survivors"] + total["not judged"]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     condition      if c → if not c (also in expressions and comprehensions)    arguments f(a, b, …) → f(b, a, …)
     statement      raise … → pass;  a call that stands alone (require, absorb, lookup, zero, range_check, append …) → pass
 
-Texts of error messages, annotations, docstrings and decorators are left alone. A mutant's key names file, function and code before
+Texts of error messages, annotations, docstrings, decorators, zip's `strict` and the arguments' order of commutative functions are
+left alone. A mutant's key names file, function and code before
 and after, so it survives changes elsewhere in the file. Called by tests/campaigns/mutants.py.
 """
 
@@ -55,6 +56,8 @@ MESSAGE_FROM = {
     "add_argument": 0,
     "print": 0,
 }
+# swapped arguments change nothing
+COMMUTATIVE = {"mul", "kmul", "add", "dot", "kdot", "min", "max", "gcd", "array_equal"}
 
 
 def name_of(call: ast.Call) -> str:
@@ -90,6 +93,10 @@ class _Walk:
             self.found.append((parent, field, index, new, inside))
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return  # texts
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            return  # zip(strict=True) states what earlier checks have established; its ValueError could be no verdict
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            return  # an annotation
         if isinstance(node, ast.UnaryOp) and isinstance(parent, ast.Call) and name_of(parent) == "reshape":
             return  # NumPy takes any negative length for "what remains"
         self.visit_children(node, inside)
@@ -126,7 +133,7 @@ def changes(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AST]:
         yield new_for
     elif isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
         yield ast.Pass()
-    elif isinstance(node, ast.Call) and len(node.args) > 1 and name_of(node) not in MESSAGE_FROM:
+    elif isinstance(node, ast.Call) and len(node.args) > 1 and name_of(node) not in {*MESSAGE_FROM, *COMMUTATIVE}:
         a, b = node.args[:2]
         if not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred) and ast.dump(a) != ast.dump(b):
             new_call = copy.deepcopy(node)

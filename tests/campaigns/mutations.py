@@ -53,6 +53,7 @@ class Target:
         self.tiny, self.rng = Tiny(), np.random.default_rng(20)
         channel = self.tiny.prove()
         self.proof, self.log = bytes(channel.proof), list(channel.log)
+        self.judge = self.tiny.resumed(self.proof)
         self.other = Tiny(number=2)
         self.others = [bytes(self.tiny.prove(label="another attempt").proof), bytes(self.other.prove().proof)]
         self.places: dict[str, list[tuple[int, int]]] = {}
@@ -77,7 +78,7 @@ class Target:
         """A message after an operation that keeps its size."""
         words = words_of(message)
         if operation in ("splice", "blank"):
-            return other if operation == "splice" else bytes(len(message))
+            return other + message[len(other) :] if operation == "splice" else bytes(len(message))  # other proofs may be shorter
         i, j, modulus = self.pick(len(words)), self.pick(len(words)), 1 << 64 if tag.startswith(HASHES) else P
         if operation in ("plus", "minus"):
             words[i] = (words[i] + (1 if operation == "plus" else -1)) % modulus
@@ -161,7 +162,7 @@ class Target:
             return self.beside(field, operation)
         proof = self.mutate(field, operation)
         wanted = self.expected(proof)
-        return None if wanted == ACCEPTED else Found(field, operation, wanted, self.tiny.reason(proof))
+        return None if wanted == ACCEPTED else Found(field, operation, wanted, self.judge(proof))
 
     def forge(self, tag: str, operation: str) -> Found | None:
         """A prover that changes the first message of a tag and goes on."""

@@ -72,7 +72,7 @@ def toy_runs(tried: Counter[str], count: int) -> None:
 
     examples(count, body, models, options, module_sets, st.integers(1, 3), st.integers(1, 2), st.sampled_from([2, 3, 4, 5, 8]),
              st.sampled_from([1, 2, 3, 5]), st.integers(0, 1000))
-    assert tried["runs"] > 4 * tried["refused"]
+    assert tried["runs"] > tried["refused"]  # of the three quick runs one is refused
 
 
 def judge_tasks(tried: Counter[str], stage: Stage, number: int) -> None:
@@ -114,7 +114,7 @@ def test_campaign(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         every = tried["graphs"] + tried["tasks"]
         with capsys.disabled():
-            print(f"\nhonest statements ({tried['graphs']} graphs; {tried['tasks']} tasks of {tried['runs']} runs, {tried['proved']} proved; "
-                  f"{tried['refused']} runs refused when planned): tried {every}, accepted {tried['accepted']}, "
+            print(f"\nhonest statements ({tried['graphs']} graphs; {tried['tasks']} tasks of {tried['runs']} runs, "
+                  f"{tried['proved']} proved, {tried['refused']} runs refused at first): tried {every}, accepted {tried['accepted']}, "
                   f"survivors {every - tried['accepted']}")
     assert min(tried[step] for step in STEPS) >= CASES // 100 and every == tried["accepted"]

@@ -1,6 +1,7 @@
-"""The mutation testing has teeth itself: every module is covered, changes are what they say, children judge them."""
+"""The mutation testing has teeth itself: changes are what they say, children judge them, survivors are told."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from protocol.merkle import node_digest
-from tests.campaigns.mutants import EXPLAINED, ROOT, TESTS, change_code, existing, explained, outcome
-from tests.campaigns.mutate import keys, mutated
+from tests.campaigns.mutants import EXPLAINED, ROOT, TESTS, Mutant, explained, sources, summary
+from tests.campaigns.mutate import every, mutated
 
 SOURCE = '''
 """Text."""
@@ -26,66 +27,74 @@ def f(a: int, b: int = 2) -> int:
 '''
 
 
-def test_every_module_has_tests_that_exist() -> None:
-    modules = {p.relative_to(ROOT).as_posix() for d in ("protocol", "verifier") for p in (ROOT / d).rglob("*.py")}
-    assert {m for m in modules if not m.endswith("__init__.py")} == set(TESTS)
-    for tests in TESTS.values():
-        assert existing(tests) == tests
+def test_the_tests_exist() -> None:
+    assert all((ROOT / test).exists() for test in TESTS)
+    assert "protocol/schedule/opening.py" in sources() and len(sources()) > 45
 
 
 def test_what_is_changed() -> None:
-    found = [key.removeprefix("m.py: ") for key in keys("m.py", SOURCE)]
-    assert found == [
+    found = [(key.removeprefix("m.py: "), names) for key, names in every("m.py", SOURCE)]
+    assert [key for key, _ in found] == [
         ": 5 -> 6 in LIMIT = 5", "f: 2 -> 3 in a: int, b: int=2", "f: if a < b and (not b) -> if not (a < b and (not b))",
         "f: a < b and (not b) -> a < b or not b", "f: a < b -> a <= b", "f: not b -> b in a < b and (not b)",
         "f: raise ValueError('too small', 3) -> pass", "f: require(a != b, 'why', 'here') -> pass", "f: a != b -> a == b",
         "f: g(a, b) - LIMIT -> g(a, b) + LIMIT in return g(a, b) - LIMIT", "f: g(a, b) -> g(b, a)",
     ]
     originals = ast.unparse(ast.parse(SOURCE))
-    for number in range(len(found)):
-        text, names = mutated(SOURCE, number)
+    for number, (_, names) in enumerate(found):
+        text = mutated(SOURCE, number)
         assert text != originals and ast.unparse(ast.parse(text)) == text
         assert names == (() if number < 2 else ("f",))  # default values are no part of a function's code
 
 
-def test_keys_are_unique() -> None:
-    for path in TESTS:
-        found = keys(path, (ROOT / path).read_text(encoding="utf-8"))
+def test_keys_are_unique_and_explanations_are_about_mutants_that_exist() -> None:
+    keys: set[str] = set()
+    for path in sources():
+        found = [key for key, _ in every(path, (ROOT / path).read_text(encoding="utf-8"))]
         assert len(set(found)) == len(found)
-
-
-def test_explanations_are_about_mutants_that_exist() -> None:
-    every = {key for path in TESTS for key in keys(path, (ROOT / path).read_text(encoding="utf-8"))}
-    assert not set(explained()) - every, f"{EXPLAINED.name}: no such mutants (any more)"
+        keys |= set(found)
+    assert not set(explained()) - keys, f"{EXPLAINED.name}: no such mutants (any more)"
     assert all(why for why in explained().values())
 
 
-@pytest.fixture
-def judge(tmp_path: Path) -> Path:
-    """A test that tells left from right."""
-    test = tmp_path / "test_it.py"
-    test.write_text("from protocol.merkle import node_digest\n\n\ndef test() -> None:\n"
-                    f"    assert node_digest(b'a', b'b').hex() == '{node_digest(b'a', b'b').hex()}'\n")
-    return test
+def test_what_is_not_judged_fails_the_campaign(capsys: pytest.CaptureFixture[str]) -> None:
+    mutants = [Mutant("a.py", n, f"a.py: {n}", ("f",)) for n in range(5)]
+    known, found = {"a.py: 0": "why"}, {"a.py: 1": "killed", "a.py: 2": "timeout", "a.py: 3": "passed"}
+    assert summary(mutants, known, found) == 2
+    assert "tried 3 of 5, killed 2 (1 by time), explained 1, survivors 1" in capsys.readouterr().out
+    assert summary(mutants[:3], known, found) == 0
 
 
-PATH = "protocol/merkle.py"
-HONEST = (ROOT / PATH).read_text(encoding="utf-8")
-CHANGED = HONEST.replace("NODE_TAG + left + right", "NODE_TAG + right + left")
+JUDGED = '''
+import pytest
+from protocol.merkle import leaf_digest, node_digest
 
 
-def test_children_judge_a_changed_function(judge: Path) -> None:
-    assert CHANGED != HONEST
-    assert outcome(lambda: None, [str(judge)], 60) == "passed"
-    assert outcome(lambda: change_code(PATH, HONEST, ("node_digest",)), [str(judge)], 60) == "passed"
-    assert outcome(lambda: change_code(PATH, CHANGED, ("node_digest",)), [str(judge)], 60) == "failed"
-    assert outcome(lambda: None, [str(judge.with_name("absent.py"))], 60) == "no tests"
+@pytest.fixture(scope="module")
+def made() -> str:
+    return node_digest(b"a", b"b").hex()
 
 
-@pytest.mark.parametrize(("source", "wanted"), [(HONEST, "passed"), (CHANGED, "failed")])
-def test_children_judge_a_changed_module(judge: Path, source: str, wanted: str) -> None:
-    """In a process that has not imported it."""
-    script = ("import sys; from tests.campaigns.mutants import _Changed, outcome; source, path, test = sys.stdin.read(), *sys.argv[1:]; "
-              "print(outcome(lambda: sys.meta_path.insert(0, _Changed(path, source)), [test], 60))")
-    command = [sys.executable, "-c", script, PATH, str(judge)]
-    assert subprocess.check_output(command, input=source, text=True, cwd=ROOT).split() == [wanted]
+def test_function() -> None:
+    assert node_digest(b"a", b"c").hex() == "{node}"
+
+
+def test_fixture(made: str) -> None:
+    assert made == "{made}" and node_digest(b"", b"")
+'''
+
+
+@pytest.mark.parametrize(("tests", "more"), [("test_function", ",DIGEST_BYTES = 32"), ("test_fixture", "")])
+def test_a_judge_of_merkle(tmp_path: Path, tests: str, more: str) -> None:
+    """The whole program on one module with one test: it sees left and right exchanged, in the call or in a fixture made before."""
+    test, results = tmp_path / "test_it.py", tmp_path / "results"
+    test.write_text(JUDGED.format(node=node_digest(b"a", b"c").hex(), made=node_digest(b"a", b"b").hex()), encoding="utf-8")
+    only = "node_digest,: leaf_digest" + more
+    command = [sys.executable, "-m", "tests.campaigns.mutants", "--only", only, "--tests", f"{test}::{tests}",
+               "--results", str(results)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {e["key"]: e["verdict"] for line in results.read_text(encoding="utf-8").splitlines() for e in [json.loads(line)]}
+    inside = [v for key, v in found.items() if ": node_digest: " in key and " + right" in key]
+    assert inside and set(inside) == {"killed"}, done.stdout
+    assert "uncalled" in found.values() and "(no test calls it)" in done.stdout and done.returncode == 1
+    assert "mutants: tried" in done.stdout

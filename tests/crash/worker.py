@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from storage.local import LocalObjectStore
 from storage.log import LogPublisher
 from storage.models import CommitmentRow, ProofRow, StatementRow
 from storage.private import LocalPrivateStore
+from tasks.backlog import Backlog
 from tasks.context import RunContext
 from tasks.plan import Draft, planned, start
 from tasks.prove import prove_statement
@@ -52,15 +54,15 @@ def crash_draft() -> Draft:
 class Life:
     """Counts moments and ends at one of them."""
 
-    def __init__(self, folder: Path, moment: str, number: int) -> None:
-        self.moment, self.left = moment, number
+    def __init__(self, folder: Path, moment: str, number: int, end: signal.Signals = signal.SIGKILL) -> None:
+        self.moment, self.left, self.end = moment, number, end
         self.file = os.open(folder / "fingerprints", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def reach(self, moment: str) -> None:
         if moment == self.moment:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.end)
 
     def note(self, **record: Any) -> None:
         os.write(self.file, json.dumps({"life": os.getpid()} | record).encode() + b"\n")
@@ -120,9 +122,8 @@ def _row(row: Any) -> str:
     return {ProofRow: "proof row", StatementRow: "statement row", CommitmentRow: "commitment row"}.get(type(row), "")
 
 
-def live(folder: Path, moment: str = "", number: int = 0) -> None:
-    """Plan or continue, train every window, prove every statement."""
-    life = Life(folder, moment, number)
+def _watched(folder: Path, moment: str, number: int, end: signal.Signals = signal.SIGKILL) -> None:
+    life = Life(folder, moment, number, end)
     life.around(Ledger, "spend_opening", lambda *_: "spend")
     life.around(Ledger, "append", _row)
     life.around(LocalObjectStore, "put", lambda *_: "object")
@@ -131,11 +132,32 @@ def live(folder: Path, moment: str = "", number: int = 0) -> None:
     life.around(LocalPrivateStore, "create",
                 lambda name, _: "window" if "/windows/" in name else "plan" if name.startswith("plans/") else "")
     life.listen()
+
+
+def live(folder: Path, moment: str = "", number: int = 0, train_only: bool = False) -> None:
+    """Plan or continue, train every window, prove every statement."""
+    _watched(folder, moment, number)
     places = stores(folder)
     context: RunContext = planned(places, KEY) or start(places, crash_draft())
     for window in range(-1, len(context.manifest.windows())):
         if window >= 0:
             train_window(context, window)
         for task in task_list(context.manifest):
-            if task.window == window:
+            if task.window == window and not train_only:
                 prove_statement(context, task)
+
+
+def shift(folder: Path, patience: float, moment: str = "", number: int = 0, end: signal.Signals = signal.SIGKILL) -> None:
+    """Prove what can be claimed of a run that was planned; what others hold is waited for as long as `patience` allows."""
+    _watched(folder, moment, number, end)
+    context = planned(stores(folder), KEY)
+    if context is None:
+        raise RuntimeError("there is no run to work for")
+    backlog, begin = Backlog(context), time.monotonic()
+    while not backlog.finished and time.monotonic() < begin + 3 * patience:
+        for _, task in backlog.claims(patience, lambda: True):
+            prove_statement(context, task)
+        backlog.refresh()
+        if patience > 100:
+            return
+        time.sleep(0.1)

@@ -27,7 +27,7 @@ import pytest
 from protocol.statement import Name
 from storage.ledger import open_ledger
 from storage.private import open_private_store
-from tasks.deliver import load_committed
+from tasks.deliver import load_committed, secret_name
 from tasks.record import recorded_root
 from tests.support.project import CANARY, RUN_YAML, Finished, environment, project
 
@@ -247,7 +247,8 @@ def test_a_planted_canary_is_found(finished: Finished, secrets: Canaries, where:
         return
     assert not scan(folder, secrets, {})
     (folder / target).write_bytes(b"before" + forms[where] + b"after")
-    assert scan(folder, secrets, {}) == {(f"runs/{run}/commitments/delivered/0/2 down_proj.lora_A", target)}
+    name = Name("delivered/0", 2)
+    assert scan(folder, secrets, {}) == {(f"{secret_name(run, name, root(name))} down_proj.lora_A", target)}
 
 
 # credentials -------------------------------------------------------------------------------------------------------------

@@ -164,12 +164,10 @@ def test_shifts_that_die_are_followed_by_others_until_there_is_no_sense_in_it(se
         if turn % 2:
             backlog.proved.add(backlog.left[0][0])  # as long as something is proved in between
             backlog.all[f"-1/{turn + 9}"] = SimpleNamespace(window=-1)
-    ends = 0
     with pytest.raises(RunError, match="ended as Crashed: killed"):
-        for ends in range(2 * crew.DEATHS):
+        for _ in range(crew.DEATHS - 1):  # two have died since the last proof
             made.offer()
             server.end(StateType.CRASHED, "killed")
-    assert ends == crew.DEATHS - 2  # two had died since the last proof
 
 
 def test_a_shift_that_fails_ends_the_run_with_its_message(server: Server) -> None:
@@ -228,8 +226,9 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(server: Server) -> None:
     server.at_sleep = lambda: None
     made = pool(FakeBacklog(1), patience=60)
     server.fault = httpx.ConnectError("refused")
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(RunError, match="Prefect server does not answer .ConnectError.*start the server"):
         made.wait(0)
+    made.dismiss()  # does not hide it
 
 
 def test_what_is_missing_on_the_server_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

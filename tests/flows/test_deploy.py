@@ -105,7 +105,8 @@ def test_finished_runs_are_verified_once_by_each_verifier(server: dict[str, str]
     victim = next(p for p in sorted((folder / "objects").rglob("*")) if len(p.name) == 64)
     victim.chmod(0o600)
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
-    place = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "objects": f"file:{folder / 'objects'}", "verifier": "another", "run": RUN_ID[:6]}
+    place = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "objects": f"file:{folder / 'objects'}", "run": RUN_ID[:6]}
+    place["verifier"] = "another"
     rejected = python(server, "-c", VERIFY, repr(place))
     assert rejected.returncode == 1 and "RunRejected" in rejected.stderr and "damaged-object" in rejected.stderr
 

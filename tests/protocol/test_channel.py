@@ -1,6 +1,7 @@
 """The transcript and the channel: what is sent is absorbed, forms are linear, nothing is read that was not asked for."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +78,17 @@ def test_draws_are_below_and_spread(below: int) -> None:
     assert below < 1000 or words != t.draw("x", 400, below)
 
 
+@pytest.mark.parametrize(("below", "limit"), [(3 << 62, 3 << 62), (F.p, F.p), (1 << 64, 1 << 64), (97, ((1 << 64) // 97) * 97)])
+def test_words_at_the_edge_of_rejection(below: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest multiple of `below` that fits 64 bits is itself too large; the last word under it is not."""
+    t, words = Transcript(), [min(limit, (1 << 64) - 1), limit - 1, (1 << 64) - 1, 5]
+    t.state = bytes(32)
+    block = b"".join(w.to_bytes(8, "big") for w in words)
+    monkeypatch.setattr(hashlib, "sha256", lambda data: SimpleNamespace(digest=lambda: block))
+    expected = [w % below for w in words if w < limit]
+    assert t.draw("w", 6, below) == (expected * 6)[:6]
+
+
 @given(st.integers(1, 64), st.data())
 @settings(max_examples=50, deadline=None)
 def test_positions_are_distinct_and_sorted(n: int, data: st.DataObject) -> None:
@@ -114,6 +126,17 @@ def test_forms_are_the_values_they_hide(seed: int) -> None:
     assert reader.secrets("s", 4, list) == [a, b, c, d]
     assert reader.transcript.state == channel.transcript.state
     reader.finish()
+
+
+def test_forms_and_known_numbers() -> None:
+    (a,), x = pads(3).secrets("s", 1, lambda: [F.ext(8)]), F.ext(5, 6)
+    assert a - x == Form(a.const - x, a.terms) and a + x == Form(a.const + x, a.terms)
+    assert (a + a) == a.scale(F.ext(2)) and a - a == Form(F.zero, dict.fromkeys(a.terms, F.zero))
+
+
+def test_only_a_prover_has_pads() -> None:
+    with pytest.raises(RuntimeError, match="proving channel"):
+        VerifyingChannel(F, b"")._hide([F.one], [("pad", 0)])
 
 
 def test_no_pad_is_used_twice() -> None:

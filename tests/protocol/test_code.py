@@ -90,3 +90,16 @@ def test_blinding_hides_that_many_positions() -> None:
 def test_impossible_codes(ell: int, n: int, blinding: int) -> None:
     with pytest.raises(ValueError):
         Code(small_field(97), ell, n, blinding)
+
+
+def test_roots_of_unity_that_are_the_whole_group() -> None:
+    """p = 17: a code of length 16 would need a seventeenth non-zero element."""
+    with pytest.raises(ValueError, match="no coset"):
+        Code(small_field(17), 4, 16, 2)
+    assert Code(small_field(17), 4, 8, 2).length == 6
+
+
+def test_a_transform_is_no_view_of_its_argument() -> None:
+    for n in (1, 2, 4):
+        coefs = random(GOLDILOCKS, 2, n)
+        assert not np.shares_memory(ntt(GOLDILOCKS, coefs), coefs)

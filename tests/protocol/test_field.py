@@ -42,12 +42,22 @@ def test_array_operations_are_those_of_integers(f: Field) -> None:
     assert f.neg(a).tolist() == [-x % f.p for x in v]
     assert f.pow(a, 11).tolist() == [pow(x, 11, f.p) for x in v]
     nonzero = [x for x in v if x]
-    assert f.inv(f.array(nonzero)).tolist() == [pow(x, -1, f.p) for x in nonzero]
+    for some in (nonzero, nonzero[:1], []):
+        assert f.inv(f.array(some)).tolist() == [pow(x, -1, f.p) for x in some]
     assert int(f.sum(a)) == sum(v) % f.p
     assert f.powers(3, 13).tolist() == [pow(3, k, f.p) for k in range(13)]
     assert int(f.dot(a, a)) == sum(x * x for x in v) % f.p
     with pytest.raises(ZeroDivisionError):
         f.inv(a)
+
+
+def test_goldilocks_reduction_at_its_edges() -> None:
+    """Words at which a borrow or carry begins: lo = hi >> 32, a sum of exactly 2^64, a result of exactly p."""
+    f, half = GOLDILOCKS, 2**32
+    words = [0, 1, 2, half - 2, half - 1, half, half + 1, 2 * half - 2, f.p - half, f.p - 2, f.p - 1]
+    pairs = [(lo, hi) for hi in words for lo in [*words, f.p, f.p + 1, 2**64 - 1, hi >> 32, -(hi % half) * (half - 1) % 2**64]]
+    lo, hi = (np.array(v, dtype=np.uint64) for v in zip(*pairs, strict=True))
+    assert Field._reduce128(lo, hi).tolist() == [(h * 2**64 + x) % f.p for x, h in pairs]
 
 
 @pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -92,3 +93,67 @@ def test_lora_scale_is_the_nearest_number(r: int, alpha: int, rslora: bool) -> N
     """n·2^−k with 14 bits, half a unit in the last place away at most."""
     n, k = Lora(r, alpha, ("q_proj",), rslora).scale
     assert n % 2 == 1 and abs(n * 2.0**-k / (alpha / (r**0.5 if rslora else r)) - 1) < 2.0**-13
+
+
+@pytest.mark.parametrize(("r", "alpha"), [(2, 65535), (1, 65535), (4096, 1), (3, 7), (3, 65536), (7, 3), (4096, 65535), (1, 1), (12, 6)])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_lora_scale_by_decimals(r: int, alpha: int, rslora: bool) -> None:
+    """Exact where the weight is a multiple of a power of two, else its nearest multiple of 2^−k, k the least with 14 bits or more."""
+    with localcontext(prec=60):
+        weight = Decimal(alpha) / (Decimal(r).sqrt() if rslora else r)
+        exact = next((k for k in range(30) if weight * 2**k == int(weight * 2**k)), None)
+        k = next(k for k in range(60) if weight * 2**k >= 1 << 13) if exact is None else exact
+        n = int((weight * 2**k).to_integral_value(ROUND_HALF_UP))
+    while n % 2 == 0:
+        n, k = n // 2, k - 1
+    assert Lora(r, alpha, ("q_proj",), rslora).scale == (n, k)
+
+
+def test_lora_limits() -> None:
+    Lora(1, 1, ("q_proj",))
+    Lora(1 << 12, 1 << 16, ("q_proj",))
+    for r, alpha in (((1 << 12) + 1, 1), (1, (1 << 16) + 1), (0, 1), (1, 0)):
+        with pytest.raises(VerificationError, match="manifest at lora"):
+            Lora(r, alpha, ("q_proj",))
+
+
+SMALL: dict[str, Any] = {"steps": 2, "window_steps": 1, "loss_tokens": (1, 1), "batch_size": 1, "sequence_length": 1, "examples": 1}
+
+
+@pytest.mark.parametrize(("values", "key"), [
+    ({"batch_size": 1 << 12, "examples": 1 << 22}, "batch_size"),
+    ({"gradient_accumulation": 1 << 12, "examples": 1 << 22}, "gradient_accumulation"),
+    ({"sequence_length": 1 << 12}, "sequence_length"), ({"window_steps": 1 << 9}, "window_steps"), ({"examples": 1 << 22}, "examples"),
+    ({"rotation_windows": 1 << 20}, "rotation_windows"), ({"seed": (1 << 63) - 1}, "seed"), ({"dataset_owner": "x" * 200}, "dataset_owner"),
+    ({"exponents": {"x": 96}}, "exponents"), ({"exponents": {"x": -96}}, "exponents"),
+    ({"batch_size": 3, "gradient_accumulation": 2, "examples": 6}, "batch_size"),  # all examples in each step
+    ({"loss_tokens": (5, 1), "sequence_length": 5}, "loss_tokens"),
+])
+def test_the_largest_value_is_accepted_and_the_next_is_not(manifest: RunManifest, values: dict[str, Any], key: str) -> None:
+    largest = replace(manifest, **SMALL | values)
+    value = getattr(largest, key)
+    if isinstance(value, dict):
+        more: object = {k: n + (1 if n > 0 else -1) for k, n in value.items()}
+    else:
+        more = (value[0] + 1, *value[1:]) if isinstance(value, tuple) else value + ("x" if isinstance(value, str) else 1)
+    with pytest.raises(VerificationError, match=f"manifest at {key}"):
+        replace(largest, **{key: more})
+
+
+def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
+    """2^24 tokens in a window; 2^20 windows times layers; no more steps than 2^20; no longer a warm-up than the run."""
+    big = SMALL | {"examples": 1 << 12, "batch_size": 1 << 12, "sequence_length": 1 << 12}
+    replace(manifest, **big)
+    with pytest.raises(VerificationError, match="window_steps.*2\\^24"):
+        replace(manifest, **big | {"window_steps": 2})
+    replace(manifest, **big | {"steps": 1, "loss_tokens": (1,), "window_steps": 9})  # a window is no longer than the run
+    steps = 1 << 20
+    many = replace(manifest, **SMALL | {"steps": steps, "loss_tokens": (1,) * steps, "window_steps": 2})  # of two layers
+    with pytest.raises(VerificationError, match="manifest at steps"):
+        replace(many, window_steps=1)
+    with pytest.raises(VerificationError, match="manifest at steps"):
+        replace(many, steps=steps + 1, loss_tokens=(1,) * (steps + 1), window_steps=4)
+    warm = replace(manifest.optimizer, warmup_steps=2)
+    replace(manifest, **SMALL | {"optimizer": warm})
+    with pytest.raises(VerificationError, match="warmup_steps"):
+        replace(manifest, **SMALL | {"optimizer": warm, "steps": 1, "loss_tokens": (1,)})

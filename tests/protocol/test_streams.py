@@ -1,6 +1,7 @@
 """Counter stream, permutations and the initial adapter: known answers and ranges."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,39 @@ def test_below_stays_in_range_and_spreads(n: int) -> None:
     values = CounterStream("range").below(n, 4000)
     assert len(values) == 4000 and values.min() >= 0 and values.max() < n
     assert abs(values.mean() / max(n - 1, 1) - 0.5) < 0.03 or n == 1
+
+
+def stream_of(words: list[int], monkeypatch: pytest.MonkeyPatch) -> CounterStream:
+    """A stream whose blocks are these words, again and again."""
+    data = b"".join(w.to_bytes(8, "big") for w in words)
+    blocks = [data[i : i + 32] for i in range(0, len(data), 32)]
+    made = iter(range(1 << 20))
+    monkeypatch.setattr(hashlib, "sha256", lambda _: SimpleNamespace(digest=lambda: blocks[next(made) % len(blocks)]))
+    return CounterStream("edge")
+
+
+@pytest.mark.parametrize("n", [3, 5, 1000, (1 << 32) - 5, 1 << 32])
+def test_words_at_the_edge_of_rejection(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = (1 << 64) // n * n
+    words = [min(limit, (1 << 64) - 1), limit - 1, 1, (1 << 64) - 1, 7, limit - 2, limit - 3, 0]
+    kept = [w % n for w in words if w < limit]
+    found = stream_of(words, monkeypatch).below(n, len(words)).tolist()
+    assert found[: len(kept)] == kept and len(found) == len(words)
+
+
+def test_a_rejected_word_of_a_permutation_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """n = 4: i = 3 takes any word, i = 2 rejects 2^64 − 1 (and takes the next block's first), i = 1 takes any."""
+    top = (1 << 64) - 1
+    found = stream_of([top, top, top, 0, 1, 9, 9, 9], monkeypatch).permutation(4).tolist()
+    order = [0, 1, 2, 3]
+    for i, j in ((3, 3), (2, 1), (1, 1)):
+        order[i], order[j] = order[j], order[i]
+    assert found == order
+    found = stream_of([0, top - 1, 2, 0, 1, 9, 9, 9], monkeypatch).permutation(4).tolist()
+    order = [0, 1, 2, 3]
+    for i, j in ((3, 0), (2, (top - 1) % 3), (1, 0)):
+        order[i], order[j] = order[j], order[i]
+    assert found == order
 
 
 def test_permutations_are_permutations_and_differ_between_epochs() -> None:

@@ -13,7 +13,7 @@ import pytest
 import storage.log
 import storage.tree
 from protocol.errors import VerificationError
-from storage.checkpoint import KEY_NAME, create_keys, load_keys
+from storage.checkpoint import KEY_NAME, SEEN_NAME, create_keys, load_keys
 from storage.errors import IntegrityError, MissingObject, StorageError
 from storage.ledger import Ledger, open_ledger
 from storage.local import LocalObjectStore
@@ -276,6 +276,9 @@ def test_a_ledger_without_its_checkpoints_contradicts_the_published_one(place: P
     log.publish()
     place.rewrite("DELETE FROM checkpoints")
     place.rewrite("DELETE FROM log_entries WHERE position > 3")
+    with pytest.raises(IntegrityError, match="has 4 log entries, but the private store .* has seen 6"):
+        place.publisher().publish()
+    place.private.remove(SEEN_NAME)
     with pytest.raises(IntegrityError, match="One log has one ledger"):
         place.publisher().publish()
     with pytest.raises(IntegrityError, match="rows were removed"):

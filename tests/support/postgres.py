@@ -1,18 +1,14 @@
-"""A PostgreSQL server for tests: Debian's binaries, a data folder of its own, a Unix socket, started once for a test session.
+"""A PostgreSQL server for tests (examples/postgres.py), started once for a test session.
 
 `server()` gives the running server or skips the test with the reason; `Server.database()` makes an empty database and returns
 its ledger URL as superuser, `url(database, user)` one for another user. fsync is off: these tests are about transactions, not
-about power cuts. PostgreSQL refuses to run as root, so root starts it as `postgres` or `nobody`. Every user is trusted on the
-socket, but `guarded` needs its password.
+about power cuts. Every user is trusted on the socket, but `guarded` needs its password.
 """
 
 import atexit
 import functools
 import itertools
-import os
-import pwd
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from examples.postgres import Postgres, binaries
 from storage.ledger import open_ledger
 
 PASSWORD = "correct horse/battery@staple"
@@ -73,57 +70,20 @@ def server() -> Server:
     return _start(folder)
 
 
-def binaries() -> Path | None:
-    """The folder of initdb and postgres, of the newest version that is installed."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).resolve().parent
-    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    return max(versions, key=lambda path: float(path.parent.name), default=None)
-
-
 @functools.cache
 def _start(programs: Path) -> Server:
-    folder = Path(tempfile.mkdtemp(prefix="verilora-pg-"))  # short: a socket's path has at most 107 characters
-    account = _account()
-    if account:
-        os.chown(folder, account.pw_uid, account.pw_gid)
-
-    def call(program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [programs / program, *arguments], user=account.pw_uid if account else None, group=account.pw_gid if account else None,
-            extra_groups=[] if account else None, cwd=folder, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program} failed: {done.stderr[-2000:]}")
-
-    data = folder / "data"
-    call("initdb", "-D", str(data), "-U", "super", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-    (data / "pg_hba.conf").write_text(_RULES)
-    options = " ".join(f"-c {name}={value}" for name, value in _OPTIONS.items())
-    log = folder / "log"
-    call("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-o", f"-k {folder} -c listen_addresses='' {options}", "start")
+    folder = Path(tempfile.mkdtemp(prefix="verilora-pg-"))
+    made = Postgres(folder, programs, _RULES, **_OPTIONS)
+    made.create()
+    made.start()
 
     def stop() -> None:
-        call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        made.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(stop)
-    made = Server(folder)
     with made.connect("postgres") as admin:
         admin.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{PASSWORD}'")
         admin.execute("CREATE ROLE outcast LOGIN")
         admin.execute("CREATE ROLE plain LOGIN")
-    return made
-
-
-def _account() -> pwd.struct_passwd | None:
-    if os.getuid():
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
+    return Server(folder)

@@ -1,16 +1,22 @@
 """A small graph with every operation and assertion in it, over tables of at most 2^8 rows: a proof takes milliseconds."""
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from protocol.channel import VerifyingChannel
 from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS
 from protocol.layout import CommitmentLayout
 from protocol.relation.graph import Committed as CommittedOp
 from protocol.relation.graph import Graph, Input, IntArray, Term
+from protocol.schedule import opening
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape
 from prover.commitment.commit import CommitmentData, commit
@@ -101,6 +107,34 @@ class Tiny:
         except VerificationError as error:
             return error.reason
         return "accepted"
+
+    def resumed(self, honest: bytes) -> Callable[[bytes], str]:
+        """`reason`, for many proofs that mostly begin as this one: those are judged from its "opening/sigma" on, because what a
+        verifier does before depends on the bytes before alone."""
+        saved: list[Any] = []
+
+        def keep(channel: VerifyingChannel, *arguments: Any) -> None:
+            saved.extend((copy(channel), copy(channel.transcript), arguments))
+            check_rows(channel, *arguments)
+
+        check_rows = opening._check_rows
+        with patch.object(opening, "_check_rows", keep):
+            verify(self.shape, self.statement, self.committed, self.published, honest)
+        start, transcript, arguments = saved
+
+        def reason(proof: bytes) -> str:
+            if proof[: start.at] != honest[: start.at]:
+                return self.reason(proof)
+            channel = copy(start)
+            channel.proof, channel.transcript = proof, copy(transcript)
+            try:
+                check_rows(channel, *arguments)
+                channel.finish()
+            except VerificationError as error:
+                return error.reason
+            return "accepted"
+
+        return reason
 
 
 def committed_names(graph: Graph) -> list[tuple[str, str]]:

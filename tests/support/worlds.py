@@ -3,7 +3,8 @@
 A world is the honest witness with one cell changed by any field element. `Worlds.broken` says in which worlds an assertion
 that is evaluated at the *image* of the cell fails: for tensors that depend on the cell by linear maps, products, sums and
 broadcasts the change D at one cell is known without evaluating the tensor (an axis that the cell does not have is looked at
-in place 0). What it calls broken is broken; what it does not is left to `evaluate_one`, which evaluates one world in full.
+in one place, and in others if that breaks nothing). What it calls broken is broken; what it does not is left to
+`evaluate_one`, which evaluates one world in full.
 
 With `adaptive` the adversary also finds new values for every committed tensor that the honest prover would compute from the
 cell: assertions about those are taken as satisfied, except that a value split in limbs still needs limbs, which exist if and
@@ -24,7 +25,8 @@ from tests.support.evil import _Unbounded
 from tests.support.stage import Case
 
 F = GOLDILOCKS
-Axes = tuple[int | None, ...]  # for each axis of a tensor: the moved tensor's axis, or place 0
+PLACES = 16
+Axes = tuple[int | None, ...]  # for each axis of a tensor: the moved tensor's axis, or one place
 
 
 def sources(op: Operation) -> list[int]:
@@ -55,6 +57,7 @@ class Worlds:
     inputs: dict[tuple[str, str], IntArray]
     _fields: dict[int, U64] = dataclass_field(default_factory=dict)
     _resolved: dict[int, set[int]] = dataclass_field(default_factory=dict)
+    _place: int = 0  # where axes that the moved tensor does not have are looked at (in their last place, if they are shorter)
 
     @cached_property
     def leaves(self) -> list[int]:
@@ -124,7 +127,7 @@ class Worlds:
     def at(self, array: np.ndarray, axes: Axes, rank: int) -> np.ndarray:
         """A tensor at the image, broadcastable to the moved tensor's shape."""
         kept = [k for k, a in enumerate(axes) if a is not None]
-        part = array[tuple(slice(None) if a is not None else 0 for a in axes)]
+        part = array[tuple(slice(None) if a is not None else min(self._place, n - 1) for a, n in zip(axes, array.shape, strict=True))]
         order = sorted(range(len(kept)), key=lambda k: axes[kept[k]] or 0)
         shape = [1] * rank
         for k in kept:
@@ -217,8 +220,17 @@ class Worlds:
                 found.append((value, max(shift + bits for shift, bits, _ in parts), uppers))
         return found
 
-    def broken(self, start: int, change: U64, adaptive: bool = False) -> np.ndarray:
+    def broken(self, start: int, change: U64, adaptive: bool = False, places: int = 1) -> np.ndarray:
         """bool, in the moved tensor's shape: some assertion fails in the world where this cell changes by this much."""
+        out = np.zeros(change.shape, dtype=bool)
+        for self._place in range(places):
+            out |= self._broken_here(start, change, adaptive)
+            if out.all():
+                break
+        self._place = 0
+        return out
+
+    def _broken_here(self, start: int, change: U64, adaptive: bool) -> np.ndarray:
         rank, out = change.ndim, np.zeros(change.shape, dtype=bool)
         skip = self.resolved(start) if adaptive else set[int]()
         known = self.images(start, change, skip)
@@ -268,7 +280,8 @@ class Worlds:
             inputs[op.commitment, op.tensor_name] = moved
             del given[start]
         try:
-            found = _Unbounded(self.graph, inputs, ReferenceOps(), given, 0).run([t.index for t in self.graph.tensors])
+            with np.errstate(all="ignore"):  # hints of values that no honest prover has: what comes of them is checked below
+                found = _Unbounded(self.graph, inputs, ReferenceOps(), given, 0).run([t.index for t in self.graph.tensors])
         except (IndexError, OverflowError):  # a table has no such row
             return True
         return not self._holds(found)
@@ -311,7 +324,7 @@ def moves(worlds: Worlds, start: int, rng: np.random.Generator, number: int) -> 
 
 def survivors(worlds: Worlds, start: int, change: U64, adaptive: bool, free: bool) -> list[tuple[int, ...]]:
     """Cells whose world breaks nothing. `free`: the tensor is an input whose values the prover may choose within bounds."""
-    tensor, ok = worlds.graph.tensors[start], worlds.broken(start, change, adaptive)
+    tensor, ok = worlds.graph.tensors[start], worlds.broken(start, change, adaptive, PLACES)
     if free:  # another value in the declared range is another model, not a lie
         value = F.sub(F.add(change, worlds.honest(start)), F.array(tensor.lo))
         ok |= value <= np.uint64(tensor.hi - tensor.lo)

@@ -22,6 +22,7 @@ from prover.files.dataset_opening import commit_dataset, read_opening, write_ope
 from storage.derive import SPARE_OPENINGS, budget_of
 from storage.errors import StorageError
 from storage.ledger import open_ledger
+from storage.object_store import open_object_store
 from tasks.context import RunRequest, Stores
 from tasks.estimate import Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
 from tasks.plan import PUBLIC_SEED, Draft, draft, plan_key, planned, quantisation_loss, start
@@ -171,8 +172,9 @@ def test_a_ledger_that_forgot_the_run_is_refused(tmp_path: Path, request_: RunRe
 def test_a_plan_cut_off_before_its_rows_is_completed(tmp_path: Path, request_: RunRequest) -> None:
     where = stores(tmp_path)
     run = start(where, draft(request_, plan_key(request_)))
-    where.private.remove(f"runs/{run.run_id}/recorded")
-    other = Stores(open_ledger(f"sqlite:///{tmp_path / 'fresh.db'}"), where.objects, where.private)
+    for later in (f"runs/{run.run_id}/recorded", "log/seen"):
+        where.private.remove(later)
+    other = Stores(open_ledger(f"sqlite:///{tmp_path / 'fresh.db'}"), open_object_store(f"file:{tmp_path / 'fresh'}"), where.private)
     assert planned(other, plan_key(request_)) is not None
     both = [[replace(row, created=None) for row in x.ledger.record(run.run_id).commitments] for x in (other, where)]
     assert both[0] == both[1] and len(both[0]) == 5

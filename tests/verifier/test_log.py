@@ -164,3 +164,20 @@ def test_a_leaf_has_one_encoding(data: bytes, reason: str) -> None:
 
 def test_a_leaf_is_read() -> None:
     assert parse_leaf(b'{"row":{"layer":-1,"name":"base"},"table":"commitments"}') == ("commitments", {"layer": -1, "name": "base"})
+
+
+def test_a_larger_tree_is_no_beginning_of_a_smaller_one() -> None:
+    """Roots made to fit: without the comparison of sizes the path would lead from the one to the other."""
+    root, sibling = leaf_hash(b"a"), leaf_hash(b"b")
+    for size1, size2 in ((3, 2), (-1, 2), (2, -1)):
+        refused("consistency", lambda a=size1, b=size2: verify_consistency(a, root, b, node_hash(root, sibling), [root, sibling]))
+
+
+def test_a_path_is_as_long_as_the_tree_is_high_and_of_hashes() -> None:
+    """Roots made to fit a path that is too long, or whose hash is none."""
+    leaf, other = leaf_hash(b"a"), leaf_hash(b"b")
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 1, [other], node_hash(other, leaf)))
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 1, [other], node_hash(leaf, other)))
+    for wrong in (b"", other + b"x", other[:-1]):
+        refused("inclusion", lambda w=wrong: verify_inclusion(leaf, 1, 2, [w], node_hash(w, leaf)))
+    verify_inclusion(leaf, 1, 2, [other], node_hash(other, leaf))

@@ -22,6 +22,7 @@ from verifier.note import (
     check_growth,
     parse_checkpoint,
     parse_key,
+    parse_number,
     parse_policy,
     signed_by,
     split_note,
@@ -242,7 +243,9 @@ def test_quorum(quorum: str, groups: list[str], signers: list[str], accepted: bo
     [f"witness w1 {SigningKey('z', bytes(32), COSIGNER_KEY).public}", "quorum none"],  # a name twice
     [f"witness w4 {VerifierKey('again', COSIGNER_KEY, COSIGNERS['w1'].public.public)}", "quorum none"],  # a key under another name
     [f"log {KEY.public}", "quorum none"], [f"log {VerifierKey('again', LOG_KEY, KEY.public.public)}", "quorum none"],
-    [f"log {OTHER.public} until:3 x", "quorum none"], ["quorum none\u00a0"],
+    [f"log {OTHER.public} until:3 x", "quorum none"], [f"log {OTHER.public} untl:3", "quorum none"],
+    [f"log {OTHER.public} until:{NO_LIMIT}", "quorum none"],  # says what no rotation says
+    [f"witness w4 {SigningKey('z', bytes(32), COSIGNER_KEY).public} https://a.example x", "quorum none"], ["quorum none\u00a0"],
 ])
 def test_a_policy_means_one_thing(lines: list[str]) -> None:
     head = [f"log {KEY.public}", *(f"witness {name} {key.public}" for name, key in COSIGNERS.items())]
@@ -288,3 +291,36 @@ def test_growth() -> None:
     refused("checkpoint-origin", lambda: check_growth(at(5), Checkpoint("example.com/two", 9, TREE.root(0, 9)), TREE.proof(5, 9)))
     refused("consistency", lambda: check_growth(at(5), Checkpoint("example.com/log", 9, bytes(32)), TREE.proof(5, 9)))
     refused("consistency", lambda: check_growth(at(5), at(9), []))
+
+
+def test_the_line_of_a_policy_is_named() -> None:
+    assert refused("policy", lambda: parse_policy(b"nonsense\nquorum none\n")).where == "line 1 of the policy"
+    assert refused("policy", lambda: parse_policy(b"# a\nquorum none\n\nnonsense\n")).where == "line 4 of the policy"
+
+
+def test_the_longest_note_is_read_and_one_byte_more_is_not() -> None:
+    line = b"\xe2\x80\x94 x " + base64.b64encode(bytes(600)) + b"\n"
+    full = note() + line * ((MAX_NOTE - len(note())) // len(line))
+    name = MAX_NOTE - len(full) - (len(line) - 1)  # of a last line that fills the rest
+    lines = full if name > 0 else full[: -len(line)]
+    name += 0 if name > 0 else len(line)
+    exact = lines + line.replace(b" x ", b" " + b"x" * name + b" ")
+    assert len(exact) == MAX_NOTE and parse_checkpoint(exact, POLICY) == CHECKPOINT
+    refused("checkpoint-format", lambda: parse_checkpoint(exact.replace(b" x", b" xx", 1), POLICY))
+
+
+def test_whose_base64_is_wrong_is_named() -> None:
+    bad = note() + "— somebody AA==AA==\n".encode()
+    assert refused("base64", lambda: split_note(bad)).where == "somebody"
+
+
+def test_a_key_that_was_retired_before_the_first_entry() -> None:
+    """until:0 believes the key about the empty log, and about no other."""
+    old, empty = Policy(((KEY.public, 0),), {}, {}, "none"), Checkpoint("example.com/log", 0, EMPTY_ROOT)
+    assert parse_checkpoint(note(empty), old) == empty
+    refused("stale-key", lambda: parse_checkpoint(note(), old))
+
+
+def test_the_largest_number() -> None:
+    assert parse_number(str(NO_LIMIT), "x") == NO_LIMIT == 2**63 - 1 and parse_number("0", "x") == 0
+    refused("number", lambda: parse_number(str(NO_LIMIT + 1), "x"))

@@ -1,6 +1,7 @@
 """Signed verdicts: an in-toto statement in a DSSE envelope, as the two specifications write them; anything else is refused."""
 
 import base64
+import hashlib
 import json
 import random
 import stat
@@ -14,7 +15,7 @@ from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from tests.support.bundles import KEYS, Source
 from verifier.evidence import Verdict
-from verifier.receipt import load_key, pre_authentication, public_text, sign_receipt, source_digest, verify_receipt
+from verifier.receipt import load_key, pre_authentication, public_text, receipt_id, sign_receipt, source_digest, verify_receipt
 from verifier.report import report
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -131,3 +132,34 @@ def test_a_file_that_holds_no_key(tmp_path: Path, content: bytes) -> None:
 
 def test_the_source_digest_is_of_what_an_auditor_reads() -> None:
     assert source_digest() == source_digest() and len(source_digest()) == 64
+
+
+def test_base64_with_anything_else_in_it_is_malformed() -> None:
+    value = json.loads(envelope())
+    [signature] = value["signatures"]
+    for changed in (value | {"payload": value["payload"][:4] + "*" + value["payload"][4:]},
+                    value | {"signatures": [signature | {"sig": "*" + signature["sig"]}]}):
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(canonical_json(changed))
+        assert caught.value.reason == "malformed"
+
+
+def test_the_source_digest_covers_names_and_bytes() -> None:
+    root = Path(__file__).parents[2]
+    texts = [(p.relative_to(root).as_posix(), p.read_bytes()) for d in ("protocol", "verifier") for p in sorted((root / d).rglob("*.py"))]
+    assert source_digest() == hashlib.sha256(b"".join(f"{name} {len(data)}\n".encode() + data for name, data in texts)).hexdigest()
+
+
+def test_a_receipt_s_id_is_the_beginning_of_its_digest() -> None:
+    assert receipt_id(b"x") == hashlib.sha256(b"x").hexdigest()[:32]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o610, 0o602, 0o677])
+def test_a_key_that_others_can_touch_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a" / "b" / "sign.key"  # folders are made
+    before = load_key(path).private_bytes_raw()
+    path.chmod(mode)
+    with pytest.raises(ValueError, match="chmod 600"):
+        load_key(path)
+    path.chmod(0o700)
+    assert load_key(path).private_bytes_raw() == before

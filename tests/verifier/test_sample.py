@@ -46,3 +46,11 @@ def test_detection_is_the_hypergeometric_probability() -> None:
 def test_beacons_that_are_none(beacon: str, size: int) -> None:
     with pytest.raises(ValueError, match="beacon"):
         Sample(beacon, size)
+
+
+def test_the_sentence_gives_the_odds_for_these_numbers_of_bad_tasks() -> None:
+    text = Sample(BEACON, 4).text(100)
+    counts = (1, 2, 5, 10, 20, 50, 100)
+    assert text.endswith(", ".join(f"{m}: {float(Sample(BEACON, 4).detection(100, m)):.4f}" for m in counts))
+    assert "4 of 100 tasks" in text and "100: 1.0000" in text and "100:" not in Sample(BEACON, 4).text(99)
+    assert "20: 1.0000" in Sample(BEACON, 30).text(20) and "20 of 20" in Sample(BEACON, 30).text(20)

@@ -1,6 +1,6 @@
-"""A real S3 server for tests: Ceph's RADOS gateway on loopback, with one monitor and one OSD that keeps everything in memory.
+"""A real S3 server: Ceph's RADOS gateway on loopback, with one monitor and one OSD that keeps everything in memory.
 
-    python -m tests.support.gateway COMMAND…      starts it, runs COMMAND with the variables below, stops it
+    python -m examples.gateway COMMAND…      starts it, runs COMMAND with the variables below, stops it
 
     VERILORA_TEST_GATEWAY    the endpoint, http://127.0.0.1:PORT
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY      an account made for this run
@@ -8,7 +8,7 @@
 
 Needs radosgw, ceph-mon, ceph-osd and ceph-common (`make gateway-test` installs them). Nothing outlives the command: data, logs
 and sockets lie in a temporary folder, and the daemons are this process's children. If something does not start, the end of
-its log is printed.
+its log is printed. Used by examples/cluster.py and `make gateway-test`.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from examples.services import answers, free_port
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
 START_SECONDS = 120
@@ -33,12 +33,6 @@ START_SECONDS = 120
 
 class GatewayError(Exception):
     """The gateway could not be started."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Gateway:
@@ -72,10 +66,24 @@ class Gateway:
         self._daemon("ceph-osd", "-f", "-i", "0")
         self._until("the OSD is up", lambda: json.loads(self._ceph("osd", "stat", "-f", "json"))["num_up_osds"] == 1)
         self._daemon("radosgw", "-d", "-n", "client.rgw")
-        self._until("the gateway answers", self._answers)
+        self._until("the gateway answers", lambda: answers(self.endpoint))
+        self.account("verilora", self.access_key, self.secret_key)
+
+    def account(self, name: str, access_key: str, secret_key: str) -> None:
+        """Make a user, who owns nothing yet."""
         self._once(
-            "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", "verilora", "--display-name", "verilora",
-            "--access-key", self.access_key, "--secret", self.secret_key,
+            "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", name, "--display-name", name,
+            "--access-key", access_key, "--secret", secret_key,
+        )
+
+    def client(self) -> Any:
+        """A plain S3 client of the account that owns everything."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3", endpoint_url=self.endpoint, aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+            region_name="default", config=Config(request_checksum_calculation="when_required"),
         )
 
     def stop(self) -> None:
@@ -136,7 +144,7 @@ rgw crypt require ssl = false
 
     def _daemon(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.out").open("wb") as out:
-            child = subprocess.Popen([program, "-c", str(self._config), *arguments], stdout=out, stderr=out)
+            child = subprocess.Popen([program, "-c", str(self._config), *arguments], stdout=out, stderr=out, start_new_session=True)
         self._children.append((program, child))
 
     def _until(self, what: str, ready: object) -> None:
@@ -149,13 +157,6 @@ rgw crypt require ssl = false
                 raise GatewayError(f"{START_SECONDS} s passed before {what}{self._logs()}")
             time.sleep(0.2)
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.endpoint, timeout=5) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
     def _logs(self) -> str:
         parts = []
         for path in sorted([*self.folder.glob("*.out"), *self.folder.glob("*.log")]):
@@ -163,12 +164,16 @@ rgw crypt require ssl = false
         return "".join(parts)
 
 
+def missing() -> list[str]:
+    """Programs that are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
 @contextlib.contextmanager
 def running() -> Iterator[Gateway]:
     """A gateway for as long as the block lasts."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing:
-        raise GatewayError(f"{', '.join(missing)} not found: apt-get install radosgw ceph-mon ceph-osd ceph-common")
+    if absent := missing():
+        raise GatewayError(f"{', '.join(absent)} not found: apt-get install radosgw ceph-mon ceph-osd ceph-common")
     with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
         gateway = Gateway(Path(folder))
         try:
@@ -181,7 +186,7 @@ def running() -> Iterator[Gateway]:
 def main(command: list[str]) -> int:
     """Run one command beside a gateway; its exit code."""
     if not command:
-        print("usage: python -m tests.support.gateway COMMAND…", file=sys.stderr)
+        print("usage: python -m examples.gateway COMMAND…", file=sys.stderr)
         return 2
     try:
         with running() as gateway:

@@ -1,0 +1,42 @@
+"""Sizes of the opening's tail, and when its checks speak (whole openings: test_claims.py, tests/attacks)."""
+
+import numpy as np
+import pytest
+
+from protocol.channel import CountingChannel, VerifyingChannel
+from protocol.code import Code
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS
+from protocol.layout import CommitmentLayout
+from protocol.schedule.opening import check_columns, check_equal, tail_code, tail_count
+
+F = GOLDILOCKS
+WITNESS = Code(F, 64, 256, 20)
+
+
+@pytest.mark.parametrize(("tails", "ell"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 32)])
+def test_the_tail_s_code_is_the_shortest_that_holds_it(tails: int, ell: int) -> None:
+    assert tail_code(F, WITNESS, tails) == Code(F, ell, WITNESS.n, WITNESS.blinding)
+
+
+def test_tails_are_two_a_round_and_one_for_each_commitment() -> None:
+    layouts = [CommitmentLayout.pack([("a", (n,))], WITNESS) for n in (64, 1024, 100)]
+    assert [x.variables for x in layouts] == [6, 10, 7] and tail_count(layouts) == 2 * 10 + 3 and tail_count(layouts[:1]) == 13
+
+
+def test_checks_speak_only_to_a_verifier_and_name_the_first_query() -> None:
+    verifier, counter = VerifyingChannel(F, b""), CountingChannel(F)
+    good = F.array([[1, 2, 3], [4, 5, 6]])
+    bad = good.copy()
+    bad[1, 1] += np.uint64(1)
+    bad[0, 2] += np.uint64(1)
+    for channel in (verifier, counter):
+        check_equal("reason", "here", F.one, F.ext(1), channel)
+        check_columns("reason", "here", good, good.copy(), channel)
+    check_equal("reason", "here", F.one, F.zero, counter)
+    check_columns("reason", "here", good, bad, counter)
+    with pytest.raises(VerificationError, match="reason at here"):
+        check_equal("reason", "here", F.one, F.zero, verifier)
+    with pytest.raises(VerificationError, match="query 1") as caught:
+        check_columns("reason", "here", good, bad, verifier)
+    assert (caught.value.reason, caught.value.where) == ("reason", "here")
