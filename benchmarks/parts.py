@@ -1,5 +1,6 @@
 """What is measured: committing, the lookup tree, and one layer task of the demo's shape, proved and verified."""
 
+import resource
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -35,19 +36,35 @@ def commit_seconds_per_value(backend: Backend, code: Code, rows: int) -> float:
     return median_seconds(work) / values.size
 
 
-def tree_seconds_per_lookup(backend: Backend, log_leaves: int) -> float:
-    """One range-16 lookup tree, leaves to last round: seconds per looked-up value."""
-    field, rows = backend.field, (1 << log_leaves) - (1 << 16)
+@dataclass(frozen=True)
+class TreeFigures:
+    """One lookup tree, each figure per looked-up value: processor nanoseconds of all threads (what other programs leave
+    alone), seconds on the clock, and the most bytes that the process held beyond those before it."""
+
+    build_ns: float
+    rounds_ns: float
+    seconds: float
+    peak_bytes: float
+
+
+def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFigures:
+    """One range-16 lookup tree of 2^log_lookups − 2^16 lookups and the table, leaves to last round; the best of `repeats` runs
+    after one that pays for fresh memory."""
+    field, rows = backend.field, (1 << log_lookups) - (1 << 16)
     graph = Graph()
     graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
     shape = TaskShape(graph, field)
     values: list[IntArray] = [np.random.default_rng(3).integers(0, 2**16, rows)]
     counts = {"range:16": np.bincount(values[0], minlength=1 << 16).astype(np.int64)}
 
-    def work() -> None:
+    before = _usage()[1]
+
+    def work() -> tuple[float, float, float]:
+        start, clock = _usage()[0], time.perf_counter()
         point, r = [], field.ext(12345, 678)  # what is measured does not depend on the challenges
         tree = FractionTreeProver(backend, shape.plan, values, counts)
         tree.build(Fingerprint(r, (field.one, r * r, r + 1), r * 3))
+        built = _usage()[0]
         for level in range(shape.plan.variables):
             tree.descend(level, point, r)
             bound = []
@@ -57,8 +74,23 @@ def tree_seconds_per_lookup(backend: Backend, log_leaves: int) -> float:
                 bound.append(r)
             tree.ends()
             point = [r, *bound]
+        return built - start, _usage()[0] - built, time.perf_counter() - clock
 
-    return median_seconds(work, 3) / rows
+    work()
+    runs = [work() for _ in range(repeats)]
+    build, rounds, seconds = (min(run[k] for run in runs) / rows for k in range(3))
+    return TreeFigures(build * 1e9, rounds * 1e9, seconds, (_usage()[1] - before) / rows)
+
+
+def _usage() -> tuple[float, int]:
+    """Processor seconds and peak bytes of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def tree_seconds_per_lookup(backend: Backend, log_lookups: int) -> float:
+    """Seconds on the clock per looked-up value, as `tree_figures` measures them."""
+    return tree_figures(backend, log_lookups).seconds
 
 
 @dataclass(frozen=True)

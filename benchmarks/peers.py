@@ -209,7 +209,8 @@ def main() -> None:
         both = {side: apart(side, name) for side in ("verilora", "ezkl")}
         for side, f in both.items():
             if f:
-                print(f"{name:10} {side:9} {f['setup']:10.2f} {f['prove']:9.2f} {f['verify']:9.3f} {f['bytes']:9.0f} {f['peak'] / 1e9:8.2f}")
+                seconds = f"{f['setup']:10.2f} {f['prove']:9.2f} {f['verify']:9.3f}"
+                print(f"{name:10} {side:9} {seconds} {f['bytes']:9.0f} {f['peak'] / 1e9:8.2f}")
         if all(both.values()):
             mine, other = both["verilora"], both["ezkl"]
             print(f"{name:10} ratio     prove {other['prove'] / mine['prove']:.0f} × (aim 1,000), with set-up "

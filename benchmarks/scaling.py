@@ -69,7 +69,8 @@ def measure(shape: Shape, tokens: int, rank: int, threads: int, profile: str) ->
         model = open_model(write_folder(Path(folder), shape))
         ready = prepare(
             model, dataset, name="scaling", lora=Lora(rank, 2 * rank, PROJECTIONS),
-            optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True, base_visibility="private", profile=profile,
+            optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1,
+            seed=7, publish_loss=True, base_visibility="private", profile=profile,
             calibration_steps=1,
         )
     trainer, window = Trainer(ready.manifest, ready.base, ready.tokens, ready.mask), StepRange(0, 1)

@@ -1,10 +1,11 @@
 """Prover of protocol/schedule/gkr.py and lookups.py: builds the tree of fractions and its round polynomials.
 
 Leaves: q = α − β_id·id − Σ β_c·column on a tensor's cells and 1 elsewhere; p = 1 on looked-up cells, −multiplicity on table
-rows, 0 elsewhere. Memory: 32 bytes a leaf, twice that with all levels.
+rows, 0 elsewhere. Tiles in which one of them is constant are not stored (prover/backend/tiled.py). Memory: 16 bytes a leaf in
+use, 32 for the levels above it; a level is folded where it lies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from protocol.field import I64, U64, Ext
 from protocol.relation.graph import Graph
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
-from protocol.schedule.lookups import Fingerprint, LeafPlan
+from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
 from prover.backend.base import Backend
+from prover.backend.tiled import TILE_BITS, Tiled
 
 
 def count_multiplicities(plan: LeafPlan, values: Sequence[I64]) -> dict[str, I64]:
@@ -32,12 +34,11 @@ class FractionTreeProver:
 
     def __init__(self, backend: Backend, plan: LeafPlan, values: Sequence[I64], multiplicities: Mapping[str, I64]) -> None:
         self.backend, self.plan, self.values, self.multiplicities = backend, plan, values, multiplicities
-        self.levels: list[tuple[U64, U64]] = []
+        self.levels: list[tuple[Tiled, Tiled]] = []
 
     def build(self, fingerprint: Fingerprint) -> None:
         field, size = self.backend.field, 1 << self.plan.variables
-        p, q = field.zeros(2, size), field.zeros(2, size)
-        q[0] = 1
+        p, q = Tiled.filled(size, 0), Tiled.filled(size, 1)
         graph: Graph = self.plan.graph
         for block in self.plan.blocks:
             constant = fingerprint.constant(self.plan, block.table)
@@ -47,31 +48,38 @@ class FractionTreeProver:
             else:
                 columns = [self.values[graph.tensors[c.index].index] for c in block.lookup.columns]
                 numerator = None
-            arranged = [block.layout.arrange(column) for column in columns]
+            arranged = [block.layout.arrange(column).reshape(-1) for column in columns]
             coefs = [-beta for beta in fingerprint.columns[: len(columns)]]
-            starts = block.offset + (block.layout.blocks() << block.layout.block_bits)
-            length = 1 << block.layout.block_bits
-            made = self.backend.lincomb_ints([a.reshape(-1) for a in arranged], coefs, constant)
-            for i, start in enumerate(starts.tolist()):
-                q[:, start : start + length] = made[:, i * length : (i + 1) * length]
-                p[0, start : start + length] = 1 if numerator is None else numerator[i * length : (i + 1) * length]
+            for start, cell, length in _runs(block):
+                end = start + length
+                q.open(start, end)
+                self.backend.lincomb_ints([a[cell : cell + length] for a in arranged], coefs, constant, q.cells[:, start:end])
+                if numerator is None:
+                    p.set(start, end, 1)
+                else:
+                    p.open(start, end)
+                    p.cells[0, start:end], p.cells[1, start:end] = numerator[cell : cell + length], 0
         self.levels = [(p, q)]
-        while self.levels[-1][0].shape[1] > 1:
+        while self.levels[-1][0].size > 1:
             self.levels.append(self.backend.fraction_layer(*self.levels[-1]))
 
     def root(self) -> Ext:
-        return Ext.from_array(self.backend.field, self.levels[-1][1])
+        return Ext.from_array(self.backend.field, self.levels[-1][1].cells)
 
     def descend(self, level: int, point: list[Ext], lam: Ext) -> None:
         self.levels.pop()
         p, q = self.levels[-1]
-        half = p.shape[1] // 2
-        self.tables = [p[:, :half], p[:, half:], q[:, :half], q[:, half:]]
+        self.tables = [*p.halves(), *q.halves()]
         self.lam, self.left = lam, level
         if level:
-            self.eqs = self.backend.eq_suffixes(as_point(point[1:]))  # entry k: eq over the last k variables
-            p0, p1, q0, q1 = self.tables
-            self.next = self.backend.fraction_round(p0, p1, q0, q1, self.eqs[level - 1], lam)
+            free = as_point(point[1:])  # a round's weights are eq over the last variables: a tile's, and those of the tiles
+            cut = max(0, level - 1 - TILE_BITS)
+            self.low, self.high = self.backend.eq_suffixes(free[:, cut:]), self.backend.eq_suffixes(free[:, :cut])
+            self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
+
+    def _weights(self) -> tuple[U64, U64]:
+        count = self.left - 1
+        return self.low[min(count, TILE_BITS)], self.high[max(0, count - TILE_BITS)]
 
     def round(self) -> tuple[Ext, Ext]:
         return self.next
@@ -79,10 +87,18 @@ class FractionTreeProver:
     def bind(self, r: Ext) -> None:
         self.left -= 1
         if self.left:  # fold and compute the next round in one pass over memory
-            self.tables, self.next = self.backend.fraction_fold_round(self.tables, r, self.eqs[self.left - 1], self.lam)
+            self.tables, self.next = self.backend.fraction_fold_round(self.tables, r, *self._weights(), self.lam)
         else:
-            self.tables = [self.backend.fold_top(x, r) for x in self.tables]
+            self.tables = [Tiled(self.backend.fold_top(x.dense().cells, r)) for x in self.tables]
 
     def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
-        p0, p1, q0, q1 = (Ext.from_array(self.backend.field, x) for x in self.tables)
+        p0, p1, q0, q1 = (Ext.from_array(self.backend.field, x.dense().cells) for x in self.tables)
         return self.lam * p0 + q0, q1, p1, q0
+
+
+def _runs(block: Block) -> Iterator[tuple[int, int, int]]:
+    """(first leaf, first cell, length) of each run of cells whose leaves are neighbours."""
+    index, bits = block.layout.blocks(), block.layout.block_bits
+    cuts = np.flatnonzero(np.diff(index, prepend=-2) != 1)
+    for first, last in zip(cuts.tolist(), [*cuts[1:].tolist(), len(index)], strict=True):
+        yield block.offset + (int(index[first]) << bits), first << bits, (last - first) << bits

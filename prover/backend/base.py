@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.tiled import Tiled
 
 U8 = npt.NDArray[np.uint8]
 Round = tuple[Ext, Ext]
@@ -62,18 +63,19 @@ class Backend(Protocol):
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
-        """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N)."""
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
+        """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N), `out` if given."""
 
-    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
-        """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, K(2, 2m) to K(2, m)."""
+    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
+        """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""
 
-    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
-        """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x); tables K(2, 2h), eq K(2, h). lam must not be 0."""
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
+        """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x) for tables (p0, p1, q0, q1) of 2h entries; eq = high ⊗ low with
+        low K(2, min(h, TILE)) that sums to 1 and high K(2, h / low). lam must not be 0."""
 
-    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
-        """fold_top of the four tables (p0, p1, q0, q1) by r, then fraction_round on them, in one pass: K(2, 4h) tables,
-        eq K(2, h) to the four folded tables K(2, 2h) and (g(1), g(2))."""
+    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The results may
+        lie where the tables were, whose cells are lost."""
 
     def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
         """In place dst[:, offset + i·n1 + j] += u_i·v_j over K."""

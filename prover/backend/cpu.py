@@ -19,6 +19,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext
 from prover.backend.base import U8, Round
 from prover.backend.plan import Plan, make_plan
+from prover.backend.tiled import TILE, Tiled, plane_pair
 from prover.kernels import build
 
 AnyArray = npt.NDArray[Any]
@@ -35,6 +36,7 @@ class CpuBackend:
         self._library = build.library(level)
         self._library.vl_keep_memory()
         self._plans: dict[Code, Plan] = {}
+        self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -134,14 +136,16 @@ class CpuBackend:
         self._call("vl_fold_top", 1, out.shape[1], *_halves(a), *_at(out), r.c0, r.c1)
         return out
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         held = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
         size = held[0].size if held else 0
         for column in held:
             _shape(column, (size,))
         addresses = np.array([c.ctypes.data for c in held], dtype=np.uint64)
         scalars = np.array([[c.c0 for c in coefs], [c.c1 for c in coefs]], dtype=np.uint64)
-        out = np.empty((2, size), dtype=np.uint64)
+        if out is None:
+            out = np.empty((2, size), dtype=np.uint64)
+        _written(out, size)
         words = (addresses.ctypes.data, *_at(scalars), *_at(out), len(held), const.c0, const.c1)
         self._call("vl_lincomb_ints", 1, size, *words)
         return out
@@ -155,30 +159,75 @@ class CpuBackend:
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 
-    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
-        p = _planes(p)
-        q = _planes(q, p.shape[1])
-        p_out, q_out = (np.empty((2, p.shape[1] // 2), dtype=np.uint64) for _ in range(2))
-        self._call("vl_fraction_layer", 1, p_out.shape[1], *_halves(p), *_halves(q), *_at(p_out), *_at(q_out))
-        return p_out, q_out
+    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
+        (p0, p1), (q0, q1) = p.halves(), q.halves()
+        tables, size = self._tables((p0, p1, q0, q1), p0.size)
+        p_cells, q_cells = plane_pair(p0.size), plane_pair(p0.size)
+        made = self._layer_tiles(tables, p_cells, q_cells)
+        words = [word for t in tables for word in _table(t)]
+        flags = [0 if t.uniform is None else t.uniform.ctypes.data for t in made]
+        self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
+        return made[0].simplest(), made[1].simplest()
 
-    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
-        half = eq.shape[1]
-        eq, mu = _planes(eq), lam.inverse()
-        tables = [_planes(t, 2 * half) for t in (p0, p1, q0, q1)]
-        words = [address for t in (*tables, eq) for address in _at(t)]
-        g = self._sum("vl_fraction_round", 2, 1, half, words, half, mu.c0, mu.c1)
+    def _layer_tiles(self, tables: Sequence[Tiled], p_cells: U64, q_cells: U64) -> tuple[Tiled, Tiled]:
+        """The uniform tiles of the layer above; a product with a uniform zero is uniform whatever the other factor is."""
+        flags = [t.uniform for t in tables if t.uniform is not None]
+        values = [t.values for t in tables if t.values is not None]
+        if len(flags) < 4 or len(values) < 4:
+            return Tiled(p_cells), Tiled(q_cells)
+        field, (p0, p1, q0, q1), (v0, v1, w0, w1) = self.field, flags, values
+        zero0, zero1 = p0 & ~v0.any(axis=0), p1 & ~v1.any(axis=0)
+        p_uniform = (p0 & q1 | zero0) & (p1 & q0 | zero1)
+        p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
+        return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1))
+
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
+        return self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
+
+    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        tables, _ = self._tables(tables, low.shape[1] * high.shape[1])
+        made = []
+        for t in tables:
+            cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+            if t.uniform is None or t.values is None:
+                made.append(Tiled(cells))
+            else:
+                (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
+                made.append(Tiled(cells, a & b, values))
+        g = self._fraction_sum("vl_fraction_fold_round", tables, made, low, high, lam, r, 4)
+        return [t.simplest() for t in made], g
+
+    def _fraction_sum(
+        self, name: str, tables: Sequence[Tiled], made: Sequence[Tiled], low: U64, high: U64, lam: Ext, r: Ext, parts: int
+    ) -> Round:
+        low, high = _planes(low), _planes(high)
+        half = low.shape[1] * high.shape[1]
+        if self._inverse[0] != lam:
+            self._inverse = lam, lam.inverse()
+        held, size = self._tables(tables, half)
+        for t in held:
+            _shape(t.cells, (2, parts * half))
+        if size != low.shape[1]:
+            raise ValueError(f"weights within tiles of {low.shape[1]} entries where {size} are needed")
+        mu = self._inverse[1]
+        cells = [word for t in made for word in _at(t.cells)]
+        values = [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
+        words = [*(word for t in held for word in _table(t)), *cells, *values, *_at(low), *_at(high)]
+        tail = (size, half // size, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        g = self._sum(name, 2, half // size, size, words, *tail)
         return g[0] * lam, g[1] * lam
 
-    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
-        half = eq.shape[1]
-        eq, mu = _planes(eq), lam.inverse()
-        held = [_planes(t, 4 * half) for t in tables]
-        words = [address for t in (*held, eq) for address in _at(t)]
-        out = np.empty((4, 2, 2 * half), dtype=np.uint64)
-        tail = (out.ctypes.data, half, mu.c0, mu.c1, r.c0, r.c1)
-        g = self._sum("vl_fraction_fold_round", 2, 1, half, words, *tail)
-        return list(out), (g[0] * lam, g[1] * lam)
+    def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
+        """Tables as a kernel reads them, and the size of its tiles."""
+        held = list(tables) if half >= TILE else [t.dense() for t in tables]
+        for t in held:
+            _planes(t.cells)
+            if t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
+                raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
+            if t.uniform is not None and t.values is not None:
+                _shape(t.uniform, (t.size // TILE,))
+                _shape(t.values, (2, t.size // TILE))
+        return held, min(half, TILE)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -231,6 +280,18 @@ def _planes(a: U64, size: int = -1) -> U64:
     if a.ndim != 2 or a.shape[0] != 2 or size not in (-1, a.shape[1]):
         raise ValueError(f"array of shape {a.shape} where {(2, size)} is needed")
     return a if a.dtype == np.uint64 and a.strides[-1] == 8 else _words(a)
+
+
+def _written(out: U64, size: int) -> None:
+    _shape(out, (2, size))
+    if out.dtype != np.uint64 or out.strides[-1] != 8:
+        raise ValueError("a result needs contiguous planes of 64-bit words")
+
+
+def _table(t: Tiled) -> tuple[int, ...]:
+    if t.uniform is None or t.values is None:
+        return (*_at(t.cells), 0, 0, 0)
+    return (*_at(t.cells), t.uniform.ctypes.data, *_at(t.values))
 
 
 def _at(a: AnyArray) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
+from prover.backend.tiled import Tiled
 
 
 class ReferenceBackend:
@@ -71,11 +72,14 @@ class ReferenceBackend:
     def fold_top(self, a: U64, r: Ext) -> U64:
         return self.field.fold_top(a, r)
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext) -> U64:
+    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         f = self.field
-        out = np.repeat(const.array()[:, None], len(columns[0]) if columns else 0, axis=1)
+        total = np.repeat(const.array()[:, None], len(columns[0]) if columns else 0, axis=1)
         for column, coef in zip(columns, coefs, strict=True):
-            out = f.add(out, f.kmulf(coef.array()[:, None], f.embed(column)))
+            total = f.add(total, f.kmulf(coef.array()[:, None], f.embed(column)))
+        if out is None:
+            return total
+        out[...] = total
         return out
 
     def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
@@ -86,25 +90,26 @@ class ReferenceBackend:
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 
-    def fraction_layer(self, p: U64, q: U64) -> tuple[U64, U64]:
+    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         f = self.field
-        (p0, p1), (q0, q1) = _halves(p), _halves(q)
-        return f.add(f.kmul(p0, q1), f.kmul(p1, q0)), f.kmul(q0, q1)
+        (p0, p1), (q0, q1) = _halves(p.dense().cells), _halves(q.dense().cells)
+        return Tiled(f.add(f.kmul(p0, q1), f.kmul(p1, q0))), Tiled(f.kmul(q0, q1))
 
-    def fraction_round(self, p0: U64, p1: U64, q0: U64, q1: U64, eq: U64, lam: Ext) -> Round:
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
         f = self.field
         if not lam:
             raise ZeroDivisionError("fraction_round with lam = 0")
-        values = [self._at_one_two(*_halves(t)) for t in (p0, p1, q0, q1)]
+        eq = f.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
+        values = [self._at_one_two(*_halves(t.dense().cells)) for t in tables]
         out = []
         for a, b, c, d in zip(*values, strict=True):  # p0, p1, q0, q1 at X = 1, then at X = 2
             cross = f.add(f.kmul(a, d), f.kmul(b, c))
             out.append(self.kdot(eq, f.add(f.kscale(cross, lam), f.kmul(c, d))))
         return out[0], out[1]
 
-    def fraction_fold_round(self, tables: Sequence[U64], r: Ext, eq: U64, lam: Ext) -> tuple[list[U64], Round]:
-        p0, p1, q0, q1 = folded = [self.fold_top(t, r) for t in tables]
-        return folded, self.fraction_round(p0, p1, q0, q1, eq, lam)
+    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        folded = [Tiled(self.fold_top(t.dense().cells, r)) for t in tables]
+        return folded, self.fraction_round(folded, low, high, lam)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,11 @@ VL_FN Pair<V> at_one_two(K<V> low, K<V> high) {
     return Pair<V>{high, K<V>{addr(subr(high.a, low.a), high.a), canon(addr(subr(high.b, low.b), high.b))}};
 }
 
+template <class V>
+VL_FN K<V> loose_add(K<V> x, K<V> y) {  // plane a any
+    return K<V>{addr(x.a, y.a), canon(addr(x.b, y.b))};
+}
+
 struct KMul {  // out = a·b
     const u64 *a0, *a1, *b0, *b1;
     u64 *out0, *out1;
@@ -71,74 +76,6 @@ struct ProductRound {  // Σ A·B at X = 1, 2
         Pair<V> b = at_one_two(kload<V>(bl0, bl1, j), kload<V>(bh0, bh1, j));
         sums[0].mac(a.one, b.one);
         sums[1].mac(a.two, b.two);
-    }
-};
-
-struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1)
-    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11;
-    u64 *p_out0, *p_out1, *q_out0, *q_out1;
-    VL_FN u64 cost() const { return 9; }
-    template <class V>
-    VL_FN void at(u64, u64 j) const {
-        K<V> p0 = kload<V>(p00, p01, j), p1 = kload<V>(p10, p11, j);
-        K<V> q0 = kload<V>(q00, q01, j), q1 = kload<V>(q10, q11, j);
-        kstore(p_out0, p_out1, j, kmul_add(p0, q1, p1, q0));
-        kstore(q_out0, q_out1, j, kmul(q0, q1));
-    }
-};
-
-// One summand of a fraction layer's sumcheck divided by λ, with μ = 1/λ: p0 q1 + p1 q0 + μ q0 q1 = q1·(p0 + μ q0) + p1·q0.
-// Three products instead of four; the caller multiplies the sum by λ. Operands loose, result canonical.
-template <class V>
-VL_FN K<V> fraction_term(K<V> p0, K<V> p1, K<V> q0, K<V> q1, K<V> mu) {
-    K<V> t = kmul(mu, q0);
-    return kmul_add(q1, K<V>{addr(p0.a, t.a), canon(addr(p0.b, t.b))}, p1, q0);
-}
-
-struct FractionRound {  // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2; planes of the four tables, high half at +h
-    enum { SUMS = 2 };
-    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11, *eq0, *eq1;
-    u64* out;
-    u64 h, mu0, mu1;
-    VL_FN u64 cost() const { return 24; }
-    template <class V>
-    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
-        K<V> eq = kload<V>(eq0, eq1, j), mu = kspread<V>(mu0, mu1);
-        Pair<V> p0 = at_one_two(kload<V>(p00, p01, j), kload<V>(p00, p01, j + h));
-        Pair<V> p1 = at_one_two(kload<V>(p10, p11, j), kload<V>(p10, p11, j + h));
-        Pair<V> q0 = at_one_two(kload<V>(q00, q01, j), kload<V>(q00, q01, j + h));
-        Pair<V> q1 = at_one_two(kload<V>(q10, q11, j), kload<V>(q10, q11, j + h));
-        sums[0].mac(eq, fraction_term(p0.one, p1.one, q0.one, q1.one, mu));
-        sums[1].mac(eq, fraction_term(p0.two, p1.two, q0.two, q1.two, mu));
-    }
-};
-
-// fold_top of four tables by r and fraction_round on the result in one pass over memory. Table k has its planes at
-// the pointers before eq (4h entries) and its result (2h entries) at out + 4hk, one plane after the other.
-struct FractionFoldRound {
-    enum { SUMS = 2 };
-    const u64 *p00, *p01, *p10, *p11, *q00, *q01, *q10, *q11, *eq0, *eq1;
-    u64* out;
-    u64* folded;
-    u64 h, mu0, mu1, r0, r1;
-    VL_FN u64 cost() const { return 48; }
-    template <class V>
-    VL_FN K<V> fold(const u64* x0, const u64* x1, u64 table, u64 j) const {
-        K<V> low = kload<V>(x0, x1, j), high = kload<V>(x0, x1, j + 2 * h);
-        K<V> d{subr(high.a, low.a), gsub(high.b, low.b)};
-        K<V> y = kadd(low, kmul(d, kspread<V>(r0, r1)));
-        kstore(folded + 4 * h * table, folded + 4 * h * table + 2 * h, j, y);
-        return y;
-    }
-    template <class V>
-    VL_FN void at(u64, u64 j, KAcc<V>* sums) const {
-        K<V> eq = kload<V>(eq0, eq1, j), mu = kspread<V>(mu0, mu1);
-        Pair<V> p0 = at_one_two(fold<V>(p00, p01, 0, j), fold<V>(p00, p01, 0, j + h));
-        Pair<V> p1 = at_one_two(fold<V>(p10, p11, 1, j), fold<V>(p10, p11, 1, j + h));
-        Pair<V> q0 = at_one_two(fold<V>(q00, q01, 2, j), fold<V>(q00, q01, 2, j + h));
-        Pair<V> q1 = at_one_two(fold<V>(q10, q11, 3, j), fold<V>(q10, q11, 3, j + h));
-        sums[0].mac(eq, fraction_term(p0.one, p1.one, q0.one, q1.one, mu));
-        sums[1].mac(eq, fraction_term(p0.two, p1.two, q0.two, q1.two, mu));
     }
 };
 
@@ -294,9 +231,6 @@ VL_SUM(vl_kdot, KDot)
 VL_MAP(vl_eq_step, EqStep)
 VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
-VL_MAP(vl_fraction_layer, FractionLayer)
-VL_SUM(vl_fraction_round, FractionRound)
-VL_SUM(vl_fraction_fold_round, FractionFoldRound)
 VL_MAP(vl_fold_axis_int, FoldAxis<0>)
 VL_MAP(vl_fold_axis_f, FoldAxis<1>)
 VL_MAP(vl_fold_axis_k, FoldAxis<2>)

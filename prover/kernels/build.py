@@ -1,6 +1,6 @@
 """Builds the CPU kernels (kernels.cpp) into shared libraries beside the source and loads the one for this machine.
 
-`python -m prover.kernels.build` builds every level of the host's architecture (x86-64-v2, -v3, -v4, or the native one
+`python -m prover.kernels.build` builds every level of the host's architecture (x86-64-v2, -v3, -v4, -v4-ifma, or the native one
 elsewhere); `library()` loads the highest that the processor has, building it first if it is absent or older than the
 source. A lock file keeps concurrent processes from building twice; a finished library appears by one rename.
 
@@ -24,9 +24,11 @@ SOURCE = Path(__file__).resolve().parent
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 _QUIET = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # GCC 12 warns inside its own AVX-512 header
 
-# processor flags that each level adds (x86-64 psABI)
+# processor flags that each level adds (x86-64 psABI; -ifma: AVX-512 with 52-bit multiply-add, since Ice Lake and Zen 4)
+_V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "bmi1", "bmi2", "fma"}
 _LEVELS = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "bmi1", "bmi2", "fma"},
+    "x86-64-v4-ifma": _V4 | {"avx512ifma"},
+    "x86-64-v4": _V4,
     "x86-64-v3": {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe"},
     "x86-64-v2": {"sse4_1", "sse4_2", "ssse3", "popcnt", "cx16"},
 }
@@ -79,8 +81,10 @@ def compiler() -> list[str]:
 def command(level: str, output: Path, cxx: list[str] | None = None) -> list[str]:
     """The compile command of one level."""
     cxx = cxx or compiler()
-    arch = level.replace("-", "_") if "ziglang" in cxx else level  # zig has its own spelling
-    return [*cxx, *_FLAGS, *_QUIET, f"-march={arch}", str(SOURCE / "kernels.cpp"), "-o", str(output)]
+    base = level.removesuffix("-ifma")
+    arch = base.replace("-", "_") if "ziglang" in cxx else base  # zig has its own spelling
+    more = ["-mavx512ifma"] if base != level else []
+    return [*cxx, *_FLAGS, *_QUIET, f"-march={arch}", *more, str(SOURCE / "kernels.cpp"), "-o", str(output)]
 
 
 def build(level: str) -> Path:

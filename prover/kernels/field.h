@@ -11,6 +11,7 @@
 #define VL_FN __device__ __forceinline__
 #else
 #define VL_FN inline __attribute__((always_inline))
+#define VL_APART __attribute__((noinline))  // loops that compile better by themselves
 #endif
 
 typedef unsigned long long u64;  // the type behind NumPy's uint64 on every platform; uint64_t differs on Linux
@@ -221,7 +222,25 @@ VL_FN void KAcc<u64>::mac(K<u64> x, K<u64> y) {  // four multiplications: cheape
     f1.mac(x.b, y.a);
 }
 
+template <class V>
+struct KScale {  // multiplication by one element of K; x and c may be loose, the result is canonical
+    K<V> r;
+    VL_FN explicit KScale(K<u64> x) : r(kspread<V>(x.a, x.b)) {}
+    VL_FN K<V> times_plus(K<V> x, K<V> c) const { return kadd(c, kmul(x, r)); }  // r·x + c
+};
+
+template <class V>
+struct KSum;  // Σ x·y over K of a tile, ended by one value
+
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
     u64 low = gadd(s.low.value(), s.f0.value());
     return K<u64>{gadd(canon(mul7(s.high.value())), low), s.f1.value()};
 }
+
+template <>
+struct KSum<u64> {
+    KAcc<u64> sum;
+    VL_FN void clear() { sum.clear(); }
+    VL_FN void mac(K<u64> x, K<u64> y) { sum.mac(x, y); }
+    VL_FN K<u64> value() const { return kvalue(sum); }
+};

@@ -3,6 +3,7 @@
 #include "launch.h"
 
 #include "bodies.h"
+#include "fractions.h"
 #include "ntt.h"
 #include "sha256.h"
 

@@ -4,6 +4,7 @@
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
 // for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
 // values go to the body's `out` (two words each; on CUDA per block: out[2·SUMS·block …], added up by the caller).
+// VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
 #pragma once
 #include "field.h"
@@ -39,6 +40,7 @@
         }                                                                                      \
     }
 
+#define VL_ROWS VL_SUM
 #else
 #include "simd512.h"
 #include "threads.h"
@@ -65,6 +67,15 @@ static void run_map(const B& given, u64 n0, u64 n1) {
     });
 }
 
+static void add_parts(const std::vector<K<u64>>& parts, u64* out, unsigned S) {
+    for (unsigned s = 0; s < S; ++s) {
+        K<u64> total{0, 0};
+        for (u64 id = 0; id * S < parts.size(); ++id) total = kadd(total, parts[id * S + s]);
+        out[2 * s] = total.a;
+        out[2 * s + 1] = total.b;
+    }
+}
+
 template <class B>
 static void run_sum(const B& given, u64 n0, u64 n1) {
     const unsigned S = B::SUMS;
@@ -88,12 +99,21 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
 #endif
         for (unsigned s = 0; s < S; ++s) parts[id * S + s] = kvalue(sums[s]);
     });
-    for (unsigned s = 0; s < S; ++s) {
-        K<u64> total{0, 0};
-        for (u64 id = 0; id * S < parts.size(); ++id) total = kadd(total, parts[id * S + s]);
-        given.out[2 * s] = total.a;
-        given.out[2 * s + 1] = total.b;
-    }
+    add_parts(parts, given.out, S);
+}
+
+template <class B>
+static void run_rows(const B& given, u64 n0, u64 n1) {
+    const unsigned S = B::SUMS;
+    std::vector<K<u64>> parts(S * thread_count(), K<u64>{0, 0});
+    parallel(n0, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
+        const B body = given;
+        K<u64> sums[S];
+        for (unsigned s = 0; s < S; ++s) sums[s] = K<u64>{0, 0};
+        for (u64 i = lo; i < hi; ++i) body.row(i, sums);
+        for (unsigned s = 0; s < S; ++s) parts[id * S + s] = sums[s];
+    });
+    add_parts(parts, given.out, S);
 }
 
 #define VL_EXPORT extern "C" __attribute__((visibility("default")))
@@ -101,4 +121,6 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
+#define VL_ROWS(NAME, BODY) \
+    VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_rows(*body, n0, n1); }
 #endif

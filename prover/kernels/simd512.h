@@ -1,7 +1,8 @@
 // Eight lanes of Goldilocks in an AVX-512 register; same conventions as field.h.
 //
 // A product takes four 32x32-bit multiplications (no 64-bit high product exists in this instruction set). Sums of products
-// are gathered as two 64-bit sums of the low and high halves of reduced values, exact for 2^32 terms.
+// are gathered as two 64-bit sums of the low and high halves of reduced values, exact for 2^32 terms. ifma.h replaces products
+// in K where the processor has better instructions.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && !defined(VL_CUDA)
@@ -131,4 +132,21 @@ VL_FN K<V8> kvalue(const KAcc<V8>& s) {
     V8 real = gadd(gadd(canon(mul7(b)), a), s.f0.value());
     return K<V8>{real, gadd(gsub(gsub(s.cross.value(), a), b), s.f1.value())};
 }
+
+#ifdef __AVX512IFMA__
+#include "ifma.h"
+#else
+template <>
+struct KSum<V8> {
+    KAcc<V8> sum;
+    VL_FN void clear() { sum.clear(); }
+    VL_FN void mac(K<V8> x, K<V8> y) { sum.mac(x, y); }
+    VL_FN K<u64> value() const {
+        KAcc<u64> total;
+        total.clear();
+        drain(sum, total);
+        return kvalue(total);
+    }
+};
+#endif
 #endif

@@ -14,6 +14,7 @@ from protocol.field import GOLDILOCKS as F
 from prover.backend import select
 from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
+from prover.backend.tiled import TILE, TILE_BITS, Tiled
 from prover.kernels import build
 
 P = F.p
@@ -88,23 +89,87 @@ def test_all_edge_products(cpu: CpuBackend) -> None:
 
 @pytest.mark.parametrize("m", SIZES)
 def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
-    a, b, r, lam = elements(rng, 2, 2 * m), elements(rng, 2, 2 * m), scalar(rng), scalar(rng)
+    a, b, r = elements(rng, 2, 2 * m), elements(rng, 2, 2 * m), scalar(rng)
     same(cpu.product_round(a, b), REFERENCE.product_round(a, b))
     same(cpu.fold_top(a, r), REFERENCE.fold_top(a, r))
-    same(cpu.fraction_layer(a, b), REFERENCE.fraction_layer(a, b))
-    tables = [elements(rng, 2, 2 * m) for _ in range(4)]
-    eq = elements(rng, 2, m)
-    for factor in (lam, F.one):
-        same(cpu.fraction_round(*tables, eq, factor), REFERENCE.fraction_round(*tables, eq, factor))
+
+
+def tiled(rng: np.random.Generator, n: int, kinds: str) -> Tiled:
+    """A table of n entries whose tiles are, in turn: d dense, u uniform with a random value, 0 and 1 uniform with that."""
+    table = Tiled.filled(n, 0)
+    if table.uniform is None or table.values is None:
+        return Tiled(elements(rng, 2, n))
+    table.cells[...] = elements(rng, 2, n)  # what lies in the cells of uniform tiles must not matter
+    for tile in range(n // TILE):
+        kind = kinds[tile % len(kinds)]
+        table.uniform[tile] = kind != "d"
+        table.values[:, tile] = (int(kind), 0) if kind in "01" else elements(rng, 2)
+    return table
+
+
+def copied(tables: list[Tiled]) -> list[Tiled]:
+    """Folding consumes its tables."""
+    return [Tiled(*(None if x is None else x.copy() for x in (t.cells, t.uniform, t.values))) for t in tables]
+
+
+def cells(tables) -> tuple[np.ndarray, ...]:
+    return tuple(t.dense().cells for t in tables)
+
+
+def weights(rng: np.random.Generator, h: int) -> tuple[np.ndarray, np.ndarray]:
+    """eq of h entries: within tiles, and of the tiles."""
+    bits = h.bit_length() - 1
+    point = elements(rng, 2, bits)
+    cut = max(0, bits - TILE_BITS)
+    return F.eq_table(point[:, cut:]), F.eq_table(point[:, :cut])
+
+
+# kinds of p0, p1, q0, q1: all dense; leaves of lookups; a free right half; halves of each; nothing but constants; mixtures
+KINDS = [("d", "d", "d", "d"), ("1", "1", "d", "d"), ("1", "0", "d", "1"), ("u", "d", "u", "d"), ("0", "1", "u", "1"),
+         ("u", "u", "u", "du"), ("1d", "1u", "d1", "du0"), ("0d1", "10d", "u1d", "dd1u")]
+
+
+@pytest.mark.parametrize("h", [1, 2, 4, 8, 64, 256, 512, 1024, 4096])
+def test_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
+    r, lam = scalar(rng), scalar(rng)
+    for kinds in KINDS:
+        p, q = (tiled(rng, 2 * h, k) for k in ("".join(kinds[:2]), "".join(kinds[2:])))
+        same(cells(cpu.fraction_layer(*copied([p, q]))), cells(REFERENCE.fraction_layer(p, q)))
+        low, high = weights(rng, h)
+        tables = [tiled(rng, 2 * h, k) for k in kinds]
+        for factor in (lam, F.one):
+            mine = cpu.fraction_round(copied(tables), low, high, factor)
+            same(mine, REFERENCE.fraction_round(copied(tables), low, high, factor))
+        larger = [tiled(rng, 4 * h, k) for k in kinds]
+        mine, theirs = (x.fraction_fold_round(copied(larger), r, low, high, lam) for x in (cpu, REFERENCE))
+        same(cells(mine[0]), cells(theirs[0]))
+        same(mine[1], theirs[1])
     for backend in (cpu, REFERENCE):
         with pytest.raises(ZeroDivisionError):
-            backend.fraction_round(*tables, eq, F.zero)
-    larger = [elements(rng, 2, 4 * m) for _ in range(4)]
-    same(tuple(cpu.fraction_fold_round(larger, r, eq, lam)[0]), tuple(REFERENCE.fraction_fold_round(larger, r, eq, lam)[0]))
-    same(cpu.fraction_fold_round(larger, r, eq, lam)[1], REFERENCE.fraction_fold_round(larger, r, eq, lam)[1])
-    wide = elements(rng, 2, 8 * m)  # halves of a larger table, as views
-    parts = [wide[:, k * 2 * m : (k + 1) * 2 * m] for k in range(4)]
-    same(cpu.fraction_round(*parts, eq, lam), REFERENCE.fraction_round(*parts, eq, lam))
+            backend.fraction_round(tables, low, high, F.zero)
+
+
+@pytest.mark.parametrize("start,end", [(0, 1), (0, TILE), (5, 2 * TILE + 5), (TILE, 4 * TILE), (3 * TILE - 1, 3 * TILE + 1), (7, 9)])
+def test_tiles_are_set_and_opened(start: int, end: int) -> None:
+    for size in (4 * TILE, 8 * TILE):
+        table, plain = Tiled.filled(size, 1), np.zeros((2, size), dtype=np.uint64)
+        plain[0] = 1
+        table.set(start, end, 0)
+        plain[0, start:end] = 0
+        table.open(start + 1, end)
+        table.cells[:, start + 1 : end] = plain[:, start + 1 : end] = 9
+        same(table.dense().cells, plain)
+
+
+def test_sums_of_a_tile_carry(cpu: CpuBackend) -> None:
+    """The largest words in every cell of a tile: the unreduced sums must hold them."""
+    for word in (P - 1, P - 2**32, 2**52 - 1, 2**63 + 2**52 - 1):
+        full = np.full((2, TILE), word, dtype=np.uint64)
+        tables = [Tiled(np.full((2, 4 * TILE), word, dtype=np.uint64)) for _ in range(4)]
+        arguments = (F.ext(word, word), full, full[:, :1], F.ext(word, P - 1))
+        mine, theirs = (x.fraction_fold_round(copied(tables), *arguments) for x in (cpu, REFERENCE))
+        same(cells(mine[0]), cells(theirs[0]))
+        same(mine[1], theirs[1])
 
 
 @pytest.mark.parametrize("m", [0, 1, 3, 5, 11])
