@@ -69,10 +69,6 @@ api-cases: $(STAMP)  ## 10,000 generated requests against the API's description
 	CASES=14000 $(BIN)/python -m pytest -s tests/api/test_schema.py
 
 crash: $(STAMP) services  ## whole runs while workers, flows, servers, database, disk and clock fail (about a quarter of an hour)
-	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { \
-	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
-	  $$as_root apt-get update -qq && \
-	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends faketime; }
 	$(BIN)/python -m pytest -m cluster tests/crash
 
 fidelity: $(STAMP)  ## 200 steps against PEFT in fp32, SGD and AdamW (about ten minutes)

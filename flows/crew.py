@@ -28,6 +28,7 @@ from tasks.backlog import Backlog
 from tasks.context import RunError
 
 POLL_SECONDS = 2.0
+LEAST_WAIT = 120.0  # seconds without a proof that no pool is blamed for: a shift takes half a minute to start on a busy machine
 DEATHS = 5  # shifts in a row that die, and waits in vain, without a proof between them
 log = logging.getLogger(__name__)
 ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
@@ -84,6 +85,7 @@ class Pool:
     def __init__(self, session: Session, config_path: str, backlog: Backlog) -> None:
         self.session, self.config_path, self.backlog = session, config_path, backlog
         self.settings = session.config.orchestration
+        self.limit = max(float(self.settings.patience), LEAST_WAIT)
         self.tag = run_tag(backlog.context.run_id)
         self._known = set(backlog.proved)
         self._progress, self._deaths = time.monotonic(), 0
@@ -96,10 +98,10 @@ class Pool:
         try:
             self._fill()
         except httpx.HTTPError as error:  # the shifts that there are go on without the server
-            if time.monotonic() - self._progress > self.settings.patience:
+            if time.monotonic() - self._progress > self.limit:
                 raise RunError(
                     f"the Prefect server does not answer ({type(error).__name__}), and nothing has been proved for "
-                    f"{self.settings.patience} s: start the server, then start the same run again; it continues where it stopped"
+                    f"{self.limit:.0f} s: start the server, then start the same run again; it continues where it stopped"
                 ) from None
             log.warning("the Prefect server does not answer: %s", type(error).__name__)
 
@@ -108,7 +110,7 @@ class Pool:
             found = shifts(client, self.tag)
             self._judge([run for run in found if run.state_type in ENDED and run.id not in self._judged])
             alive = [run for run in found if run.state_type not in ENDED]
-            if time.monotonic() - self._progress > self.settings.patience:
+            if time.monotonic() - self._progress > self.limit:
                 self._in_vain(alive)
                 alive = []  # shifts that have proved nothing for so long may be gone with their machines
             wanted = min(self._workers(client), self.settings.workers, len(self.backlog.left))
@@ -155,7 +157,7 @@ class Pool:
         self._progress, self._deaths = time.monotonic(), self._deaths + 1
         if self._deaths >= DEATHS or not any(run.state_type == StateType.RUNNING for run in alive):
             raise RunError(
-                f"no worker of the pool {self.settings.provers!r} has proved anything for {self.settings.patience} s: start one with "
+                f"no worker of the pool {self.settings.provers!r} has proved anything for {self.limit:.0f} s: start one with "
                 f"`verilora worker {self.settings.provers}`, then start the same run again; it continues where it stopped"
             )
 

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,16 @@ from examples.services import Service, left
 from tests.support.place import TASKS, Place, Project, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed: make services")]
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+CLOCK = """\
+import sys, time
+from pathlib import Path
+real, real_ns = time.time, time.time_ns
+def offset():
+    return int(Path(sys.argv[2]).read_text() or 0)
+time.time, time.time_ns = lambda: real() + offset(), lambda: real_ns() + offset() * 10**9
+from cli import app
+app(["run", sys.argv[1], "--json"])
+"""
 SLOW = """\
 import sys, time
 from storage.local import LocalObjectStore
@@ -238,17 +246,14 @@ def test_slow_stores(place: Place) -> None:
     project.check(set())
 
 
-@pytest.mark.skipif(not Path(FAKETIME).exists(), reason="libfaketime is not installed: apt-get install faketime")
 def test_the_clock_is_set_a_day_forth_and_back(place: Place) -> None:
-    project = place.project()
+    project, before = place.project(), set[str]()
     moved = project.folder / "clock"
-    moved.write_text("+0d")
-    fake: dict[str, Any] = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": str(moved), "FAKETIME_NO_CACHE": "1",
-                            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "PREFECT_API_URL": ""}
-    run, before = project.run(**fake), set[str]()
-    for proofs, offset in ((2, "+1d"), (6, "-1d")):
+    moved.write_text("0")
+    run = place.services.start("clock", sys.executable, "-c", CLOCK, str(project.yaml), str(moved))
+    for proofs, offset in ((2, "86400"), (6, "-86400")):
         project.reach(proofs, run)
         moved.write_text(offset)
         before |= project.rows()
-    project.finish(run, **fake)
+    project.finish(run)
     project.check(before)

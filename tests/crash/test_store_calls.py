@@ -34,7 +34,8 @@ from tasks.verify import judge
 from tests.tasks.toy_run import stores
 from tests.toy import EVEN, toy
 
-KEY, PROFILE = "6" * 64, "goldilocks-2^13"  # with openings enough for an attempt at each call
+KEY = "6" * 64
+PROFILES_OF = {1: "goldilocks-2^13", 2: "goldilocks-2^14"}  # by windows: with openings enough for an attempt at each call
 CALLS = (
     (Ledger, "append"), (Ledger, "spend_opening"), (Ledger, "append_checkpoint"), (LocalObjectStore, "put"), (LocalObjectStore, "publish"),
     (LocalPrivateStore, "put"), (LocalPrivateStore, "create"), (LogPublisher, "publish"),
@@ -104,11 +105,12 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
 def draft(windows: int) -> Draft:
     """Windows of one step; if there are several, everything secret is copied before each one."""
     found = toy(layers=1, steps=windows, window_steps=1, sizes=EVEN, target_modules=("q_proj",))
-    manifest = replace(found.manifest, profile=PROFILE, rotation_windows=1 if windows > 1 else found.manifest.rotation_windows)
+    name = PROFILES_OF[windows]
+    manifest = replace(found.manifest, profile=name, rotation_windows=1 if windows > 1 else found.manifest.rotation_windows)
     manifest = with_budgets(manifest)
-    manifest = replace(manifest, budgets=dict.fromkeys(manifest.budgets, PROFILES[PROFILE].max_openings))
+    manifest = replace(manifest, budgets=dict.fromkeys(manifest.budgets, PROFILES[name].max_openings))
     prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
-    return Draft(manifest, prepared, Estimate(PROFILE, manifest.budgets, 0, ()), KEY)
+    return Draft(manifest, prepared, Estimate(name, manifest.budgets, 0, ()), KEY)
 
 
 class Run:

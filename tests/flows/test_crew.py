@@ -181,15 +181,15 @@ def test_a_shift_that_fails_ends_the_run_with_its_message(server: Server) -> Non
 
 def test_a_pool_without_workers_is_named_after_a_while(server: Server) -> None:
     server.workers = 0
-    made = pool(FakeBacklog(1), patience=60)
+    made = pool(FakeBacklog(1), patience=10)
     with pytest.raises(RunError, match="verilora worker gpu-provers"):
         made.wait(0)
-    assert 60 < server.clock < 70 and server.alive == 1
+    assert crew.LEAST_WAIT < server.clock < crew.LEAST_WAIT + 10 and server.alive == 1
 
 
 def test_long_training_is_not_taken_for_a_pool_that_sleeps(server: Server) -> None:
     backlog = FakeBacklog(1)
-    made = pool(backlog, patience=60)
+    made = pool(backlog, patience=10)
     made.offer()
     backlog.proved |= {"-1/0", "-1/1"}
     made.offer()
@@ -201,18 +201,18 @@ def test_long_training_is_not_taken_for_a_pool_that_sleeps(server: Server) -> No
 
 
 def test_shifts_that_hang_get_company(server: Server) -> None:
-    made = pool(FakeBacklog(1), patience=60)
+    made = pool(FakeBacklog(1), patience=10)
     made.offer()
     for run in server.runs:
         run.state_type = StateType.RUNNING
-    server.clock += 61
+    server.clock += crew.LEAST_WAIT + 1
     made.offer()
     assert server.alive == 4
 
 
 def test_a_server_that_is_away_for_a_while_does_no_harm(server: Server) -> None:
     backlog = FakeBacklog(1)
-    made = pool(backlog, patience=60)
+    made = pool(backlog, patience=10)
     made.offer()
     server.fault = httpx.ConnectError("refused")
 
@@ -224,7 +224,7 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(server: Server) -> None:
     server.at_sleep = back
     made.wait(0)
     server.at_sleep = lambda: None
-    made = pool(FakeBacklog(1), patience=60)
+    made = pool(FakeBacklog(1), patience=10)
     server.fault = httpx.ConnectError("refused")
     with pytest.raises(RunError, match="Prefect server does not answer .ConnectError.*start the server"):
         made.wait(0)
