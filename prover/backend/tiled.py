@@ -1,0 +1,94 @@
+"""A table over K that is cut into tiles of TILE entries, where a tile may be uniform: one value, its cells meaningless.
+
+Looked-up leaves of the tree of fractions have the numerator 1 and free leaves are 0/1: their tiles cost neither memory
+traffic nor products. Made by prover/argument/tree.py, read by the backends' fraction methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.field import U64
+
+TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h adds up to 2^7 vectors of 8 without a carry
+TILE = 1 << TILE_BITS
+Flags = npt.NDArray[np.bool_]
+
+
+def plane_pair(size: int) -> U64:
+    """An uninitialised K array (2, size) that begins at a cache line, as loads of 64 bytes want it."""
+    words = np.empty(2 * size + 8, dtype=np.uint64)
+    first = -words.ctypes.data % 64 // 8
+    return words[first : first + 2 * size].reshape(2, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled:
+    """cells K (2, n); uniform (n / TILE,) with values K (2, n / TILE), canonical everywhere, or both None: no tile is uniform."""
+
+    cells: U64
+    uniform: Flags | None = None
+    values: U64 | None = None
+
+    @staticmethod
+    def filled(size: int, value: int) -> Tiled:
+        """A table of `size` entries, all equal to an element of F; tiled if it is large enough."""
+        cells = plane_pair(size)
+        if size < 4 * TILE:
+            cells[0], cells[1] = value, 0
+            return Tiled(cells)
+        values = np.zeros((2, size // TILE), dtype=np.uint64)
+        values[0] = value
+        return Tiled(cells, np.ones(size // TILE, dtype=np.bool_), values)
+
+    @property
+    def size(self) -> int:
+        return int(self.cells.shape[1])
+
+    def open(self, start: int, end: int) -> None:
+        """Let cells [start, end) be written: tiles that they share with other cells keep these."""
+        if self.uniform is None or self.values is None or start == end:
+            return
+        first, last = start // TILE, (end - 1) // TILE
+        for tile in {first, last}:
+            if self.uniform[tile] and (tile * TILE < start or end < (tile + 1) * TILE):
+                self.cells[:, tile * TILE : (tile + 1) * TILE] = self.values[:, tile : tile + 1]
+        self.uniform[first : last + 1] = False
+
+    def set(self, start: int, end: int, value: int) -> None:
+        """Cells [start, end) become an element of F."""
+        first, last = -(-start // TILE), end // TILE  # whole tiles
+        if self.uniform is None or self.values is None or first >= last:
+            self.open(start, end)
+            self.cells[0, start:end], self.cells[1, start:end] = value, 0
+            return
+        self.uniform[first:last] = True
+        self.values[0, first:last], self.values[1, first:last] = value, 0
+        for edge in ((start, first * TILE), (last * TILE, end)):
+            if edge[0] < edge[1]:
+                self.set(*edge, value)
+
+    def dense(self) -> Tiled:
+        """The same table, all cells written (in place)."""
+        if self.uniform is not None and self.values is not None:
+            for tile in np.flatnonzero(self.uniform):
+                self.cells[:, tile * TILE : (tile + 1) * TILE] = self.values[:, tile : tile + 1]
+        return Tiled(self.cells)
+
+    def halves(self) -> tuple[Tiled, Tiled]:
+        """Views of the low and of the high half."""
+        middle = self.size // 2
+        low, high = self.cells[:, :middle], self.cells[:, middle:]
+        if self.uniform is None or self.values is None:
+            return Tiled(low), Tiled(high)
+        if middle % TILE:
+            raise ValueError(f"a tiled table of {self.size} entries has no halves of whole tiles")
+        at = middle // TILE
+        return Tiled(low, self.uniform[:at], self.values[:, :at]), Tiled(high, self.uniform[at:], self.values[:, at:])
+
+    def simplest(self) -> Tiled:
+        """Without flags if no tile is uniform."""
+        return self if self.uniform is not None and self.uniform.any() else Tiled(self.cells)

@@ -1,0 +1,186 @@
+// The tree of fractions (protocol/schedule/gkr.py): a layer from the one below, and the rounds of a layer's sumcheck.
+//
+// A table is cut into tiles of `size` entries; a uniform tile has one value for all its entries and its cells are neither
+// read nor written. Looked-up leaves all have the numerator 1 and free leaves are 0/1, so most tiles near the leaves are
+// uniform. The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
+#pragma once
+#include "bodies.h"
+#ifndef VL_CUDA
+#include "strips.h"
+#endif
+
+struct Table {
+    const u64 *x0, *x1;
+    const u8* uniform;  // null: no tile is
+    const u64 *v0, *v1;
+    VL_FN bool same(u64 tile) const { return uniform && uniform[tile]; }
+    VL_FN bool one(u64 tile) const { return same(tile) && v0[tile] == 1 && v1[tile] == 0; }
+    template <class V>
+    VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
+        return same(tile) ? kspread<V>(v0[tile], v1[tile]) : kload<V>(x0, x1, tile * size + j);
+    }
+};
+
+struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); result tiles marked uniform are left alone
+    Table p0, p1, q0, q1;
+    u64 *p_out0, *p_out1, *q_out0, *q_out1;
+    const u8 *p_uniform, *q_uniform;
+    u64 size;
+    VL_FN u64 cost() const { return 9; }
+    template <class V>
+    VL_FN void at(u64 i, u64 j) const {
+        K<V> a = q0.get<V>(i, size, j), b = q1.get<V>(i, size, j);
+        if (!(p_uniform && p_uniform[i])) {
+            K<V> p = p0.one(i) && p1.one(i) ? kadd(a, b) : kmul_add(p0.get<V>(i, size, j), b, p1.get<V>(i, size, j), a);
+            kstore(p_out0, p_out1, i * size + j, p);
+        }
+        if (!(q_uniform && q_uniform[i])) kstore(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
+    }
+};
+
+// Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2 over index (tile, entry); the high halves of the tables lie `half` tiles on.
+// FOLD: the tables are first folded by r (their upper halves lie 2·half tiles on) into `cells`, which may be the tables
+// themselves; `folded` has the values of tiles that stay uniform.
+//
+// p0 q1 + p1 q0 + μ q0 q1 = q1·(p0 + μ q0) + p1·q0 with μ = 1/λ: three products instead of four, the caller multiplies by λ.
+// Where both numerators are uniform, it is μ·(q0 + λ p0)·(q1 + λ p1) − λ p0 p1: one product an entry.
+template <bool FOLD>
+struct FractionSum {
+    enum { SUMS = 2 };
+    Table table[4];  // p0, p1, q0, q1
+    u64* cells[8];
+    const u64* folded[8];
+    const u64 *lo0, *lo1, *hi0, *hi1;
+    u64* out;
+    u64 size, half, mu0, mu1, lam0, lam1, r0, r1;
+    VL_FN u64 cost() const { return FOLD ? 48 : 24; }
+
+    VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
+    VL_FN K<u64> value(int k, u64 tile) const {
+        return FOLD ? kload<u64>(folded[2 * k], folded[2 * k + 1], tile) : kload<u64>(table[k].v0, table[k].v1, tile);
+    }
+#ifdef VL_CUDA
+    template <class V, int k>
+    VL_FN K<V> entry(u64 tile, u64 j) const {
+        if (!FOLD) return table[k].get<V>(tile, size, j);
+        if (settled(k, tile)) return kspread<V>(folded[2 * k][tile], folded[2 * k + 1][tile]);
+        K<V> low = table[k].get<V>(tile, size, j), high = table[k].get<V>(tile + 2 * half, size, j);
+        K<V> y = kadd(low, kmul(K<V>{subr(high.a, low.a), gsub(high.b, low.b)}, kspread<V>(r0, r1)));
+        kstore(cells[2 * k], cells[2 * k + 1], tile * size + j, y);
+        return y;
+    }
+    template <class V, int k>
+    VL_FN Pair<V> pair(u64 i, u64 j) const {
+        K<V> low = entry<V, k>(i, j);
+        return at_one_two(low, entry<V, k>(i + half, j));
+    }
+    template <class V>
+    VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
+        K<V> eq = kmul(kload<V>(hi0, hi1, i), kload<V>(lo0, lo1, j));
+        const KScale<V> mu(K<u64>{mu0, mu1});
+        Pair<V> p0 = pair<V, 0>(i, j), p1 = pair<V, 1>(i, j), q0 = pair<V, 2>(i, j), q1 = pair<V, 3>(i, j);
+        sums[0].mac(eq, kmul_add(q1.one, mu.times_plus(q0.one, p0.one), p1.one, q0.one));
+        sums[1].mac(eq, kmul_add(q1.two, mu.times_plus(q0.two, p0.two), p1.two, q0.two));
+    }
+#else
+    // A strip of a table's tile; `room` takes it if the tile is uniform.
+    Planes source(int k, u64 tile, u64 j, Strip& room) const {
+        const Table& t = table[k];
+        if (t.same(tile)) return room.fill(kload<u64>(t.v0, t.v1, tile));
+        return Planes{t.x0 + tile * size + j, t.x1 + tile * size + j};
+    }
+    template <class V>
+    Planes folded_strip(int k, u64 tile, u64 j, u64 n, const KScale<V>& r, Strip& room) const {
+        if (!FOLD) return source(k, tile, j, room);
+        if (settled(k, tile)) return room.fill(value(k, tile));
+        Strip other;
+        u64 *to0 = cells[2 * k] + tile * size + j, *to1 = cells[2 * k + 1] + tile * size + j;
+        strip_fold<V>(source(k, tile, j, room), source(k, tile + 2 * half, j, other), to0, to1, r, n);
+        return Planes{to0, to1};
+    }
+    struct Points {  // a strip of one table at X = 1 and X = 2
+        Strip low, high, two;
+        Planes one;
+    };
+    template <class V>
+    void stage(int k, u64 i, u64 j, u64 n, const KScale<V>& r, Points& out) const {
+        Planes low = folded_strip<V>(k, i, j, n, r, out.low);
+        out.one = folded_strip<V>(k, i + half, j, n, r, out.high);
+        strip_two<V>(low, out.one, out.two, n);
+    }
+    // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2
+    template <class V>
+    Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b) const {
+        const KScale<V> r(K<u64>{r0, r1}), mu(K<u64>{mu0, mu1});
+        KSum<V> sums[2];
+        sums[0].clear(), sums[1].clear();
+        Points p0, p1, q0, q1;
+        Strip left, term;
+        for (u64 j = 0, n = size < Strip::LENGTH ? size : (u64)Strip::LENGTH; j < size; j += n) {
+            const Planes eq{lo0 + j, lo1 + j};
+            stage<V>(2, i, j, n, r, q0), stage<V>(3, i, j, n, r, q1);
+            if (!products) stage<V>(0, i, j, n, r, p0), stage<V>(1, i, j, n, r, p1);
+            for (int x = 0; x < 2; ++x) {
+                const Planes c = x ? q0.two : q0.one, d = x ? q1.two : q1.one;
+                if (products) {
+                    strip_kmul<V>(c, d, x ? a.two : a.one, x ? b.two : b.one, term, n);
+                } else {
+                    strip_scale<V>(c, x ? p0.two : p0.one, left, mu, n);
+                    strip_kmul_add<V>(d, left, x ? p1.two : p1.one, c, term, n);
+                }
+                strip_mac<V>(sums[x], eq, term, n);
+            }
+        }
+        return Pair<u64>{sums[0].value(), sums[1].value()};
+    }
+    template <class V>
+    Pair<u64> table_sum(int k, u64 i) const {  // Σ_j lo_j·table over a tile at X = 1, 2
+        const KScale<V> r(K<u64>{r0, r1});
+        KSum<V> one, two;
+        one.clear(), two.clear();
+        Points x;
+        for (u64 j = 0, n = size < Strip::LENGTH ? size : (u64)Strip::LENGTH; j < size; j += n) {
+            stage<V>(k, i, j, n, r, x);
+            strip_mac<V>(one, Planes{lo0 + j, lo1 + j}, x.one, n);
+            strip_mac<V>(two, Planes{lo0 + j, lo1 + j}, x.two, n);
+        }
+        return Pair<u64>{one.value(), two.value()};
+    }
+    Pair<u64> ends(int k, u64 i) const {
+        Pair<u64> x = at_one_two(value(k, i), value(k, i + half));
+        x.two.a = canon(x.two.a);
+        return x;
+    }
+    template <class V>
+    Pair<u64> row(u64 i) const {
+        bool same[4];
+        for (int k = 0; k < 4; ++k) same[k] = settled(k, i) && settled(k, i + half);
+        if (!same[0] || !same[1]) return tile_sum<V>(i, false, Pair<u64>(), Pair<u64>());
+        const K<u64> lam{lam0, lam1}, mu{mu0, mu1};
+        const Pair<u64> p0 = ends(0, i), p1 = ends(1, i);
+        const Pair<u64> a{kmul(lam, p0.one), kmul(lam, p0.two)}, b{kmul(lam, p1.one), kmul(lam, p1.two)};
+        Pair<u64> s;
+        if (!same[2] && !same[3]) {
+            s = tile_sum<V>(i, true, a, b);
+        } else {
+            Pair<u64> x = same[2] ? ends(2, i) : table_sum<V>(2, i), y = same[3] ? ends(3, i) : table_sum<V>(3, i);
+            s = Pair<u64>{kmul(kadd(x.one, a.one), kadd(y.one, b.one)), kmul(kadd(x.two, a.two), kadd(y.two, b.two))};
+        }
+        return Pair<u64>{ksub(kmul(mu, s.one), kmul(p0.one, b.one)), ksub(kmul(mu, s.two), kmul(p0.two, b.two))};
+    }
+    void row(u64 i, K<u64>* sums) const {
+#ifdef VL_WIDE
+        Pair<u64> x = size >= 8 ? row<VL_WIDE>(i) : row<u64>(i);
+#else
+        Pair<u64> x = row<u64>(i);
+#endif
+        const K<u64> hi = kload<u64>(hi0, hi1, i);
+        sums[0] = kadd(sums[0], kmul(hi, x.one));
+        sums[1] = kadd(sums[1], kmul(hi, x.two));
+    }
+#endif
+};
+
+VL_MAP(vl_fraction_layer, FractionLayer)
+VL_ROWS(vl_fraction_round, FractionSum<false>)
+VL_ROWS(vl_fraction_fold_round, FractionSum<true>)
