@@ -126,7 +126,8 @@ struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run 
 #ifdef VL_WIDE
         KAcc<VL_WIDE> wide;
         wide.clear();
-        for (; k + 8 <= n; k += 8) Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
+        for (; k + Lanes<VL_WIDE>::count <= n; k += Lanes<VL_WIDE>::count)
+            Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
         if (k) drain(wide, sum);
 #endif
         for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);

@@ -1,6 +1,6 @@
 // Goldilocks p = 2^64 - 2^32 + 1 and K = F[X]/(X^2 - 7), one lane at a time; the definitions that every kernel body uses.
 //
-// Templates take a lane type V: u64 (here) or a vector of u64 (simd512.h). Conventions for V:
+// Templates take a lane type V: u64 (here) or a vector of u64 (simd512.h, simd256.h). Conventions for V:
 //   canonical < p: what memory holds.  "any": a residue below 2^64, not reduced.
 //   mulr(any, any) -> any, addr(any, canonical) -> any, subr(any, canonical) -> any, canon(any) -> canonical.
 // Sums are gathered unreduced (Acc: 128 bits and a carry limb) and reduced once.

@@ -170,7 +170,7 @@ struct FractionSum {
     }
     void row(u64 i, K<u64>* sums) const {
 #ifdef VL_WIDE
-        Pair<u64> x = size >= 8 ? row<VL_WIDE>(i) : row<u64>(i);
+        Pair<u64> x = size >= Lanes<VL_WIDE>::count ? row<VL_WIDE>(i) : row<u64>(i);
 #else
         Pair<u64> x = row<u64>(i);
 #endif

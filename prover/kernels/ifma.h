@@ -1,4 +1,4 @@
-// Products of eight lanes with the 52-bit multiply-add instructions (AVX-512 IFMA); included by simd512.h.
+// Products of eight lanes with the 52-bit multiply-add instructions (AVX-512 IFMA); included by wide.h.
 //
 // A product is kept as limbs h·2^104 + m·2^52 + l. The instructions ignore bits above 52 of their operands, so a word is itself
 // and its upper 12 bits; seven of them add one product to the limbs without a carry, and up to 2^7 products of words fit

@@ -1,4 +1,4 @@
-// How one per-index body becomes a kernel: a grid-stride loop on CUDA, or loops over 8 lanes and 1 lane on CPU threads.
+// How one per-index body becomes a kernel: a grid-stride loop on CUDA, or loops over 8 or 4 lanes and 1 lane on CPU threads.
 //
 // A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
@@ -42,7 +42,7 @@
 
 #define VL_ROWS VL_SUM
 #else
-#include "simd512.h"
+#include "wide.h"
 #include "threads.h"
 
 template <class F>
@@ -60,7 +60,7 @@ static void run_map(const B& given, u64 n0, u64 n1) {
         const B body = given;  // a copy of its own, so that stores cannot be taken to change it
         each_row(n1, lo, hi, [&](u64 i, u64 j, u64 end) {
 #ifdef VL_WIDE
-            for (; j + 8 <= end; j += 8) body.template at<VL_WIDE>(i, j);
+            for (; j + Lanes<VL_WIDE>::count <= end; j += Lanes<VL_WIDE>::count) body.template at<VL_WIDE>(i, j);
 #endif
             for (; j < end; ++j) body.template at<u64>(i, j);
         });
@@ -90,7 +90,7 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
 #endif
         each_row(n1, lo, hi, [&](u64 i, u64 j, u64 end) {
 #ifdef VL_WIDE
-            for (; j + 8 <= end; j += 8) body.template at<VL_WIDE>(i, j, wide);
+            for (; j + Lanes<VL_WIDE>::count <= end; j += Lanes<VL_WIDE>::count) body.template at<VL_WIDE>(i, j, wide);
 #endif
             for (; j < end; ++j) body.template at<u64>(i, j, sums);
         });

@@ -184,12 +184,12 @@ template <class Body>
 static VL_FN void pass(const Body& body, u64 count) {
     u64 j = 0;
 #ifdef VL_WIDE
-    for (; j + 8 <= count; j += 8) body.template at<VL_WIDE>(0, j);
+    for (; j + Lanes<VL_WIDE>::count <= count; j += Lanes<VL_WIDE>::count) body.template at<VL_WIDE>(0, j);
 #endif
     for (; j < count; ++j) body.template at<u64>(0, j);
 }
 
-#ifdef VL_WIDE
+#ifdef VL_512
 #define VL_BASE 64
 #include "ntt64.h"
 #else

@@ -1,12 +1,12 @@
 // Eight lanes of Goldilocks in an AVX-512 register; same conventions as field.h.
 //
 // A product takes four 32x32-bit multiplications (no 64-bit high product exists in this instruction set). Sums of products
-// are gathered as two 64-bit sums of the low and high halves of reduced values, exact for 2^32 terms. ifma.h replaces products
-// in K where the processor has better instructions.
+// are gathered as two 64-bit sums of the low and high halves of reduced values, exact for 2^32 terms.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && !defined(VL_CUDA)
 #define VL_WIDE V8
+#define VL_512 1
 #include <immintrin.h>
 
 struct V8 {
@@ -108,45 +108,4 @@ struct Acc<V8> {
     }
 };
 
-template <>
-VL_FN void KAcc<V8>::mac(K<V8> x, K<V8> y) {
-    low.mac(x.a, y.a);
-    high.mac(x.b, y.b);
-    cross.mac(addr(x.a, x.b), addr(y.a, y.b));
-}
-
-VL_FN void drain(const KAcc<V8>& s, KAcc<u64>& into) {
-    Acc<u64> low, high, cross;
-    low.clear(), high.clear(), cross.clear();
-    s.low.drain(low), s.high.drain(high), s.cross.drain(cross);
-    u64 a = low.value(), b = high.value();
-    into.low.mac(a, 1);
-    into.high.mac(b, 1);
-    into.f1.mac(gsub(gsub(cross.value(), a), b), 1);
-    s.f0.drain(into.f0);
-    s.f1.drain(into.f1);
-}
-
-VL_FN K<V8> kvalue(const KAcc<V8>& s) {
-    V8 a = s.low.value(), b = s.high.value();
-    V8 real = gadd(gadd(canon(mul7(b)), a), s.f0.value());
-    return K<V8>{real, gadd(gsub(gsub(s.cross.value(), a), b), s.f1.value())};
-}
-
-#ifdef __AVX512IFMA__
-#include "ifma.h"
-#else
-template <>
-struct KSum<V8> {
-    KAcc<V8> sum;
-    VL_FN void clear() { sum.clear(); }
-    VL_FN void mac(K<V8> x, K<V8> y) { sum.mac(x, y); }
-    VL_FN K<u64> value() const {
-        KAcc<u64> total;
-        total.clear();
-        drain(sum, total);
-        return kvalue(total);
-    }
-};
-#endif
 #endif
