@@ -33,7 +33,7 @@ def objects(target: Built) -> list[Path]:
 
 
 def sign_anew(target: Built) -> None:
-    """What the log's owner can do: hash the rows as they are now, forget every checkpoint, sign again."""
+    """What the log's owner can do: hash the rows as they are now, forget every checkpoint and what was seen, sign again."""
     ledger = open_ledger(target.ledger_url)
     leaves = ledger.log_leaves(0, ledger.log_size())
     ledger.close()
@@ -43,6 +43,7 @@ def sign_anew(target: Built) -> None:
             digest = hashlib.sha256(b"\x00" + leaf).hexdigest()
             connection.execute("UPDATE log_entries SET leaf_hash = ? WHERE position = ?", (digest, position))
     shutil.rmtree(target.folder / "objects" / "log")
+    (target.folder / "private" / "log" / "seen").unlink(missing_ok=True)
     publisher(target).publish()
 
 
