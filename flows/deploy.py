@@ -3,6 +3,7 @@
 What exists already is left or updated, so deploying again is how to upgrade. Called by `verilora deploy`.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.config import EMBEDDED, RunConfig
 
@@ -67,7 +68,8 @@ def deploy(run_yaml: Path, config: RunConfig) -> Deployed:
 def slot(client: SyncPrefectClient, host: str, gpu: int) -> str:
     """The name of a GPU's concurrency limit, which lets one shift at a time use it; made if it is absent."""
     name = f"gpu:{host}:{gpu}"
-    client.upsert_global_concurrency_limit_by_name(name, 1)
+    with contextlib.suppress(ObjectAlreadyExists):  # another worker of this GPU has just made it
+        client.upsert_global_concurrency_limit_by_name(name, 1)
     return name
 
 

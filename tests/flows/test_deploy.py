@@ -124,3 +124,35 @@ def test_repair_restores_from_a_replica_and_fails_without_one(server: dict[str, 
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {"restored": [f"object {victim.name}"], "signatures_checked": True} and victim.is_file()
+
+
+SLOT = """
+import sys, time
+from prefect.client.orchestration import get_client
+from flows.deploy import slot
+from flows.prove import _slot
+import os
+with get_client(sync_client=True) as client:
+    os.environ["VERILORA_SLOT"] = slot(client, "host", 0)
+print("ready", flush=True)
+sys.stdin.readline()
+with _slot():
+    print(time.monotonic(), flush=True)
+    time.sleep(2)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def test_one_shift_at_a_time_uses_a_gpu(server: dict[str, str]) -> None:
+    """Two workers that were given the same GPU take turns; the limit is made once."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", SLOT], env=server, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    times = sorted(tuple(float(x) for x in process.communicate(timeout=120)[0].split()) for process in both)
+    assert len(times[0]) == len(times[1]) == 2 and times[0][1] <= times[1][0]
+    limits = [item["name"] for item in ask(server, "/v2/concurrency_limits/filter", offset=0) if item["name"].startswith("gpu:")]
+    assert limits == ["gpu:host:0"]
