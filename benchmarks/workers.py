@@ -3,6 +3,7 @@
     scaling   S(k) = T(1) / T(k)            T(k): first shift's start to last shift's end, k workers of one thread each
     overhead  (span of a shift − seconds of its proofs) / number of proofs, for one worker; and its share of a task of 5 s
     start     from the order of a shift to its start: a process and its imports
+    machine   k · t(1) / t(k) of processes that only hash a short text again and again, in their own cache: what cores are worth here
 
 A Prefect server and the workers are real processes on this machine. Every run is planned and trained before its clock starts.
 """
@@ -55,7 +56,20 @@ print(json.dumps({
 """
 
 
+_HASH = "import hashlib\nfor _ in range(12_000_000):\n    hashlib.sha256(b'0123456789abcdef').digest()"
+
+
+def _cores(number: int) -> float:
+    """Seconds until `number` processes have done the same arithmetic, each its own."""
+    started = time.perf_counter()
+    for process in [subprocess.Popen([sys.executable, "-c", _HASH]) for _ in range(number)]:
+        process.wait()
+    return time.perf_counter() - started
+
+
 def main() -> None:
+    alone = _cores(1)
+    print("arithmetic alone scales " + ", ".join(f"{k * alone / _cores(k):.2f} with {k}" for k in WORKERS))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.environ.update({**SETTINGS, "PREFECT_HOME": str(folder / "prefect")})
