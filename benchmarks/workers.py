@@ -1,6 +1,7 @@
 """`make bench-workers`: how proving scales with workers of a pool, and what orchestration costs a task.
 
-    scaling   S(k) = T(1) / T(k)            T(k): first shift's start to last shift's end, k workers of one thread each
+    scaling   S(k) = k · W(1) / W(k)        W(k): length of all shifts together, k workers of one thread each, waiting at the end included;
+                                            workers take up work when they next ask for it, some seconds apart, which is not counted
     overhead  (span of a shift − seconds of its proofs) / number of proofs, for one worker; and its share of a task of 5 s
     start     from the order of a shift to its start: a process and its imports
     machine   k · t(1) / t(k) of processes that only hash a short text again and again, in their own cache: what cores are worth here
@@ -51,6 +52,8 @@ begun, ended = min(s.start_time for s in shifts), max(s.end_time for s in shifts
 proofs = open_session(path).stores.ledger.record(run).proofs
 print(json.dumps({
     "start": (begun - min(s.created for s in shifts)).total_seconds(), "span": (ended - begun).total_seconds(),
+    "shifts": sum((s.end_time - s.start_time).total_seconds() for s in shifts),
+    "later": (max(s.start_time for s in shifts) - begun).total_seconds(),
     "work": sum(proof.seconds for proof in proofs), "proofs": len(proofs), "states": [s.state_name for s in shifts],
 }))
 """
@@ -80,7 +83,8 @@ def main() -> None:
     print(f"{one['proofs']:.0f} proofs of {one['work'] / one['proofs']:.2f} s on average, one thread each")
     for k, item in found.items():
         slower = item["work"] / one["work"]  # side by side proofs share caches, memory and the page tables' owner
-        print(f"{k} worker{'s' if k > 1 else ' '}  {item['span']:7.2f} s   scaling {one['span'] / item['span']:.2f} (aim {0.9 * k:.1f})   "
+        print(f"{k} worker{'s' if k > 1 else ' '}  shifts {item['shifts']:7.2f} s in {item['span']:.2f} s, the last begins "
+              f"{item['later']:.1f} s after the first   scaling {k * one['shifts'] / item['shifts']:.2f} (aim {0.9 * k:.1f})   "
               f"proofs themselves {item['work']:.2f} s, {slower:.2f} times as long")
     share = 100 * overhead / TASK_SECONDS
     print(f"orchestration {1000 * overhead:.0f} ms a proof: {share:.2f} % of a task of {TASK_SECONDS:.0f} s (aim 5 %)")
