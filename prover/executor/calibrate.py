@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import floor, frexp, isfinite, log2
 
 from protocol.errors import VerificationError
-from protocol.manifest import RunManifest, StepRange
+from protocol.manifest import RunManifest
 from protocol.relation.clip import FACTOR_BITS, ROW_BITS
 from protocol.relation.graph import IntArray, RelationError
 from protocol.relation.lora import BEHIND_NORM
@@ -131,12 +131,12 @@ def calibrate(
 
 
 def _require_relation(manifest: RunManifest, exponents: dict[str, int]) -> None:
-    """CalibrationError unless a manifest may have these exponents and every task has a relation with them."""
+    """CalibrationError unless a manifest may have these exponents and every task of a whole window has a relation with them."""
     kinds = [("embed", 0), ("head", 0), *[("layer", n) for n in range(manifest.model.layers)]]
     try:
         whole = replace(manifest, exponents=exponents)
         for kind, layer in kinds + [("clip", 0)] * manifest.optimizer.clips:
-            build(whole, kind, StepRange(0, manifest.steps), layer)
+            build(whole, kind, whole.windows()[0], layer)
     except (RelationError, VerificationError) as error:
         smallest = sorted(exponents, key=lambda key: -exponents[key])[:3]
         reason = str(error) if isinstance(error, RelationError) else "an exponent is not between −96 and 96"

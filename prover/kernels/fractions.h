@@ -5,7 +5,7 @@
 // uniform. The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
 #pragma once
 #include "bodies.h"
-#ifndef VL_CUDA
+#ifndef VL_ENTRYWISE
 #include "strips.h"
 #endif
 
@@ -59,7 +59,7 @@ struct FractionSum {
     VL_FN K<u64> value(int k, u64 tile) const {
         return FOLD ? kload<u64>(folded[2 * k], folded[2 * k + 1], tile) : kload<u64>(table[k].v0, table[k].v1, tile);
     }
-#ifdef VL_CUDA
+#ifdef VL_ENTRYWISE
     template <class V, int k>
     VL_FN K<V> entry(u64 tile, u64 j) const {
         if (!FOLD) return table[k].get<V>(tile, size, j);

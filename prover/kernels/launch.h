@@ -4,12 +4,14 @@
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
 // for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
 // values go to the body's `out` (two words each; on CUDA per block: out[2·SUMS·block …], added up by the caller).
-// VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row.
+// VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row;
+// with VL_ENTRYWISE, which CUDA implies and a test sets for one lane of the CPU, it is VL_SUM, so the body that GPUs run is run there too.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
 #pragma once
 #include "field.h"
 
 #ifdef VL_CUDA
+#define VL_ENTRYWISE
 #define VL_THREADS 256
 
 #define VL_MAP(NAME, BODY)                                                                     \
@@ -102,6 +104,7 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
     add_parts(parts, given.out, S);
 }
 
+#ifndef VL_ENTRYWISE
 template <class B>
 static void run_rows(const B& given, u64 n0, u64 n1) {
     const unsigned S = B::SUMS;
@@ -115,12 +118,17 @@ static void run_rows(const B& given, u64 n0, u64 n1) {
     });
     add_parts(parts, given.out, S);
 }
+#endif
 
 #define VL_EXPORT extern "C" __attribute__((visibility("default")))
 #define VL_MAP(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
+#ifdef VL_ENTRYWISE
+#define VL_ROWS VL_SUM
+#else
 #define VL_ROWS(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_rows(*body, n0, n1); }
+#endif
 #endif

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import VerificationError
-from protocol.field import GOLDILOCKS, Ext, Field, small_field
+from protocol.field import _FEW, GOLDILOCKS, Ext, Field, small_field
 
 FIELDS = [GOLDILOCKS, small_field(97), small_field(12289), small_field(2**31 - 1)]
 
@@ -58,6 +58,20 @@ def test_goldilocks_reduction_at_its_edges() -> None:
     pairs = [(lo, hi) for hi in words for lo in [*words, f.p, f.p + 1, 2**64 - 1, hi >> 32, -(hi % half) * (half - 1) % 2**64]]
     lo, hi = (np.array(v, dtype=np.uint64) for v in zip(*pairs, strict=True))
     assert Field._reduce128(lo, hi).tolist() == [(h * 2**64 + x) % f.p for x, h in pairs]
+
+
+@pytest.mark.parametrize("n", [1, 2, _FEW - 1, _FEW, _FEW + 1, 2 * _FEW, 2 * _FEW + 1])
+def test_few_and_many_entries_are_multiplied_alike(n: int) -> None:
+    """Small products are made by Python's integers, larger ones by NumPy; so are those that broadcast."""
+    f, rng = GOLDILOCKS, np.random.default_rng(n)
+    a, b = (rng.choice(np.array([0, 1, f.p - 1, f.p - 2, 2**32, 2**63], dtype=np.uint64), (2, n)) for _ in range(2))
+    wanted = [int(x) * int(y) % f.p for x, y in zip(a[0], b[0], strict=True)]
+    assert f.mul(a[0], b[0]).tolist() == wanted and f.mul(a[0], b[0, :1]).tolist() == [int(x) * int(b[0, 0]) % f.p for x in a[0]]
+    x, y = ([Ext(int(c0), int(c1), f) for c0, c1 in z.T] for z in (a, b))
+    assert [Ext(*map(int, z), f) for z in f.kmul(a, b).T] == [u * v for u, v in zip(x, y, strict=True)]
+    table = f.kmul(a.reshape(2, n, 1), b.reshape(2, 1, n))
+    assert table.dtype == np.uint64 and table.shape == (2, n, n)
+    assert all(Ext.from_array(f, table[:, i, j]) == x[i] * y[j] for i in range(n) for j in range(n))
 
 
 @pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,8 +131,27 @@ KINDS = [("d", "d", "d", "d"), ("1", "1", "d", "d"), ("1", "0", "d", "1"), ("u",
          ("u", "u", "u", "du"), ("1d", "1u", "d1", "du0"), ("0d1", "10d", "u1d", "dd1u")]
 
 
+@pytest.fixture(scope="module")
+def entrywise(tmp_path_factory: pytest.TempPathFactory) -> CpuBackend:
+    """Kernels of one lane, as a GPU's thread has, with the bodies that GPUs run where the CPU has a form of its own."""
+    made, level = tmp_path_factory.mktemp("kernels") / "entrywise.so", build.levels()[-1]
+    subprocess.run([*build.command(level, made), "-DVL_ENTRYWISE"], check=True, capture_output=True)
+    backend = CpuBackend(level)
+    backend._library = ctypes.CDLL(str(made))
+    return backend
+
+
 @pytest.mark.parametrize("h", [1, 2, 4, 8, 64, 256, 512, 1024, 4096])
 def test_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
+    check_fractions(cpu, rng, h)
+
+
+@pytest.mark.parametrize("h", [1, 8, 64, 512, 1024])
+def test_fractions_as_gpus_add_them(entrywise: CpuBackend, rng: np.random.Generator, h: int) -> None:
+    check_fractions(entrywise, rng, h)
+
+
+def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
     r, lam = scalar(rng), scalar(rng)
     for kinds in KINDS:
         p, q = (tiled(rng, 2 * h, k) for k in ("".join(kinds[:2]), "".join(kinds[2:])))

@@ -11,8 +11,10 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from protocol.manifest import RunManifest, StepRange
 from protocol.relation.clip import FACTOR_BITS, NORM_BITS, ROW_BITS
 from protocol.relation.graph import IntArray
+from protocol.relation.model import build
 from protocol.relation.tables import GUARD
 from protocol.relation.update import MATRICES
 from prover.executor.calibrate import CalibrationError, calibrate
@@ -208,6 +210,20 @@ def test_gradients_that_vanish_are_refused_when_a_run_is_planned(fine: int, opti
     t = toy(layers=1, **optimizer)
     with pytest.raises(CalibrationError, match="Gradients that nearly vanish"):
         calibrate(replace(t.manifest, exponents=t.manifest.exponents | {"head/W": fine}), t.base, t.tokens, t.mask, 3)
+
+
+def test_a_long_run_is_calibrated_like_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relations are tried on one window: with all 20,000 steps in one graph they took all memory."""
+    t, built = toy(layers=1, window_steps=2), list[int]()
+
+    def spy(manifest: RunManifest, kind: str, window: StepRange, layer: int) -> object:
+        built.append(window.count)
+        return build(manifest, kind, window, layer)
+
+    monkeypatch.setattr("prover.executor.calibrate.build", spy)
+    long = replace(t.manifest, steps=20_000, loss_tokens=(1,) * 20_000)
+    calibrate(long, t.base, t.tokens, t.mask, 1)
+    assert built and max(built) == 2
 
 
 def test_warm_up_does_not_hide_gradients_from_calibration() -> None:
