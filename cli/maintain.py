@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PolicyFile = Annotated[Path | None, typer.Option(
     "--policy", help="Trusted log keys and cosigners (default: the key in run.yaml's private store; with --ledger none).")]
-_LEDGERS = ("sqlite:", "postgresql")
 
 
 def fsck(
@@ -60,11 +59,11 @@ def repair(
     from storage.ledger import open_ledger
     from storage.object_store import open_object_store
     from storage.repair import repair as restore
+    from tasks.upkeep import replicas
 
     with reporting(debug):
         ledger, objects = _places(config, ledger_url, objects_url)
-        copies = [open_object_store(url, read_only=True) for url in sources or () if not url.startswith(_LEDGERS)]
-        ledgers = [open_ledger(url, read_only=True) for url in sources or () if url.startswith(_LEDGERS)]
+        copies, ledgers = replicas(sources or ())
         trusted = _policy(policy, config, ledger_url)
         done = []
         with _progress(quiet=as_json) as progress:
@@ -114,9 +113,8 @@ def _places(config: Path | None, ledger_url: str | None, objects_url: str | None
 
 def _policy(file: Path | None, config: Path | None, ledger_url: str | None) -> "Policy | None":
     """Whose signatures the log must have: a file's, or those of the provider's own key if it is at hand."""
-    from storage.checkpoint import load_keys
-    from storage.private import open_private_store, private_store_exists
     from tasks.trust import read_policy
+    from tasks.upkeep import own_policy
 
     if file is not None:
         return read_policy(file)
@@ -124,11 +122,7 @@ def _policy(file: Path | None, config: Path | None, ledger_url: str | None) -> "
         return None
     from flows.config import load_config
 
-    url = load_config(config or Path("run.yaml")).private_url
-    if not private_store_exists(url):
-        return None
-    keys = load_keys(open_private_store(url))
-    return keys.policy if keys else None
+    return own_policy(load_config(config or Path("run.yaml")).private_url)
 
 
 @contextlib.contextmanager

@@ -10,15 +10,12 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.config import load_config
-from storage.checkpoint import load_keys
 from storage.fsck import fsck
 from storage.ledger import open_ledger
 from storage.object_store import open_object_store
-from storage.private import open_private_store, private_store_exists
 from storage.repair import repair as restore
 from tasks.trust import read_policy
-
-_LEDGERS = ("sqlite:", "postgresql")
+from tasks.upkeep import own_policy, replicas
 
 
 class NotRepaired(Exception):
@@ -31,12 +28,10 @@ def repair(config_path: str = "run.yaml", sources: list[str] | None = None, poli
 
     The log's signatures are checked with the file `policy`, or with the key in run.yaml's private store.
     """
-    config, replicas = load_config(Path(config_path)), sources or []
+    config = load_config(Path(config_path))
     book, store = open_ledger(config.ledger_url), open_object_store(config.objects_url)
-    copies = [open_object_store(url, read_only=True) for url in replicas if not url.startswith(_LEDGERS)]
-    ledgers = [open_ledger(url, read_only=True) for url in replicas if url.startswith(_LEDGERS)]
-    keys = load_keys(open_private_store(config.private_url)) if private_store_exists(config.private_url) else None
-    trusted = read_policy(Path(policy)) if policy else keys.policy if keys else None
+    copies, ledgers = replicas(sources or ())
+    trusted = read_policy(Path(policy)) if policy else own_policy(config.private_url)
     done = list(restore(book, store, copies, ledgers, trusted, lambda *_: None))
     wrong = [item for item in fsck(book, store, trusted, lambda *_: None) if not item.harmless]
     rows = [{"where": item.where, "what": item.what, "state": "restored" if item.done else "LOST"} for item in done]

@@ -108,23 +108,12 @@ def test_the_prefect_server_is_killed(place: Place) -> None:
     project.check(before)
 
 
-def test_the_database_is_killed(place: Place) -> None:
+@pytest.mark.parametrize(("provers", "proofs"), [("gpu-provers", 2), ("embedded", 3)])
+def test_the_database_is_killed(place: Place, provers: str, proofs: int) -> None:
     project = place.project(pool=True)
+    project.yaml.write_text(project.yaml.read_text().replace("provers: gpu-provers", f"provers: {provers}"))
     run = project.run()
-    project.reach(2, run)
-    before = project.rows()
-    place.postgres.kill()
-    time.sleep(5)
-    place.postgres.start()
-    project.finish(run)
-    project.check(before)
-
-
-def test_the_database_is_killed_under_an_embedded_run(place: Place) -> None:
-    project = place.project(pool=True)
-    project.yaml.write_text(project.yaml.read_text().replace("provers: gpu-provers", "provers: embedded"))
-    run = project.run()
-    project.reach(3, run)
+    project.reach(proofs, run)
     before = project.rows()
     place.postgres.kill()
     time.sleep(5)

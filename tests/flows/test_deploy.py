@@ -85,14 +85,14 @@ def test_what_stands_in_the_way_is_said(server: dict[str, str], run_yaml: Path) 
     assert missing.returncode == 2 and "there is no such file" in missing.stderr
 
 
-VERIFY = "import sys; from flows.verify import verify; print(verify(**eval(sys.argv[1])))"
+VERIFY = "import json, sys; from flows.verify import verify; print(verify(**json.loads(sys.argv[1])))"
 
 
 def test_finished_runs_are_verified_once_by_each_verifier(server: dict[str, str], run_yaml: Path) -> None:
-    first = python(server, "-c", VERIFY, repr({"config_path": str(run_yaml)}))
+    first = python(server, "-c", VERIFY, json.dumps({"config_path": str(run_yaml)}))
     assert first.returncode == 0, first.stderr[-2000:]
     assert [item["run"] for item in json.loads(first.stdout.splitlines()[-1])] == [RUN_ID]
-    again = python(server, "-c", VERIFY, repr({"config_path": str(run_yaml)}))
+    again = python(server, "-c", VERIFY, json.dumps({"config_path": str(run_yaml)}))
     assert json.loads(again.stdout.splitlines()[-1]) == []
     artifacts = {item["key"] for item in ask(server, "/artifacts/filter")}
     assert {f"verification-{RUN_ID}", f"verdicts-{RUN_ID}"} <= artifacts
@@ -107,20 +107,20 @@ def test_finished_runs_are_verified_once_by_each_verifier(server: dict[str, str]
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
     place = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "objects": f"file:{folder / 'objects'}", "run": RUN_ID[:6]}
     place["verifier"] = "another"
-    rejected = python(server, "-c", VERIFY, repr(place))
+    rejected = python(server, "-c", VERIFY, json.dumps(place))
     assert rejected.returncode == 1 and "RunRejected" in rejected.stderr and "damaged-object" in rejected.stderr
 
 
 def test_repair_restores_from_a_replica_and_fails_without_one(server: dict[str, str], run_yaml: Path) -> None:
-    program = "import sys; from flows.repair import repair; print(repair(**eval(sys.argv[1])))"
+    program = "import json, sys; from flows.repair import repair; print(repair(**json.loads(sys.argv[1])))"
     objects = run_yaml.parent / "run" / "objects"
     shutil.copytree(objects, run_yaml.parent / "replica")
     victim = next(p for p in sorted(objects.rglob("*")) if len(p.name) == 64)
     victim.unlink()
-    lost = python(server, "-c", program, repr({"config_path": str(run_yaml)}))
+    lost = python(server, "-c", program, json.dumps({"config_path": str(run_yaml)}))
     assert lost.returncode == 1 and "NotRepaired" in lost.stderr and victim.name in lost.stderr
     sources = [f"file:{run_yaml.parent / 'replica'}"]
-    done = python(server, "-c", program, repr({"config_path": str(run_yaml), "sources": sources}))
+    done = python(server, "-c", program, json.dumps({"config_path": str(run_yaml), "sources": sources}))
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {"restored": [f"object {victim.name}"], "signatures_checked": True} and victim.is_file()
