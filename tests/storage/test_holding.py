@@ -1,11 +1,14 @@
 """One holder of a key on a machine, whatever becomes of the others; among machines see tests/storage/test_machines.py."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from storage.holding import holding
 from storage.ledger import Ledger, open_ledger
@@ -73,3 +76,23 @@ def test_many_threads_never_hold_together(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert worst == [1] and turns[0] > 300
+
+
+def test_the_lock_of_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it the last holder removes it, and somebody else holds a new one of that name."""
+    private, ledger = places(tmp_path)
+    path, flock, others = private.root / f".{'a' * 16}.lock", fcntl.flock, list[int]()
+
+    def late(handle: int, operation: int) -> None:
+        if not others:
+            path.unlink()
+            others.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            flock(others[0], operation)
+        flock(handle, operation)
+
+    monkeypatch.setattr("storage.holding.fcntl.flock", late)
+    with holding(private, ledger, "a" * 64) as free:
+        assert not free
+    os.close(others[0])
+    with holding(private, ledger, "a" * 64) as free:
+        assert free

@@ -84,6 +84,14 @@ def test_the_key_does_not_depend_on_the_place(tmp_path: Path, request_: RunReque
     assert plan_key(replace(request_, base_model=tmp_path / "elsewhere")) == before
 
 
+def test_of_two_that_plan_at_once_the_first_stands(tmp_path: Path) -> None:
+    """Both found no plan and committed under seeds of their own; the second one goes on with the first one's run."""
+    where = stores(tmp_path)
+    first, second = (start(where, toy_draft()) for _ in range(2))
+    assert first.run_id == second.run_id and [row.run_id for row in where.ledger.runs()] == [first.run_id]
+    assert second.opened(Name("base/0")).data.root == first.opened(Name("base/0")).data.root
+
+
 def test_budgets_are_the_openings_needed_and_some_spare() -> None:
     manifest = toy_draft().manifest
     assert {k: n - SPARE_OPENINGS for k, n in manifest.budgets.items()} == opening_counts(manifest)
