@@ -76,7 +76,7 @@ struct FractionSum {
     }
     template <class V>
     VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
-        K<V> eq = kmul(kload<V>(hi0, hi1, i), kload<V>(lo0, lo1, j));
+        K<V> eq = kmul(kspread<V>(hi0[i], hi1[i]), kload<V>(lo0, lo1, j));
         const KScale<V> mu(K<u64>{mu0, mu1});
         Pair<V> p0 = pair<V, 0>(i, j), p1 = pair<V, 1>(i, j), q0 = pair<V, 2>(i, j), q1 = pair<V, 3>(i, j);
         sums[0].mac(eq, kmul_add(q1.one, mu.times_plus(q0.one, p0.one), p1.one, q0.one));

@@ -5,7 +5,7 @@
 // for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
 // values go to the body's `out` (two words each; on CUDA per block: out[2·SUMS·block …], added up by the caller).
 // VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row;
-// with VL_ENTRYWISE, which CUDA implies and a test sets for one lane of the CPU, it is VL_SUM, so the body that GPUs run is run there too.
+// with VL_ENTRYWISE, which CUDA implies and a test sets for the CPU, it is VL_SUM, so the body that GPUs run is run there too.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
 #pragma once
 #include "field.h"

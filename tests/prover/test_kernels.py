@@ -131,10 +131,10 @@ KINDS = [("d", "d", "d", "d"), ("1", "1", "d", "d"), ("1", "0", "d", "1"), ("u",
          ("u", "u", "u", "du"), ("1d", "1u", "d1", "du0"), ("0d1", "10d", "u1d", "dd1u")]
 
 
-@pytest.fixture(scope="module")
-def entrywise(tmp_path_factory: pytest.TempPathFactory) -> CpuBackend:
-    """Kernels of one lane, as a GPU's thread has, with the bodies that GPUs run where the CPU has a form of its own."""
-    made, level = tmp_path_factory.mktemp("kernels") / "entrywise.so", build.levels()[-1]
+@pytest.fixture(scope="module", params=sorted({build.levels()[-1], build.host_level()}))
+def entrywise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CpuBackend:
+    """Kernels of one lane, as a GPU's thread has, and of this machine's, with the bodies that GPUs run where the CPU has its own."""
+    made, level = tmp_path_factory.mktemp("kernels") / "entrywise.so", request.param
     subprocess.run([*build.command(level, made), "-DVL_ENTRYWISE"], check=True, capture_output=True)
     backend = CpuBackend(level)
     backend._library = ctypes.CDLL(str(made))
