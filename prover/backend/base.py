@@ -1,8 +1,10 @@
 """The array interface through which the prover computes; one implementation per device, all bit-equal.
 
+Arrays are those of the module `xp` (NumPy, or CuPy where they lie on a GPU). What a task is given and what goes into its transcript
+is on the host and moved by `to_device` and `to_host`; points, row indices and weights of fractions may be NumPy arrays anywhere.
 Shapes: F arrays u64, canonical; K arrays two planes (2, …) u64; integer tensors i64. Arguments are contiguous or are
 copied; results are new contiguous arrays unless said otherwise. `reference.py` defines every method in NumPy for any
-field, `cpu.py` runs the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
+field, `cpu.py` and `cuda.py` run the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
 
 A round method returns a polynomial's values (g(1), g(2)) at X = 1 and X = 2; the top (most significant) variable of a
 table of 2m entries is the choice between its halves [0, m) and [m, 2m).
@@ -11,7 +13,7 @@ table of 2m entries is the choice between its halves [0, m) and [m, 2m).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,19 @@ class Backend(Protocol):
 
     field: Field
     name: str
+    xp: Any
+
+    def to_device(self, a: Any) -> Any:
+        """A host array as an array of `xp`; one of `xp` as it is."""
+
+    def to_host(self, a: Any) -> Any:
+        """The NumPy array of an array of `xp`; a NumPy array as it is."""
+
+    def embed(self, x: I64) -> U64:
+        """Signed integers to F, any shape."""
+
+    def lift(self, x: I64 | U64) -> U64:
+        """i64 or F (…) to K (2, …)."""
 
     def encode(self, code: Code, messages: U64, rho: U64) -> U64:
         """F (R, ell) and blinding F (R, B) to codewords F (R, n), as protocol.code.Code.encode."""

@@ -18,6 +18,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext
 from prover.backend.base import U8, Round
+from prover.backend.host import HostArrays
 from prover.backend.plan import Plan, make_plan
 from prover.backend.tiled import TILE, Tiled, plane_pair
 from prover.kernels import build
@@ -26,7 +27,7 @@ AnyArray = npt.NDArray[Any]
 _SIGNATURE = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
 
 
-class CpuBackend:
+class CpuBackend(HostArrays):
     """Backend over Goldilocks; `level` picks a library other than this machine's (tests)."""
 
     name = "cpu"

@@ -10,6 +10,8 @@
 #ifdef VL_CUDA
 VL_MAP(vl_hash_columns, HashColumn)
 VL_MAP(vl_hash_pairs, HashPair)
+#include "device.h"
+#include "device_ntt.h"
 #else
 #include "shani.h"
 #ifdef __GLIBC__

@@ -18,6 +18,7 @@ from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
 from prover.backend.tiled import TILE, TILE_BITS, Tiled
 from prover.kernels import build
+from tests.support.cuda import stand_in
 
 P = F.p
 EDGES = [0, 1, 2, P - 1, P - 2, P - 2**32, 2**32 - 1, 2**32, 2**32 + 1, P - 2**32 - 1, 2**63, 2**48, P - 7]
@@ -303,7 +304,13 @@ def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> 
 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert select("auto").name == "cpu" and select("reference").name == "reference"
+    assert select("cpu").name == "cpu" and select("reference").name == "reference"
+    for module, name in ((None, "cpu"), (stand_in.module(), "cuda")):
+        monkeypatch.setattr("prover.backend.cuda_module", lambda module=module: module)
+        assert select("auto").name == name
+    monkeypatch.setattr("prover.backend.cuda_module", lambda: None)
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        select("cuda")
     with pytest.raises(ValueError, match="unknown backend"):
         select("abacus")
     monkeypatch.setenv("VERILORA_KERNEL_LEVEL", "x86-64-v9")
