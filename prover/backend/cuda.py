@@ -1,9 +1,7 @@
 """The CUDA backend: base.py's methods on the kernels of prover/kernels compiled by NVRTC, launched through CuPy; Goldilocks.
 
-Arrays are CuPy arrays and stay on the device; an argument on the host where the device's is needed is a TypeError, never a
-silent copy. A kernel takes its body (a struct of 8-byte words) by value and the two extents of its index space; sums end in one
-copy of at most 32 bytes (launch.h). Never run on a real device so far: tests run the same text on an emulated one
-(docs/decisions/0022-a-gpu-that-is-not-there.md).
+Arrays are CuPy arrays and stay on the device; a sum ends in one copy of at most 32 bytes (launch.h). Never run on a real device
+so far: tests run the same text on an emulated one (docs/decisions/0022-a-gpu-that-is-not-there.md).
 
 Hand-over: launches and copies take microseconds, however little there is to do, so a table of at most `hand_over` entries that a
 fold or a layer leaves is copied to the host, and a method whose arrays lie there is the CPU backend's. Of a sumcheck over 2^m
@@ -13,79 +11,33 @@ entries only the first m - 12 rounds are the device's, each one launch per table
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import GOLDILOCKS, I64, U64, Ext
+from protocol.field import I64, U64, Ext
 from prover.backend.base import Round
-from prover.backend.cpu import CpuBackend
+from prover.backend.device import HAND_OVER, THREADS, DeviceArrays, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
 from prover.backend.tiled import TILE, Tiled
-from prover.kernels.source import single_source
 
-HAND_OVER = 1 << 12  # entries
-THREADS = 128  # of a block, VL_THREADS in launch.h; the sums of fractions hold 138 registers each
-BLOCKS = 16  # blocks in flight per multiprocessor: each thread then walks over several entries
 SCRATCH = 1 << 28  # bytes for transforms at a time
-SUM_WORDS = 4  # of the largest sum
 FEW = 4  # columns of a linear combination
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-def _first(argument: Any) -> Any:
-    while isinstance(argument, list | tuple):
-        argument = argument[0]
-    return argument.cells if isinstance(argument, Tiled) else argument
-
-
-def where_arrays_are(method: Method) -> Method:
-    """The CPU's method of that name if the first array lies on the host."""
-
-    @functools.wraps(method)
-    def call(self: CudaBackend, *arguments: Any, **named: Any) -> Any:
-        array = _first(arguments[1] if isinstance(arguments[0], Code) else arguments[0])
-        if isinstance(array, np.ndarray):
-            return getattr(self.host, method.__name__)(*arguments, **named)
-        return method(self, *arguments, **named)
-
-    return call  # type: ignore[return-value]
-
-
-class CudaBackend:
-    """Backend over Goldilocks on the current device. `xp` is the module cupy (tests pass one that emulates a device)."""
+class CudaBackend(DeviceArrays):
+    """Backend over Goldilocks on the current device."""
 
     name = "cuda"
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
-        self.field, self.xp, self.hand_over, self.threads = GOLDILOCKS, xp, hand_over, threads
-        self.host = CpuBackend()
-        module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
-        self._kernel = functools.cache(module.get_function)
-        self._grid = BLOCKS * int(xp.cuda.Device().attributes["MultiProcessorCount"])
-        self._sums = xp.zeros(1 + SUM_WORDS * (1 + self._grid), dtype=np.uint64)
+        super().__init__(xp, hand_over, threads)
         self._plans: dict[Code, DevicePlan] = {}
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
-        self._weights: tuple[Any, Any] = (None, None)  # the last weights within tiles, on the host and here: they serve all rounds
-
-    # ---- places --------------------------------------------------------------------------------------------------
-
-    def to_device(self, a: Any) -> Any:
-        return self.xp.asarray(a)
-
-    def to_host(self, a: Any) -> Any:
-        return self.xp.asnumpy(a)
-
-    def _settled(self, table: Any) -> Any:
-        """A table that a fold or a layer left, on the host if it is small."""
-        return self.to_host(table) if table.shape[1] <= self.hand_over else table
-
-    def _settled_tiles(self, t: Tiled) -> Tiled:
-        return t.placed(self.to_host) if t.size <= self.hand_over else t
+        self._weights: tuple[Any, Any] = (None, None)  # the last weights within tiles, there and here: they serve all rounds
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -95,8 +47,8 @@ class CudaBackend:
         if plan is None:
             plan = self._plans[code] = DevicePlan(code, self.to_device)
         messages, rho = self._words(messages), self._words(rho)
-        rows = _shape(messages, (-1, code.ell))[0]
-        _shape(rho, (rows, code.blinding))
+        rows = check_shape(messages, (-1, code.ell))[0]
+        check_shape(rho, (rows, code.blinding))
         out = self.xp.empty((rows, code.n), dtype=np.uint64)
         at_once = max(1, SCRATCH // (8 * (code.ell + code.n)))
         for first in range(0, rows, at_once):
@@ -132,7 +84,7 @@ class CudaBackend:
     def hash_columns(self, codeword: Any, salts: Any) -> Any:
         codeword, salts = self._words(codeword), self._contiguous(salts, np.uint8)
         rows, n = codeword.shape
-        _shape(salts, (n, merkle.DIGEST_BYTES))
+        check_shape(salts, (n, merkle.DIGEST_BYTES))
         tag = self._tag(merkle.LEAF_TAG)
         out = self.xp.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8)
         self._call("vl_hash_columns", 1, n, codeword.data.ptr, salts.data.ptr, tag.data.ptr, out.data.ptr, rows, n)
@@ -180,7 +132,7 @@ class CudaBackend:
         size = -(-n // parts) if n else 1
         out = self.xp.empty((2, outer * parts, inner), dtype=np.uint64)
         second = x[1].data.ptr if kind == "k" else 0
-        words = (x.data.ptr, second, *_at(w), *_at(out), n, inner, parts, size)
+        words = (x.data.ptr, second, *planes(w), *planes(out), n, inner, parts, size)
         if inner == 1:
             self._blocks(f"vl_fold_rows_{kind}", outer * parts, *words)
         else:
@@ -196,22 +148,22 @@ class CudaBackend:
         n0, n1 = x.shape
         u, v = self._planes(u, n0), self._planes(v, n1)
         out = self.xp.empty((2, n0 * n1), dtype=np.uint64)
-        self._call("vl_weight", n0, n1, x.data.ptr, *_at(u), *_at(v), *_at(out), n1)
+        self._call("vl_weight", n0, n1, x.data.ptr, *planes(u), *planes(v), *planes(out), n1)
         return out
 
     @where_arrays_are
     def kmul(self, a: Any, b: Any) -> Any:
-        _shape(b, a.shape)
+        check_shape(b, a.shape)
         a, b = self._words(a), self._words(b)
         out = self.xp.empty(a.shape, dtype=np.uint64)
-        self._call("vl_kmul", 1, a.size // 2, *_at(a), *_at(b), *_at(out))
+        self._call("vl_kmul", 1, a.size // 2, *planes(a), *planes(b), *planes(out))
         return out
 
     @where_arrays_are
     def kdot(self, a: Any, b: Any) -> Ext:
         a = self._planes(a)
         b = self._planes(b, a.shape[1])
-        return self._sum("vl_kdot", 1, 1, a.shape[1], (*_at(a), *_at(b)))[0]
+        return self._sum("vl_kdot", 1, 1, a.shape[1], (*planes(a), *planes(b)))[0]
 
     def eq_table(self, point: U64) -> Any:
         return self.to_device(self._eq_suffixes(point)[-1])
@@ -229,21 +181,21 @@ class CudaBackend:
         for k, (r0, r1) in enumerate(reversed(point[:, : m - small].T.tolist()), small):
             below = self.to_device(tables[k])
             tables.append(self.xp.empty((2, 2 << k), dtype=np.uint64))
-            self._call("vl_eq_step", 1, 1 << k, *_at(below), *_at(tables[-1]), 1 << k, r0, r1)
+            self._call("vl_eq_step", 1, 1 << k, *planes(below), *planes(tables[-1]), 1 << k, r0, r1)
         return tables
 
     @where_arrays_are
     def product_round(self, a: Any, b: Any) -> Round:
         a = self._planes(a)
         b = self._planes(b, a.shape[1])
-        g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*_halves(a), *_halves(b)))
+        g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*half_planes(a), *half_planes(b)))
         return g[0], g[1]
 
     @where_arrays_are
     def fold_top(self, a: Any, r: Ext) -> Any:
         a = self._planes(a)
         out = self.xp.empty((2, a.shape[1] // 2), dtype=np.uint64)
-        self._call("vl_fold_top", 1, out.shape[1], *_halves(a), *_at(out), r.c0, r.c1)
+        self._call("vl_fold_top", 1, out.shape[1], *half_planes(a), *planes(out), r.c0, r.c1)
         return self._settled(out)
 
     @where_arrays_are
@@ -253,15 +205,15 @@ class CudaBackend:
         held = [self._contiguous(c, np.int64) for c in columns]
         size = held[0].size
         for column in held:
-            _shape(column, (size,))
+            check_shape(column, (size,))
         if out is None:
             out = self.xp.empty((2, size), dtype=np.uint64)
-        _shape(self._on_device(out), (2, size))
+        check_shape(self._on_device(out), (2, size))
         if out.dtype != np.uint64 or out.strides[-1] != 8:
             raise ValueError("a result needs contiguous planes of 64-bit words")
         none = [0] * (FEW - len(held))
         scalars = (*(c.c0 for c in coefs), *none, *(c.c1 for c in coefs), *none)
-        words = (*(c.data.ptr for c in held), *none, *scalars, *_at(out), len(held), const.c0, const.c1)
+        words = (*(c.data.ptr for c in held), *none, *scalars, *planes(out), len(held), const.c0, const.c1)
         self._call("vl_lincomb_few", 1, size, *words)
         return out
 
@@ -271,7 +223,7 @@ class CudaBackend:
         end = offset + u.shape[1] * v.shape[1]
         if dst.dtype != np.uint64 or dst.strides[-1] != 8 or not 0 <= offset <= end <= dst.shape[1]:
             raise ValueError(f"add_outer: cells {offset} to {end} of {dst.shape} {dst.dtype}")
-        self._call("vl_add_outer", u.shape[1], v.shape[1], *_at(dst[:, offset:end]), *_at(u), *_at(v), v.shape[1])
+        self._call("vl_add_outer", u.shape[1], v.shape[1], *planes(dst[:, offset:end]), *planes(u), *planes(v), v.shape[1])
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 
@@ -283,7 +235,7 @@ class CudaBackend:
         made = self._layer_tiles(tables, p_cells, q_cells)
         words = [word for t in tables for word in _table(t)]
         flags = [0 if t.uniform is None else t.uniform.data.ptr for t in made]
-        self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
+        self._call("vl_fraction_layer", p0.size // size, size, *words, *planes(p_cells), *planes(q_cells), *flags, size)
         return self._settled_tiles(made[0].simplest()), self._settled_tiles(made[1].simplest())
 
     def _layer_tiles(self, tables: Sequence[Tiled], p_cells: Any, q_cells: Any) -> tuple[Tiled, Tiled]:
@@ -292,9 +244,9 @@ class CudaBackend:
             return Tiled(p_cells), Tiled(q_cells)
         count = p_cells.shape[1] // TILE
         made = [self._fresh_tiles(cells, count) for cells in (p_cells, q_cells)]
-        words = [word for t in tables for word in (t.uniform.data.ptr, *_at(t.values))]  # type: ignore[union-attr, arg-type]
+        words = [word for t in tables for word in (t.uniform.data.ptr, *planes(t.values))]  # type: ignore[union-attr, arg-type]
         flags = [t.uniform.data.ptr for t in made]  # type: ignore[union-attr]
-        self._call("vl_tile_layer", 1, count, *words, *flags, *_at(made[0].values), *_at(made[1].values))
+        self._call("vl_tile_layer", 1, count, *words, *flags, *planes(made[0].values), *planes(made[1].values))
         return made[0], made[1]
 
     def _fresh_tiles(self, cells: Any, count: int) -> Tiled:
@@ -317,8 +269,8 @@ class CudaBackend:
             return Tiled(cells)
         count = t.size // TILE // 2
         made = self._fresh_tiles(cells, count)
-        halves = [word for part in (slice(count), slice(count, None)) for word in (t.uniform[part].data.ptr, *_at(t.values[:, part]))]
-        self._call("vl_tile_fold", 1, count, *halves, made.uniform.data.ptr, *_at(made.values), r.c0, r.c1)  # type: ignore[union-attr]
+        halves = [word for part in (slice(count), slice(count, None)) for word in (t.uniform[part].data.ptr, *planes(t.values[:, part]))]
+        self._call("vl_tile_fold", 1, count, *halves, made.uniform.data.ptr, *planes(made.values), r.c0, r.c1)  # type: ignore[union-attr]
         return made
 
     def _fraction_sum(
@@ -332,13 +284,13 @@ class CudaBackend:
             self._inverse = lam, lam.inverse()
         held, size = self._tables(tables, half)
         for t in held:
-            _shape(t.cells, (2, parts * half))
+            check_shape(t.cells, (2, parts * half))
         if size != low.shape[1]:
             raise ValueError(f"weights within tiles of {low.shape[1]} entries where {size} are needed")
         mu = self._inverse[1]
-        cells = [word for t in made for word in _at(t.cells)]
-        values = [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
-        words = [*(word for t in held for word in _table(t)), *cells, *values, *_at(low), *_at(high)]
+        cells = [word for t in made for word in planes(t.cells)]
+        values = [word for t in made for word in ((0, 0) if t.values is None else planes(t.values))]
+        words = [*(word for t in held for word in _table(t)), *cells, *values, *planes(low), *planes(high)]
         tail = (size, half // size, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
         g = self._sum(name, 2, half // size, size, words, *tail)
         return g[0] * lam, g[1] * lam
@@ -350,8 +302,8 @@ class CudaBackend:
             if self._planes(t.cells) is not t.cells:
                 raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
             if t.uniform is not None and t.values is not None:
-                _shape(self._on_device(t.uniform), (t.size // TILE,))
-                _shape(self._on_device(t.values), (2, t.size // TILE))
+                check_shape(self._on_device(t.uniform), (t.size // TILE,))
+                check_shape(self._on_device(t.values), (2, t.size // TILE))
         return held, min(half, TILE)
 
     # ---- opening -------------------------------------------------------------------------------------------------
@@ -360,10 +312,10 @@ class CudaBackend:
     def open_round(self, f: Any, w: Any, lo: I64, hi: I64) -> Round:
         kind, f, f_words = self._rows(f)
         w = self._words(w)
-        _shape(w, (2, *f.shape[-2:]))
+        check_shape(w, (2, *f.shape[-2:]))
         held = self._indices(lo, hi, f.shape[-2])
         ends = (held[0].data.ptr, held[1].data.ptr)
-        g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *_at(w), *ends), f.shape[-1])
+        g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *planes(w), *ends), f.shape[-1])
         return g[0], g[1]
 
     @where_arrays_are
@@ -371,13 +323,13 @@ class CudaBackend:
         kind, f, f_words = self._rows(f)
         held, ell = self._indices(lo, hi, f.shape[-2]), f.shape[-1]
         out = self.xp.empty((2, lo.size, ell), dtype=np.uint64)
-        words = (*f_words, held[0].data.ptr, held[1].data.ptr, *_at(out), ell, r.c0, r.c1)
+        words = (*f_words, held[0].data.ptr, held[1].data.ptr, *planes(out), ell, r.c0, r.c1)
         self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
         return self.to_host(out) if out.size // 2 <= self.hand_over else out
 
     def _rows(self, f: Any) -> tuple[str, Any, tuple[int, int]]:
         f = self._words(f)
-        return ("f", f, (f.data.ptr, 0)) if f.ndim == 2 else ("k", f, _at(f))
+        return ("f", f, (f.data.ptr, 0)) if f.ndim == 2 else ("k", f, planes(f))
 
     def _indices(self, lo: I64, hi: I64, rows: int) -> Any:
         """Pairs of row indices, checked on the host, in one copy."""
@@ -386,69 +338,7 @@ class CudaBackend:
             raise ValueError(f"row indices outside -1 … {rows - 1}")
         return self.to_device(pairs)
 
-    # ---- launches ------------------------------------------------------------------------------------------------
-
-    def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
-        """One thread per index, up to the grid's size; they walk over the rest."""
-        self._launch(name, min(self._grid, -(-n0 * n1 // self.threads)), n0, n1, words)
-
-    def _blocks(self, name: str, blocks: int, *words: int) -> None:
-        """One thread block per index."""
-        self._launch(name, min(self._grid, blocks), blocks, 1, words)
-
-    def _launch(self, name: str, grid: int, n0: int, n1: int, words: Sequence[int]) -> None:
-        if n0 and n1:
-            body = np.array(words, dtype=np.uint64).view(f"V{8 * len(words)}")  # an array of size one goes in by value
-            self._kernel(name)((grid,), (self.threads,), (body, np.uint64(n0), np.uint64(n1)))
-
-    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
-        """Kernels with sums over K: the result's address follows the array addresses. The one wait for the device."""
-        if not n0 * n1:
-            return [self.field.zero] * sums
-        self._call(name, n0, n1, *words, self._sums.data.ptr, *tail)
-        return [Ext.from_array(self.field, value) for value in self.to_host(self._sums[1 : 1 + 2 * sums]).reshape(sums, 2)]
-
-    # ---- arguments -----------------------------------------------------------------------------------------------
-
-    def _on_device(self, a: Any) -> Any:
-        if not isinstance(a, self.xp.ndarray):
-            raise TypeError(f"an array on the host ({type(a).__name__}) where the device's is needed")
-        return a
-
-    def _contiguous(self, a: Any, dtype: Any) -> Any:
-        return self.xp.ascontiguousarray(self._on_device(a), dtype=dtype)
-
-    def _words(self, a: Any) -> Any:
-        return self._contiguous(a, np.uint64)
-
-    def _planes(self, a: Any, size: int = -1) -> Any:
-        """A K array (2, size) whose planes are contiguous, the array itself where possible."""
-        _shape(self._on_device(a), (2, size))
-        return a if a.dtype == np.uint64 and a.strides[-1] == 8 else self._words(a)
-
-
-def _shape(a: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """Kernels trust their extents, so every array is checked; -1 stands for any."""
-    if a.ndim != len(wanted) or any(w not in (-1, d) for w, d in zip(wanted, a.shape, strict=True)):
-        raise ValueError(f"array of shape {a.shape} where {wanted} is needed")
-    return tuple(a.shape)
-
-
-def _at(a: Any) -> tuple[int, int]:
-    first = int(a.data.ptr)
-    return first, first + a.strides[0]
-
-
-def _halves(a: Any) -> tuple[int, int, int, int]:
-    """Plane addresses of the low and of the high half."""
-    if a.shape[1] % 2:
-        raise ValueError(f"a table of {a.shape[1]} entries has no halves")
-    first, second = _at(a)
-    middle = a.shape[1] // 2 * 8
-    return first, second, first + middle, second + middle
-
-
 def _table(t: Tiled) -> tuple[int, ...]:
     if t.uniform is None or t.values is None:
-        return (*_at(t.cells), 0, 0, 0)
-    return (*_at(t.cells), t.uniform.data.ptr, *_at(t.values))
+        return (*planes(t.cells), 0, 0, 0)
+    return (*planes(t.cells), t.uniform.data.ptr, *planes(t.values))

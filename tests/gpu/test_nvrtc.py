@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prover.backend.cuda import THREADS
+from prover.backend.device import THREADS
 from prover.kernels import build
 from prover.kernels.source import single_source
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from prover.backend.cuda import HAND_OVER, THREADS, CudaBackend
+from prover.backend.cuda import CudaBackend
+from prover.backend.device import HAND_OVER, THREADS
 from prover.backend.tiled import Tiled
 from tests.support.cuda import stand_in
 
