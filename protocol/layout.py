@@ -68,7 +68,7 @@ class TensorLayout:
         k = len(self.shape)
         order = [*range(lead), *(lead + 2 * a for a in range(k)), *(lead + 2 * a + 1 for a in range(k))]
         moved = values.reshape((*values.shape[:lead], *split)).transpose(order)
-        return np.ascontiguousarray(moved).reshape(*values.shape[:lead], -1, 1 << self.block_bits)
+        return moved.reshape(*values.shape[:lead], -1, 1 << self.block_bits)
 
     def axis_points(self, point: U64) -> list[U64]:
         """Split a point (2, variables) into the coordinates of each axis: digit bits, then low bits."""

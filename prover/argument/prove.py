@@ -1,10 +1,11 @@
 """Prove one task: arrays in, proof bytes out. Called by tasks/; knows nothing of stores or orchestration."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext, Field
+from protocol.field import U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, IntArray
@@ -46,14 +47,15 @@ class TaskProverImpl:
 
     def __init__(
         self, backend: Backend, shape: TaskShape, inputs: Sequence[tuple[str, CommitmentData]], layout: CommitmentLayout,
-        values: Sequence[I64], seed: bytes, spend: Callable[[], None],
+        values: Sequence[Any], seed: bytes, spend: Callable[[], None],
     ) -> None:
         self.backend, self.shape = backend, shape
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        counts = count_multiplicities(shape.plan, values)
-        tensors: dict[str, np.ndarray] = {f"multiplicity/{k}": v for k, v in counts.items()}
+        values = list(map(backend.to_device, values))
+        counts = count_multiplicities(backend, shape.plan, values)
+        tensors: dict[str, Any] = {f"multiplicity/{k}": v for k, v in counts.items()}
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)
         for tensor, op in zip(shape.graph.tensors, shape.graph.ops, strict=True):
@@ -97,11 +99,12 @@ class TaskProverImpl:
 
 
 def prove_task(
-    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[Any],
     published: Mapping[str, IntArray], params: Params, seed: bytes, spend: Callable[[], None],
 ) -> bytes:
     """The proof of one task. `inputs` are the statement's commitments in order; `values` holds every tensor of the
-    graph; `seed` is fresh per attempt; `spend` persists the opening budget and is called before positions are drawn."""
+    graph, on the host or where the backend computes; `seed` is fresh per attempt; `spend` persists the opening budget and is
+    called before positions are drawn."""
     prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
     channel = ProvingChannel(backend.field, prover.pads, prover.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
