@@ -19,7 +19,7 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument.prove import prove_task
-from prover.argument.tree import FractionTreeProver
+from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.randomness import fresh_seed
@@ -27,11 +27,11 @@ from prover.randomness import fresh_seed
 
 def commit_seconds_per_value(backend: Backend, code: Code, rows: int) -> float:
     """Encode, hash and build the tree: seconds per committed value."""
-    values, rho = random_elements((rows, code.ell)), random_elements((rows, code.blinding), 2)
-    salts = np.zeros((code.n, 32), dtype=np.uint8)
+    values, rho, salts = map(backend.to_device, (
+        random_elements((rows, code.ell)), random_elements((rows, code.blinding), 2), np.zeros((code.n, 32), dtype=np.uint8)))
 
     def work() -> None:
-        backend.merkle_levels(backend.hash_columns(backend.encode(code, values, rho), salts))
+        backend.to_host(backend.merkle_levels(backend.hash_columns(backend.encode(code, values, rho), salts))[-1])
 
     return median_seconds(work) / values.size
 
@@ -53,19 +53,19 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
     field, rows = backend.field, (1 << log_lookups) - (1 << 16)
     graph = Graph()
     graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
-    shape = TaskShape(graph, field)
-    values: list[IntArray] = [np.random.default_rng(3).integers(0, 2**16, rows)]
-    counts = {"range:16": np.bincount(values[0], minlength=1 << 16).astype(np.int64)}
+    (plan,) = TaskShape(graph, field).plans
+    values = [backend.to_device(np.random.default_rng(3).integers(0, 2**16, rows))]
+    counts = count_multiplicities(backend, plan, values)
 
     before = _usage()[1]
 
     def work() -> tuple[float, float, float]:
         start, clock = _usage()[0], time.perf_counter()
         point, r = [], field.ext(12345, 678)  # what is measured does not depend on the challenges
-        tree = FractionTreeProver(backend, shape.plan, values, counts)
+        tree = FractionTreeProver(backend, plan, values, counts)
         tree.build(Fingerprint(r, (field.one, r * r, r + 1), r * 3))
         built = _usage()[0]
-        for level in range(shape.plan.variables):
+        for level in range(plan.variables):
             tree.descend(level, point, r)
             bound = []
             for _ in range(level):
@@ -145,5 +145,5 @@ def layer_task(backend: Backend, graph: Graph, values: list[IntArray], seconds: 
     channel.finish()
     verified = time.perf_counter() - start
     cells = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, CommittedOp))
-    return TaskFigures(cells, shape.plan.fractions, seconds, proved, verified, len(proof), dict(channel.parts))
+    return TaskFigures(cells, sum(plan.fractions for plan in shape.plans), seconds, proved, verified, len(proof), dict(channel.parts))
 

@@ -206,11 +206,11 @@ def _estimate(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]
         inputs = [[commitment_layout(manifest, name) for _, name in c.task.commitments] for c in group]
         sizes = [proof_size(params, c.shape, found) for c, found in zip(group, inputs, strict=True)]
         bits = [_soundness(manifest, params, c.shape, found).bits for c, found in zip(group, inputs, strict=True)]
-        seconds = [PROVE_SECONDS_PER_TASK + PROVE_SECONDS_PER_LOOKUP * c.shape.plan.fractions for c in group]
+        seconds = [PROVE_SECONDS_PER_TASK + PROVE_SECONDS_PER_LOOKUP * sum(p.fractions for p in c.shape.plans) for c in group]
         kinds.append(KindCost(
             kind, sum(c.count for c in group), sum(c.count * c.sizes["committed"] for c in group),
             sum(c.count * c.sizes["lookups"] for c in group), sum(c.count * n for c, n in zip(group, sizes, strict=True)),
-            min(bits), max(MEMORY_BYTES_PER_LOOKUP * c.shape.plan.fractions for c in group),
+            min(bits), max(MEMORY_BYTES_PER_LOOKUP * sum(p.fractions for p in c.shape.plans) for c in group),
             sum(c.count * s for c, s in zip(group, seconds, strict=True)),
         ))
     return Estimate(manifest.profile, manifest.budgets, manifest.rotation_windows, tuple(kinds))

@@ -53,21 +53,22 @@ class TaskProverImpl:
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        values = list(map(backend.to_device, values))
-        counts = count_multiplicities(backend, shape.plan, values)
-        tensors: dict[str, Any] = {f"multiplicity/{k}": v for k, v in counts.items()}
+        self.values = list(map(backend.to_device, values))
+        self.counts = [count_multiplicities(backend, plan, self.values) for plan in shape.plans]
+        tensors: dict[str, Any] = {
+            plan.multiplicity(table): rows for plan, counts in zip(shape.plans, self.counts) for table, rows in counts.items()
+        }
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)
         for tensor, op in zip(shape.graph.tensors, shape.graph.ops, strict=True):
             if isinstance(op, CommittedOp) and op.commitment == WITNESS:
-                tensors[op.tensor_name] = values[tensor.index]
+                tensors[op.tensor_name] = self.values[tensor.index]
         layouts = [data.layout for _, data in inputs] + [layout]
         blinding = max(x.code.blinding for x in layouts)
         masks = Masks.draw(stream, layout.code, tail_count(layouts), blinding)
         self.tails = masks.tails
         self.witness = commit(backend, layout, tensors, seed, masks.codewords(backend))
-        self.tree = FractionTreeProver(backend, shape.plan, values, counts)
-        self.batch = ProductBatchProver(backend, values)
+        self.batch = ProductBatchProver(backend, self.values)
         roles = [role for role, _ in inputs] + [WITNESS]
         self.opening = OpeningProverImpl(backend, roles, [data for _, data in inputs] + [self.witness], masks, spend)
 
@@ -85,7 +86,8 @@ class TaskProverImpl:
     def witness_root(self) -> bytes:
         return self.witness.root
 
-    def start_lookups(self, fingerprint: Fingerprint) -> None:
+    def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
+        self.tree = FractionTreeProver(self.backend, self.shape.plans[number], self.values, self.counts[number])  # frees the last one
         self.tree.build(fingerprint)
 
     def claim(self, instance: Instance) -> Ext:

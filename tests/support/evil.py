@@ -53,7 +53,7 @@ class Lie:
     recommit: bool = False  # commit to these inputs
     cells: Mapping[str, Change] = dataclass_field(default_factory=dict)  # committed tensors; what follows is computed from them
     published: Change | None = None
-    multiplicities: Mapping[str, Change] = dataclass_field(default_factory=dict)  # in the tree and committed
+    multiplicities: Mapping[str, Change] = dataclass_field(default_factory=dict)  # "table" or "table@tree": in the tree and committed
     witness: Callable[[dict[str, np.ndarray]], None] | None = None  # what is committed, not what is used
     products: Callable[[U64], U64] | None = None
     padding: bool = False  # random cells wherever no tensor lies
@@ -160,8 +160,10 @@ def _patched(lie: Lie, seen: dict[str, np.ndarray]) -> Iterator[None]:
     """The prover's functions with the lie's changes; `seen` receives the tensors of the witness commitment."""
 
     def counts(b: Backend, plan: Any, values: Any) -> dict[str, Any]:
-        out = count_multiplicities(b, plan, values)
-        return out | {name: b.to_device(change(b.to_host(out[name]).copy())) for name, change in lie.multiplicities.items()}
+        out = {table: b.to_host(rows) for table, rows in count_multiplicities(b, plan, values).items()}
+        names = {plan.multiplicity(table).removeprefix("multiplicity/"): table for table in out}
+        changed = out | {names[n]: change(out[names[n]].copy()) for n, change in lie.multiplicities.items() if n in names}
+        return {table: b.to_device(rows) for table, rows in changed.items()}
 
     def commit_witness(b: Backend, layout: Any, made: dict[str, Any], key: bytes, extra: Any) -> CommitmentData:
         tensors = {name: b.to_host(t) for name, t in made.items()}
