@@ -44,10 +44,18 @@ class Masks:
     def codewords(self, backend: Backend) -> list[U64]:
         """R1, P', R2 on D: F (2, n) each."""
         return [
-            self.short.codeword(self.r1),
+            codeword(backend, self.short, self.r1),
             backend.encode(self.short, self.tails, self.tails_rho),
-            self.short.codeword(self.r2),
+            codeword(backend, self.short, self.r2),
         ]
+
+
+def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`."""
+    length = coefs.shape[-1]
+    ell = 1 << (length.bit_length() - 1)
+    wide = Code(backend.field, ell, code.n, length - ell)
+    return backend.encode(wide, wide.message_of(coefs), np.ascontiguousarray(coefs[..., ell:]))
 
 
 @dataclass
@@ -169,13 +177,17 @@ class OpeningProverImpl:
 
     def masked_rows(self, rho: Ext) -> tuple[U64, U64]:
         field = self.backend.field
-        v1 = self.masks.r1.copy()
-        for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
-            layout = c.layout
-            q = layout.row_weights(field, as_point(self.point[len(self.point) - layout.variables :]))
-            rho_row = self.backend.fold_axis(c.rho[None], q).reshape(2, -1)
-            u = layout.code.coefficients(item.row, rho_row)
-            v1[:, : u.shape[1]] = field.add(v1[:, : u.shape[1]], field.kscale(u, rho * gamma))
+        v1 = self.masks.r1
+        if self.running:  # Σ γ_c·q_cᵀM_c: messages and blinding are added up, then one transform gives coefficients
+            longest = max((c.layout.code for c in self.commitments), key=lambda code: code.blinding)
+            code = Code(field, longest.ell, longest.n, longest.blinding)
+            message, blinding = field.zeros(2, code.ell), field.zeros(2, code.blinding)
+            for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
+                q = c.layout.row_weights(field, as_point(self.point[len(self.point) - c.layout.variables :]))
+                part = self.backend.fold_axis(c.rho[None], q).reshape(2, -1)
+                message = field.add(message, field.kscale(item.row, gamma))
+                blinding[:, : part.shape[1]] = field.add(blinding[:, : part.shape[1]], field.kscale(part, gamma))
+            v1 = field.add(v1, field.kscale(code.coefficients(message, blinding), rho))
         tails = self.masks.short.coefficients(self.masks.tails, self.masks.tails_rho)
         return v1, field.add(self.masks.r2, field.kscale(tails, rho))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import GOLDILOCKS, I64, U64, Ext
+from protocol.field import I64, U64, Ext, Field
 from prover.backend.base import U8, Round
+from prover.backend.field import KernelField
+from prover.backend.field import planes as _at
 from prover.backend.plan import Plan, make_plan
 from prover.backend.tiled import TILE, Tiled, plane_pair
 from prover.kernels import build
@@ -32,8 +34,9 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, level: str | None = None) -> None:
-        self.field = GOLDILOCKS
         self._library = build.library(level)
+        self.field: Field = KernelField(self._call)
+        self._kernels: dict[str, Callable[[bytes, int, int], None]] = {}
         self._library.vl_keep_memory()
         self._plans: dict[Code, Plan] = {}
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
@@ -98,11 +101,7 @@ class CpuBackend:
         return out
 
     def kmul(self, a: U64, b: U64) -> U64:
-        shape = np.broadcast_shapes(a.shape, b.shape)
-        a, b = (_words(np.broadcast_to(x, shape)).reshape(2, -1) for x in (a, b))
-        out = np.empty_like(a)
-        self._call("vl_kmul", 1, a.shape[1], *_at(a), *_at(b), *_at(out))
-        return out.reshape(shape)
+        return self.field.kmul(a, b)
 
     def kdot(self, a: U64, b: U64) -> Ext:
         a = _planes(a)
@@ -110,12 +109,7 @@ class CpuBackend:
         return self._sum("vl_kdot", 1, 1, a.shape[1], (*_at(a), *_at(b)))[0]
 
     def eq_table(self, point: U64) -> U64:
-        m = point.shape[1]
-        out = np.empty((2, 1 << m), dtype=np.uint64)
-        out[:, 0] = (1, 0)
-        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            self._call("vl_eq_step", 1, 1 << k, *_at(out), *_at(out), 1 << k, r0, r1)
-        return out
+        return self.field.eq_table(point)
 
     def eq_suffixes(self, point: U64) -> list[U64]:
         tables = [self.field.one.array()[:, None]]
@@ -253,8 +247,10 @@ class CpuBackend:
 
     def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
         if n0 and n1:
-            kernel = getattr(self._library, name)
-            kernel.argtypes = _SIGNATURE
+            kernel = self._kernels.get(name)
+            if kernel is None:
+                kernel = self._kernels[name] = getattr(self._library, name)
+                kernel.argtypes = _SIGNATURE
             kernel(struct.pack(f"{len(words)}Q", *words), n0, n1)
 
     def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
@@ -292,11 +288,6 @@ def _table(t: Tiled) -> tuple[int, ...]:
     if t.uniform is None or t.values is None:
         return (*_at(t.cells), 0, 0, 0)
     return (*_at(t.cells), t.uniform.ctypes.data, *_at(t.values))
-
-
-def _at(a: AnyArray) -> tuple[int, int]:
-    first = int(a.ctypes.data)
-    return first, first + a.strides[0]
 
 
 def _halves(a: U64) -> tuple[int, int, int, int]:

@@ -19,6 +19,51 @@ VL_FN K<V> loose_add(K<V> x, K<V> y) {  // plane a any
     return K<V>{addr(x.a, y.a), canon(addr(x.b, y.b))};
 }
 
+struct Mul {  // out = a·b over F
+    const u64 *a, *b;
+    u64* out;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        store(out + j, gmul(load<V>(a + j), load<V>(b + j)));
+    }
+};
+
+struct Embed {  // signed integers to F
+    const i64* x;
+    u64* out;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        store(out + j, load_int<V>(x + j));
+    }
+};
+
+struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
+    const u64* x;
+    u64* out;
+    u64 n;
+    VL_FN u64 cost() const { return n; }
+    template <class V>
+    VL_FN void at(u64 i, u64) const {
+        Acc<u64> sum;
+        sum.clear();
+        for (u64 k = 0; k < n; ++k) sum.mac(x[i * n + k], 1);
+        out[i] = sum.value();
+    }
+};
+
+struct KScaleBy {  // out = r·a
+    const u64 *a0, *a1;
+    u64 *out0, *out1;
+    u64 r0, r1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        kstore(out0, out1, j, kmul(kload<V>(a0, a1, j), kspread<V>(r0, r1)));
+    }
+};
+
 struct KMul {  // out = a·b
     const u64 *a0, *a1, *b0, *b1;
     u64 *out0, *out1;
@@ -227,6 +272,10 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
     }
 };
 
+VL_MAP(vl_mul, Mul)
+VL_MAP(vl_embed, Embed)
+VL_MAP(vl_sum_last, SumLast)
+VL_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
 VL_SUM(vl_kdot, KDot)
 VL_MAP(vl_eq_step, EqStep)
