@@ -17,13 +17,11 @@ from prover.backend.base import Backend
 
 def outer(backend: Backend, weights: Sequence[U64]) -> U64:
     """⊗ weights flattened, last axis fastest: K (2, Π n)."""
-    field = backend.field
-    total = field.lift(np.ones(1, dtype=np.uint64))
-    for w in weights:
-        n0, n1 = total.shape[1], w.shape[1]
-        grown = field.zeros(2, n0 * n1)
-        backend.add_outer(grown, 0, total, np.ascontiguousarray(w))
-        total = grown
+    if not weights:
+        return backend.field.one.array()[:, None]
+    total = np.ascontiguousarray(weights[0])
+    for w in weights[1:]:
+        total = backend.outer_sum(total[:, None], np.ascontiguousarray(w)[:, None])
     return total
 
 

@@ -12,11 +12,12 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.field import I64, U64, Ext
 from protocol.relation.graph import WITNESS
+from protocol.schedule.constraints import CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.batch import outer
 from prover.backend.base import Backend
-from prover.commitment.commit import CommitmentData, physical_starts
+from prover.commitment.commit import CommitmentData, place_blocks, place_of
 from prover.randomness import SecretStream
 
 
@@ -66,8 +67,8 @@ class _Running:
     w: U64
     index: I64  # virtual indices of the rows held
     row_bits: int
-    waiting: int
-    total: Ext
+    waiting: int  # rounds before its own begin
+    total: Ext  # Σ f·w, if it waits
     coef: Ext
     row: U64 | None = None  # q_cᵀM_c once all row variables are bound
 
@@ -96,11 +97,12 @@ class OpeningProverImpl:
         self.running = []
         for role, c in zip(self.roles, self.commitments, strict=True):
             w = self._weights(role, c, weights)
-            rows = np.arange(len(c.rows), dtype=np.int64)
-            # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
-            _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
+            waiting, total = variables - c.layout.variables, field.zero
+            if waiting:  # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
+                rows = np.arange(len(c.rows), dtype=np.int64)
+                _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
             row_bits = c.layout.variables - c.layout.column_bits
-            item = _Running(c.rows, w, c.layout.rows, row_bits, variables - c.layout.variables, total, field.one)
+            item = _Running(c.rows, w, c.layout.rows, row_bits, waiting, total, field.one)
             self._settle(item)
             self.running.append(item)
 
@@ -108,21 +110,24 @@ class OpeningProverImpl:
         """W_c on the existing rows, K (2, R, ℓ)."""
         field, layout = self.backend.field, c.layout
         flat = field.zeros(2, c.rows.size)
-        by_slot: dict[str, list] = {}  # type: ignore[type-arg]
+        by_slot: dict[str, list[CellTerm]] = {}
         for term in weights.by_role.get(role, []):
             by_slot.setdefault(term.place[1], []).append(term)
+        leads: dict[tuple[int, ...], U64] = {}  # by the identity of weights, which the terms keep alive
         for name, terms in by_slot.items():
             slot = layout.by_name[name]
-            shape = slot.tensor.shape
-            natural = field.zeros(2, int(np.prod(shape, dtype=np.int64)))
+            u, v = [], []
             for term in terms:
-                lead = outer(self.backend, term.weights[:-1])
-                last = term.weights[-1] if term.weights else field.lift(np.ones(1, dtype=np.uint64))
-                self.backend.add_outer(natural, 0, field.kscale(lead, term.coef), np.ascontiguousarray(last))
-            arranged = slot.tensor.arrange(natural.reshape(2, *shape))
-            size = 1 << slot.tensor.block_bits
-            for i, start in enumerate(physical_starts(layout, name).tolist()):
-                flat[:, start : start + size] = arranged[:, i, :]
+                first = term.weights[:-1]
+                key = tuple(id(w) for w in first)
+                if key not in leads:
+                    leads[key] = outer(self.backend, first)
+                u.append(field.kscale(leads[key], term.coef))
+                v.append(term.weights[-1] if term.weights else field.one.array()[:, None])
+            place = place_of(layout, name)
+            natural = self.backend.outer_sum(np.stack(u, axis=1), np.stack(v, axis=1), None if place is None else flat[:, place])
+            if place is None:
+                place_blocks(layout, flat, name, slot.tensor.arrange(natural.reshape(2, *slot.tensor.shape)))
         return flat.reshape(2, len(c.rows), layout.code.ell)
 
     def _settle(self, item: _Running) -> None:

@@ -52,7 +52,7 @@ class TaskProverImpl:
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        counts = count_multiplicities(shape.plan, values)
+        counts = count_multiplicities(backend, shape.plan, values)
         tensors: dict[str, np.ndarray] = {f"multiplicity/{k}": v for k, v in counts.items()}
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)

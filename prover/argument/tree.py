@@ -18,14 +18,11 @@ from prover.backend.base import Backend
 from prover.backend.tiled import TILE_BITS, Tiled
 
 
-def count_multiplicities(plan: LeafPlan, values: Sequence[I64]) -> dict[str, I64]:
+def count_multiplicities(backend: Backend, plan: LeafPlan, values: Sequence[I64]) -> dict[str, I64]:
     """How often each table row is looked up, by table; values outside the table are not counted (they have no row)."""
     out = {name: np.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
     for lookup in plan.graph.lookups:
-        counts = out[lookup.table]
-        index = values[lookup.columns[0].index].reshape(-1) - table_columns(lookup.table)[0][0]
-        inside = index[(index >= 0) & (index < len(counts))]
-        counts += np.bincount(inside, minlength=len(counts))
+        backend.count(values[lookup.columns[0].index], int(table_columns(lookup.table)[0][0]), out[lookup.table])
     return out
 
 

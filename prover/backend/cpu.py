@@ -43,14 +43,18 @@ class CpuBackend:
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
-    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
+    def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         plan = self._plans.get(code)
         if plan is None:
             plan = self._plans[code] = make_plan(code)
         messages, rho = _words(messages), _words(rho)
         rows = _shape(messages, (-1, code.ell))[0]
         _shape(rho, (rows, code.blinding))
-        out = np.empty((rows, code.n), dtype=np.uint64)
+        if out is None:
+            out = np.empty((rows, code.n), dtype=np.uint64)
+        _shape(out, (rows, code.n))
+        if out.dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("codewords need contiguous rows of 64-bit words")
         tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.slots)
         words = [x.ctypes.data for x in (messages, rho, out, *tables)]
         self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
@@ -77,6 +81,15 @@ class CpuBackend:
         return levels
 
     # ---- folds and products --------------------------------------------------------------------------------------
+
+    def embed(self, x: I64) -> U64:
+        return self.field.embed(x)
+
+    def count(self, x: I64, first: int, counts: I64) -> None:
+        x = np.ascontiguousarray(x, dtype=np.int64)
+        if counts.dtype != np.int64 or not counts.flags.c_contiguous:
+            raise ValueError("counts need contiguous signed words")
+        self._call("vl_count", 1, x.size, x.ctypes.data, counts.ctypes.data, first & 2**64 - 1, counts.size)
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
@@ -144,12 +157,15 @@ class CpuBackend:
         self._call("vl_lincomb_ints", 1, size, *words)
         return out
 
-    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
-        u, v = _planes(u), _planes(v)
-        end = offset + u.shape[1] * v.shape[1]
-        if dst.dtype != np.uint64 or dst.strides[-1] != 8 or not 0 <= offset <= end <= dst.shape[1]:
-            raise ValueError(f"add_outer: cells {offset} to {end} of {dst.shape} {dst.dtype}")
-        self._call("vl_add_outer", u.shape[1], v.shape[1], *_at(dst[:, offset:end]), *_at(u), *_at(v), v.shape[1])
+    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
+        u, v = _words(u), _words(v)
+        _, terms, n0 = _shape(u, (2, -1, -1))
+        n1 = _shape(v, (2, terms, -1))[2]
+        if out is None:
+            out = np.empty((2, n0 * n1), dtype=np.uint64)
+        _written(out, n0 * n1)
+        self._call("vl_outer_sum", n0, n1, *_at(u), *_at(v), *_at(out), terms, n0, n1)
+        return out
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 

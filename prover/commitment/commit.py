@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocol import merkle
-from protocol.field import I64, U64, Field
+from protocol.field import I64, U64
 from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
 from protocol.schedule.opening import Query
@@ -47,17 +47,27 @@ class CommitmentData:
         )
 
 
-def as_field(field: Field, values: np.ndarray) -> U64:
+def as_field(backend: Backend, values: np.ndarray) -> U64:
     """Integers into F; arrays of uint64 are field elements already."""
-    return values if values.dtype == np.uint64 else field.embed(values.astype(np.int64, copy=False))
+    return values if values.dtype == np.uint64 else backend.embed(values.astype(np.int64, copy=False))
 
 
 def place_blocks(layout: CommitmentLayout, flat: np.ndarray, name: str, arranged: np.ndarray) -> None:
     """Write a tensor's arranged blocks (…, blocks, 2^k) into rows flattened to (…, R·ℓ)."""
-    slot = layout.by_name[name]
-    size = 1 << slot.tensor.block_bits
-    for i, start in enumerate(physical_starts(layout, name).tolist()):
-        flat[..., start : start + size] = arranged[..., i, :]
+    starts, size = physical_starts(layout, name), arranged.shape[-1]
+    firsts = [0, *(np.flatnonzero(np.diff(starts) != size) + 1).tolist(), len(starts)]  # of runs of neighbours
+    for first, last in zip(firsts, firsts[1:], strict=False):
+        at = int(starts[first])
+        flat[..., at : at + (last - first) * size] = arranged[..., first:last, :].reshape(*arranged.shape[:-2], -1)
+
+
+def place_of(layout: CommitmentLayout, name: str) -> slice | None:
+    """Where a tensor's cells lie in flattened rows if they do so in one piece and in their natural order, else None."""
+    tensor, starts = layout.by_name[name].tensor, physical_starts(layout, name)
+    size = 1 << tensor.block_bits
+    if any(odd > 1 for odd in tensor.odd[1:]) or np.any(np.diff(starts) != size):
+        return None
+    return slice(int(starts[0]), int(starts[0]) + len(starts) * size)
 
 
 def physical_starts(layout: CommitmentLayout, name: str) -> I64:
@@ -68,16 +78,15 @@ def physical_starts(layout: CommitmentLayout, name: str) -> I64:
     return np.asarray(row * ell + (starts & (ell - 1)), dtype=np.int64)
 
 
-def build_rows(layout: CommitmentLayout, tensors: Mapping[str, np.ndarray]) -> U64:
+def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str, np.ndarray]) -> U64:
     """Rows F (R, ℓ) of named tensors; every slot must be given with its shape."""
-    field = layout.code.field
-    rows = field.zeros(len(layout.rows), layout.code.ell)
+    rows = layout.code.field.zeros(len(layout.rows), layout.code.ell)
     flat = rows.reshape(-1)
     for slot in layout.slots:
         values = tensors[slot.name]
         if values.shape != slot.tensor.shape:
             raise ValueError(f"{slot.name}: shape {values.shape}, the layout says {slot.tensor.shape}")
-        place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(field, values)))
+        place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
     return rows
 
 
@@ -88,11 +97,12 @@ def commit(
     """Commit to tensors; `extra` are codewords F (k, n) that ride in the same tree below the rows."""
     field, code = layout.code.field, layout.code
     stream = SecretStream(field, seed)
-    rows = build_rows(layout, tensors)
+    rows = build_rows(backend, layout, tensors)
     rho = stream.elements("rho", len(rows), code.blinding)
     salts = stream.salts("salts", code.n)
-    codeword = backend.encode(code, rows, rho)
+    codeword = np.empty((len(rows) + sum(len(x) for x in extra), code.n), dtype=np.uint64)
+    backend.encode(code, rows, rho, codeword[: len(rows)])
     if extra:
-        codeword = np.concatenate([codeword, *extra])
+        codeword[len(rows) :] = np.concatenate(extra)
     levels = backend.merkle_levels(backend.hash_columns(codeword, salts))
     return CommitmentData(layout, rows, rho, salts, codeword, levels)

@@ -138,9 +138,9 @@ def execute(case: Case, lie: Lie) -> list[IntArray]:
     return [found[i] for i in range(len(case.graph.tensors))]
 
 
-def _garbage_rows(layout: Any, tensors: Mapping[str, np.ndarray]) -> U64:
-    rows = _build_rows(layout, tensors)
-    blank = _build_rows(layout, {name: np.ones_like(np.asarray(t), dtype=np.uint64) for name, t in tensors.items()})
+def _garbage_rows(b: Any, layout: Any, tensors: Mapping[str, np.ndarray]) -> U64:
+    rows = _build_rows(b, layout, tensors)
+    blank = _build_rows(b, layout, {name: np.ones_like(np.asarray(t), dtype=np.uint64) for name, t in tensors.items()})
     noise = np.random.default_rng(5).integers(0, 1 << 62, rows.shape).astype(np.uint64)
     return np.where(blank == 0, noise, rows)
 
@@ -158,8 +158,8 @@ _build_rows, _pad_axes = commit_module.build_rows, batch_module.pad_axes
 def _patched(lie: Lie, seen: dict[str, np.ndarray]) -> Iterator[None]:
     """The prover's functions with the lie's changes; `seen` receives the tensors of the witness commitment."""
 
-    def counts(plan: Any, values: Any) -> dict[str, IntArray]:
-        out = count_multiplicities(plan, values)
+    def counts(b: Any, plan: Any, values: Any) -> dict[str, IntArray]:
+        out = count_multiplicities(b, plan, values)
         return out | {name: change(out[name].copy()) for name, change in lie.multiplicities.items()}
 
     def commit_witness(b: Any, layout: Any, tensors: dict[str, np.ndarray], key: bytes, extra: Any) -> CommitmentData:
@@ -202,14 +202,14 @@ def violated_constraints(
     channel.bind("statement", statement)
     channel.clear_bytes("witness/root", 32, lambda: b"")
     system = schedule._reduce(channel, shape, published, None)
-    pools = {name: as_field(field, np.asarray(cells[WITNESS, name])).tolist() for name in ("pad", "product")}
+    pools = {name: as_field(backend(), np.asarray(cells[WITNESS, name])).tolist() for name in ("pad", "product")}
     out = set()
     for constraint in system.constraints:
         total = constraint.form.const
         for (pool, index), coef in constraint.form.terms.items():
             total = total + coef * field.ext(*pools[pool][index])
         for term in constraint.terms:
-            values, weights = as_field(field, np.asarray(cells[term.place])), term.weights
+            values, weights = as_field(backend(), np.asarray(cells[term.place])), term.weights
             if values.ndim == 1:  # multiplicities are long and mostly zero
                 rows = np.flatnonzero(values)
                 values, weights = values[rows], (np.ascontiguousarray(weights[0][:, rows]),)
