@@ -18,12 +18,11 @@ from prover.backend.base import Backend
 
 def outer(backend: Backend, weights: Sequence[U64]) -> Any:
     """⊗ weights (on the host) flattened, last axis fastest: K (2, Π n) where the backend computes."""
-    total = ones(backend, 1)
-    for w in weights:
-        n0, n1 = total.shape[1], w.shape[1]
-        grown = backend.xp.zeros((2, n0 * n1), dtype=np.uint64)
-        backend.add_outer(grown, 0, total, backend.to_device(np.ascontiguousarray(w)))
-        total = grown
+    if not weights:
+        return ones(backend, 1)
+    total = backend.to_device(np.ascontiguousarray(weights[0]))
+    for w in weights[1:]:
+        total = backend.outer_sum(total[:, None], backend.to_device(np.ascontiguousarray(w))[:, None])
     return total
 
 

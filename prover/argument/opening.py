@@ -13,11 +13,12 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
 from protocol.relation.graph import WITNESS
+from protocol.schedule.constraints import CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.batch import outer
 from prover.backend.base import Backend
-from prover.commitment.commit import CommitmentData, place_blocks
+from prover.commitment.commit import CommitmentData, place_blocks, place_of
 from prover.randomness import SecretStream
 
 
@@ -45,7 +46,15 @@ class Masks:
     def codewords(self, backend: Backend) -> list[Any]:
         """R1, P', R2 on D: F (2, n) each."""
         tails = backend.encode(self.short, backend.to_device(self.tails), backend.to_device(self.tails_rho))
-        return [self.short.codeword(self.r1), tails, self.short.codeword(self.r2)]
+        return [codeword(backend, self.short, self.r1), tails, codeword(backend, self.short, self.r2)]
+
+
+def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`."""
+    length = coefs.shape[-1]
+    ell = 1 << (length.bit_length() - 1)
+    wide = Code(backend.field, ell, code.n, length - ell)
+    return backend.encode(wide, wide.message_of(coefs), np.ascontiguousarray(coefs[..., ell:]))
 
 
 @dataclass
@@ -56,8 +65,8 @@ class _Running:
     w: Any
     index: I64  # virtual indices of the rows held
     row_bits: int
-    waiting: int
-    total: Ext
+    waiting: int  # rounds before its own begin
+    total: Ext  # Σ f·w, if it waits
     coef: Ext
     row: Any = None  # q_cᵀM_c once all row variables are bound
 
@@ -86,11 +95,12 @@ class OpeningProverImpl:
         self.running = []
         for role, c in zip(self.roles, self.commitments, strict=True):
             w = self._weights(role, c, weights)
-            rows = np.arange(len(c.rows), dtype=np.int64)
-            # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
-            _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
+            waiting, total = variables - c.layout.variables, field.zero
+            if waiting:  # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
+                rows = np.arange(len(c.rows), dtype=np.int64)
+                _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
             row_bits = c.layout.variables - c.layout.column_bits
-            item = _Running(c.rows, w, c.layout.rows, row_bits, variables - c.layout.variables, total, field.one)
+            item = _Running(c.rows, w, c.layout.rows, row_bits, waiting, total, field.one)
             self._settle(item)
             self.running.append(item)
 
@@ -98,16 +108,25 @@ class OpeningProverImpl:
         """W_c on the existing rows, K (2, R, ℓ)."""
         backend, layout = self.backend, c.layout
         flat = backend.xp.zeros((2, c.rows.size), dtype=np.uint64)
-        by_slot: dict[str, list] = {}  # type: ignore[type-arg]
+        by_slot: dict[str, list[CellTerm]] = {}
         for term in weights.by_role.get(role, []):
             by_slot.setdefault(term.place[1], []).append(term)
+        leads: dict[tuple[int, ...], U64] = {}  # by the identity of weights, which the terms keep alive
         for name, terms in by_slot.items():
-            tensor = layout.by_name[name].tensor
-            natural = backend.xp.zeros((2, int(np.prod(tensor.shape, dtype=np.int64))), dtype=np.uint64)
+            slot = layout.by_name[name]
+            u, v = [], []
             for term in terms:
-                last = _scaled(backend.field, term.weights[-1:], term.coef)
-                backend.add_outer(natural, 0, outer(backend, term.weights[:-1]), backend.to_device(last))
-            place_blocks(layout, flat, name, tensor.arrange(natural.reshape(2, *tensor.shape)))
+                first = term.weights[:-1]
+                key = tuple(id(w) for w in first)
+                if key not in leads:
+                    leads[key] = outer(backend, first)
+                u.append(leads[key])
+                v.append(_scaled(backend.field, term.weights[-1:], term.coef))
+            place = place_of(layout, name)
+            last = backend.to_device(np.stack(v, axis=1))
+            natural = backend.outer_sum(backend.xp.stack(u, axis=1), last, None if place is None else flat[:, place])
+            if place is None:
+                place_blocks(layout, flat, name, slot.tensor.arrange(natural.reshape(2, *slot.tensor.shape)))
         return flat.reshape(2, len(c.rows), layout.code.ell)
 
     def _settle(self, item: _Running) -> None:
@@ -161,13 +180,18 @@ class OpeningProverImpl:
 
     def masked_rows(self, rho: Ext) -> tuple[U64, U64]:
         field = self.backend.field
-        v1 = self.masks.r1.copy()
-        for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
-            layout = c.layout
-            q = layout.row_weights(field, as_point(self.point[len(self.point) - layout.variables :]))
-            rho_row = self.backend.fold_axis(c.rho[None], self.backend.to_device(q)).reshape(2, -1)
-            u = layout.code.coefficients(self.backend.to_host(item.row), self.backend.to_host(rho_row))
-            v1[:, : u.shape[1]] = field.add(v1[:, : u.shape[1]], field.kscale(u, rho * gamma))
+        backend, field = self.backend, self.backend.field
+        v1 = self.masks.r1
+        if self.running:  # Σ γ_c·q_cᵀM_c: messages and blinding are added up, then one transform gives coefficients
+            longest = max((c.layout.code for c in self.commitments), key=lambda code: code.blinding)
+            code = Code(field, longest.ell, longest.n, longest.blinding)
+            message, blinding = field.zeros(2, code.ell), field.zeros(2, code.blinding)
+            for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
+                q = c.layout.row_weights(field, as_point(self.point[len(self.point) - c.layout.variables :]))
+                part = backend.to_host(backend.fold_axis(c.rho[None], backend.to_device(q))).reshape(2, -1)
+                message = field.add(message, field.kscale(backend.to_host(item.row), gamma))
+                blinding[:, : part.shape[1]] = field.add(blinding[:, : part.shape[1]], field.kscale(part, gamma))
+            v1 = field.add(v1, field.kscale(code.coefficients(message, blinding), rho))
         tails = self.masks.short.coefficients(self.masks.tails, self.masks.tails_rho)
         return v1, field.add(self.masks.r2, field.kscale(tails, rho))
 

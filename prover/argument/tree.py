@@ -20,15 +20,11 @@ from prover.backend.tiled import TILE_BITS, Tiled
 
 def count_multiplicities(backend: Backend, plan: LeafPlan, values: Sequence[Any]) -> dict[str, Any]:
     """How often each table row is looked up in this tree, by table; values outside the table are not counted (they have no row)."""
-    xp = backend.xp
-    out = {name: xp.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
+    out = {name: backend.xp.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
     for block in plan.blocks:
-        if block.lookup is None:
-            continue
-        counts = out[block.table]
-        index = values[block.lookup.columns[0].index][block.cells].reshape(-1) - int(table_columns(block.table)[0][0])
-        inside = index[(index >= 0) & (index < len(counts))]
-        counts += xp.bincount(inside, minlength=len(counts))
+        if block.lookup is not None:
+            column = values[block.lookup.columns[0].index][block.cells]
+            backend.count(column, int(table_columns(block.table)[0][0]), out[block.table])
     return out
 
 

@@ -42,14 +42,18 @@ class CudaBackend(DeviceArrays):
     # ---- commitment ----------------------------------------------------------------------------------------------
 
     @where_arrays_are
-    def encode(self, code: Code, messages: Any, rho: Any) -> Any:
+    def encode(self, code: Code, messages: Any, rho: Any, out: Any = None) -> Any:
         plan = self._plans.get(code)
         if plan is None:
             plan = self._plans[code] = DevicePlan(code, self.to_device)
         messages, rho = self._words(messages), self._words(rho)
         rows = check_shape(messages, (-1, code.ell))[0]
         check_shape(rho, (rows, code.blinding))
-        out = self.xp.empty((rows, code.n), dtype=np.uint64)
+        if out is None:
+            out = self.xp.empty((rows, code.n), dtype=np.uint64)
+        check_shape(self._on_device(out), (rows, code.n))
+        if not out.flags.c_contiguous or out.dtype != np.uint64:
+            raise ValueError("codewords need contiguous rows of 64-bit words")
         at_once = max(1, SCRATCH // (8 * (code.ell + code.n)))
         for first in range(0, rows, at_once):
             part = slice(first, min(rows, first + at_once))
@@ -120,6 +124,13 @@ class CudaBackend(DeviceArrays):
         out = self.xp.empty(x.shape, dtype=np.uint64)
         self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
         return out
+
+    @where_arrays_are
+    def count(self, x: Any, first: int, counts: Any) -> None:
+        x = self._contiguous(x, np.int64)
+        if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
+            raise ValueError("counts need contiguous signed words")
+        self._call("vl_count", 1, x.size, x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size)
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:
@@ -206,11 +217,7 @@ class CudaBackend(DeviceArrays):
         size = held[0].size
         for column in held:
             check_shape(column, (size,))
-        if out is None:
-            out = self.xp.empty((2, size), dtype=np.uint64)
-        check_shape(self._on_device(out), (2, size))
-        if out.dtype != np.uint64 or out.strides[-1] != 8:
-            raise ValueError("a result needs contiguous planes of 64-bit words")
+        out = self._result(out, size)
         none = [0] * (FEW - len(held))
         scalars = (*(c.c0 for c in coefs), *none, *(c.c1 for c in coefs), *none)
         words = (*(c.data.ptr for c in held), *none, *scalars, *planes(out), len(held), const.c0, const.c1)
@@ -218,12 +225,13 @@ class CudaBackend(DeviceArrays):
         return out
 
     @where_arrays_are
-    def add_outer(self, dst: Any, offset: int, u: Any, v: Any) -> None:
-        u, v = self._planes(u), self._planes(v)
-        end = offset + u.shape[1] * v.shape[1]
-        if dst.dtype != np.uint64 or dst.strides[-1] != 8 or not 0 <= offset <= end <= dst.shape[1]:
-            raise ValueError(f"add_outer: cells {offset} to {end} of {dst.shape} {dst.dtype}")
-        self._call("vl_add_outer", u.shape[1], v.shape[1], *planes(dst[:, offset:end]), *planes(u), *planes(v), v.shape[1])
+    def outer_sum(self, u: Any, v: Any, out: Any = None) -> Any:
+        u, v = self._words(u), self._words(v)
+        _, terms, n0 = check_shape(u, (2, -1, -1))
+        n1 = check_shape(v, (2, terms, -1))[2]
+        out = self._result(out, n0 * n1)
+        self._call("vl_outer_sum", n0, n1, *planes(u), *planes(v), *planes(out), terms, n0, n1)
+        return out
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 
@@ -276,18 +284,18 @@ class CudaBackend(DeviceArrays):
     def _fraction_sum(
         self, name: str, tables: Sequence[Tiled], made: Sequence[Tiled], low: Any, high: Any, lam: Ext, r: Ext, parts: int
     ) -> Round:
-        if self._weights[0] is not low:
-            self._weights = low, self.to_device(low)
-        low, high = self._planes(self._weights[1]), self._planes(self.to_device(high))
+        weights, inverse = self._weights, self._inverse
+        if weights[0] is not low:
+            self._weights = weights = low, self.to_device(low)
+        if inverse[0] != lam:
+            self._inverse = inverse = lam, lam.inverse()
+        low, high, mu = self._planes(weights[1]), self._planes(self.to_device(high)), inverse[1]
         half = low.shape[1] * high.shape[1]
-        if self._inverse[0] != lam:
-            self._inverse = lam, lam.inverse()
         held, size = self._tables(tables, half)
         for t in held:
             check_shape(t.cells, (2, parts * half))
         if size != low.shape[1]:
             raise ValueError(f"weights within tiles of {low.shape[1]} entries where {size} are needed")
-        mu = self._inverse[1]
         cells = [word for t in made for word in planes(t.cells)]
         values = [word for t in made for word in ((0, 0) if t.values is None else planes(t.values))]
         words = [*(word for t in held for word in _table(t)), *cells, *values, *planes(low), *planes(high)]

@@ -7,13 +7,14 @@ An argument on the host where the device's is needed is a TypeError, never a sil
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from protocol.code import Code
-from protocol.field import GOLDILOCKS, Ext
+from protocol.field import Ext
 from prover.backend.cpu import CpuBackend
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
@@ -49,8 +50,9 @@ class DeviceArrays:
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
-        self.field, self.xp, self.hand_over, self.threads = GOLDILOCKS, xp, hand_over, threads
-        self.host = CpuBackend()
+        self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
+        self.field = self.host.field  # the schedule's own algebra is the CPU's
+        self._lock = threading.Lock()
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
         self._grid = BLOCKS * int(xp.cuda.Device().attributes["MultiProcessorCount"])
@@ -90,8 +92,10 @@ class DeviceArrays:
         """Kernels with sums over K: the result's address follows the array addresses. The one wait for the device."""
         if not n0 * n1:
             return [self.field.zero] * sums
-        self._call(name, n0, n1, *words, self._sums.data.ptr, *tail)
-        return [Ext.from_array(self.field, value) for value in self.to_host(self._sums[1 : 1 + 2 * sums]).reshape(sums, 2)]
+        with self._lock:  # one place for sums
+            self._call(name, n0, n1, *words, self._sums.data.ptr, *tail)
+            values = self.to_host(self._sums[1 : 1 + 2 * sums])
+        return [Ext.from_array(self.field, value) for value in values.reshape(sums, 2)]
 
     # ---- arguments -----------------------------------------------------------------------------------------------
 
@@ -105,6 +109,15 @@ class DeviceArrays:
 
     def _words(self, a: Any) -> Any:
         return self._contiguous(a, np.uint64)
+
+    def _result(self, out: Any, size: int) -> Any:
+        """The K array (2, size) that a kernel writes: a fresh one unless given."""
+        if out is None:
+            return self.xp.empty((2, size), dtype=np.uint64)
+        check_shape(self._on_device(out), (2, size))
+        if out.dtype != np.uint64 or out.strides[-1] != 8:
+            raise ValueError("a result needs contiguous planes of 64-bit words")
+        return out
 
     def _planes(self, a: Any, size: int = -1) -> Any:
         """A K array (2, size) whose planes are contiguous, the array itself where possible."""

@@ -56,13 +56,21 @@ def as_field(backend: Backend, values: Any) -> Any:
 
 
 def place_blocks(layout: CommitmentLayout, flat: Any, name: str, arranged: Any) -> None:
-    """Write a tensor's arranged blocks (…, blocks, 2^k) into rows flattened to (…, R·ℓ), neighbours at once."""
-    size = 1 << layout.by_name[name].tensor.block_bits
-    starts = physical_starts(layout, name)
-    cuts = np.flatnonzero(np.diff(starts, prepend=-1 - size) != size)
-    for first, last in zip(cuts.tolist(), [*cuts[1:].tolist(), len(starts)], strict=True):
-        start, end = int(starts[first]), int(starts[first]) + (last - first) * size
-        flat[..., start:end] = arranged[..., first:last, :].reshape(*flat.shape[:-1], end - start)
+    """Write a tensor's arranged blocks (…, blocks, 2^k) into rows flattened to (…, R·ℓ)."""
+    starts, size = physical_starts(layout, name), arranged.shape[-1]
+    firsts = [0, *(np.flatnonzero(np.diff(starts) != size) + 1).tolist(), len(starts)]  # of runs of neighbours
+    for first, last in zip(firsts, firsts[1:], strict=False):
+        at = int(starts[first])
+        flat[..., at : at + (last - first) * size] = arranged[..., first:last, :].reshape(*arranged.shape[:-2], -1)
+
+
+def place_of(layout: CommitmentLayout, name: str) -> slice | None:
+    """Where a tensor's cells lie in flattened rows if they do so in one piece and in their natural order, else None."""
+    tensor, starts = layout.by_name[name].tensor, physical_starts(layout, name)
+    size = 1 << tensor.block_bits
+    if any(odd > 1 for odd in tensor.odd[1:]) or np.any(np.diff(starts) != size):
+        return None
+    return slice(int(starts[0]), int(starts[0]) + len(starts) * size)
 
 
 def physical_starts(layout: CommitmentLayout, name: str) -> I64:
@@ -94,8 +102,9 @@ def commit(
     rows = build_rows(backend, layout, tensors)
     rho = backend.to_device(stream.elements("rho", len(rows), code.blinding))
     salts = stream.salts("salts", code.n)
-    codeword = backend.encode(code, rows, rho)
+    codeword = backend.xp.empty((len(rows) + sum(len(x) for x in extra), code.n), dtype=np.uint64)
+    backend.encode(code, rows, rho, codeword[: len(rows)])
     if extra:
-        codeword = backend.xp.concatenate([codeword, *map(backend.to_device, extra)])
+        codeword[len(rows) :] = backend.xp.concatenate(list(map(backend.to_device, extra)))
     levels = backend.merkle_levels(backend.hash_columns(codeword, backend.to_device(salts)))
     return CommitmentData(backend, layout, rows, rho, salts, codeword, list(map(backend.to_host, levels)))

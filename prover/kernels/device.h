@@ -3,13 +3,6 @@
 #pragma once
 #include "bodies.h"
 
-struct Embed {  // signed integers to F
-    const i64* x;
-    u64* out;
-    template <class V>
-    VL_FN void at(u64, u64 j) const { store(out + j, load_int<V>(x + j)); }
-};
-
 struct Few {  // const + Σ_k coefs[k]·columns[k] for up to four columns, addresses and coefficients in the launch itself
     const i64* columns[4];
     u64 coefs0[4], coefs1[4];
@@ -103,7 +96,6 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
         fold_row_parts<KIND>(body, rows, part);                                                                 \
     }
 
-VL_MAP(vl_embed, Embed)
 VL_MAP(vl_lincomb_few, Few)
 VL_MAP(vl_tile_layer, TileLayer)
 VL_MAP(vl_tile_fold, TileFold)

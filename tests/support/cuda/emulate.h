@@ -31,8 +31,9 @@ static inline unsigned long long __brevll(unsigned long long x) {
     for (int i = 0; i < 64; ++i) y = y << 1 | (x >> i & 1);
     return y;
 }
-static inline unsigned atomicAdd(unsigned* at, unsigned more) {
-    const unsigned before = *at;
+template <class T>
+static inline T atomicAdd(T* at, T more) {
+    const T before = *at;
     *at += more;
     return before;
 }

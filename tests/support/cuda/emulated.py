@@ -44,6 +44,11 @@ class Carried:
             return type(x)(map(self._there, x))
         if isinstance(x, Tiled):
             return x.placed(self.backend.to_device)
+        if isinstance(x, np.ndarray) and not x.flags.c_contiguous:  # stays so: gaps between rows, or between entries
+            n, rows = x.shape[-1], x.strides[-1] == x.itemsize
+            gaps = stand_in.empty((*x.shape[:-1], 2 * n), dtype=x.dtype)[..., slice(n) if rows else slice(None, None, 2)]
+            gaps[...] = self.backend.to_device(x)
+            return gaps
         return self.backend.to_device(x) if isinstance(x, np.ndarray) else x
 
     def _here(self, x: Any) -> Any:
