@@ -168,7 +168,7 @@ class CommitmentLayout:
 def eq_index(field: Field, point: U64, index: int) -> Ext:
     """eq(point, bits of index), most significant first, as an Ext."""
     total, m = field.one, point.shape[1]
-    for i in range(m):
-        r = Ext.from_array(field, point[:, i])
-        total = total * (r if index >> (m - 1 - i) & 1 else field.one - r)
+    for i, (c0, c1) in enumerate(point.T.tolist()):
+        r = Ext(c0, c1, field)
+        total = total * (r if index >> (m - 1 - i) & 1 else 1 - r)
     return total

@@ -92,25 +92,27 @@ class CombinedWeights:
             out.setdefault(term.place[0], []).append(term)
         return out
 
-    def at(self, commitment: Committed, point: U64) -> Ext:
-        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩."""
+    def at(self, commitment: Committed, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> Ext:
+        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩; `memo` keeps eq by
+        shape, for every commitment whose point has the same last coordinates."""
         layout, field = commitment.layout, self.field
-        memo: dict[tuple[int, ...], list[U64]] = {}
-        at_slot: dict[str, tuple[Ext, list[U64]]] = {}
+        terms = self.by_role.get(commitment.role, [])
+        slots = {name: layout.slot_eq(field, layout.by_name[name], point, memo) for name in {term.place[1] for term in terms}}
+        # the weight vectors that meet each eq vector, each once; by identity, and all are alive: terms and memo hold them
+        meeting: dict[int, tuple[U64, dict[int, U64]]] = {}
+        for term in terms:
+            for weight, eq in zip(term.weights, slots[term.place[1]][1], strict=True):
+                meeting.setdefault(id(eq), (eq, {}))[1][id(weight)] = weight
         dots: dict[tuple[int, int], Ext] = {}
+        for key, (eq, weights) in meeting.items():
+            products = field.kdot(np.stack(list(weights.values()), axis=1), eq[:, None, :])
+            dots |= {(key, weight): Ext(c0, c1, field) for weight, (c0, c1) in zip(weights, products.T.tolist(), strict=True)}
         total = field.zero
-        for term in self.by_role.get(commitment.role, []):
-            name = term.place[1]
-            slot = layout.by_name[name]
-            if name not in at_slot:
-                at_slot[name] = layout.slot_eq(field, slot, point, memo)
-            lead, eqs = at_slot[name]
+        for term in terms:
+            lead, eqs = slots[term.place[1]]
             value = term.coef * lead
             for weight, eq in zip(term.weights, eqs, strict=True):
-                key = (id(weight), id(eq))  # both are alive as long as `dots`: terms and memo hold them
-                if key not in dots:
-                    dots[key] = Ext.from_array(field, field.kdot(weight, eq))
-                value = value * dots[key]
+                value = value * dots[id(eq), id(weight)]
             total = total + value
         return total
 
@@ -157,10 +159,10 @@ def prove_opening(
     start = Form(combined.target)
     point, claim = sumcheck(channel, "opening/round", start, variables, prover, pool="tail")
     ends = channel.secrets("opening/ends", len(commitments), lambda: prover.ends() if prover else (), pool="tail")
-    checked = claim
+    checked, memo = claim, dict[tuple[int, ...], list[U64]]()
     for commitment, y in zip(commitments, ends, strict=True):
         free = variables - commitment.layout.variables
-        coef = combined.at(commitment, as_point(point[free:]))
+        coef = combined.at(commitment, as_point(point[free:]), memo)
         for r in point[:free]:
             coef = coef * (1 - r)
         checked = checked - y.scale(coef)
@@ -210,7 +212,7 @@ def _check_rows(
             expected1 = field.add(expected1, extra[0:2])
             expected2 = field.add(extra[4:6], field.kscale(extra[2:4], rho))
     if channel.checking:
-        check_columns("column-check", "opening/v1", witness.evaluate(v1, positions), expected1)
+        check_columns("column-check", "opening/v1", witness.codeword(v1)[:, positions], expected1)
         check_columns("column-check", "opening/v2", short.evaluate(v2, positions), expected2)
 
 
