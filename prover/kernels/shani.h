@@ -1,12 +1,13 @@
-// SHA-256 of columns and nodes with x86's SHA instructions, two messages at a time; chosen at run time by CPUID.
+// SHA-256 of columns and nodes with x86's SHA instructions, two messages at a time, on processors without AVX-512 (sha16.h);
+// chosen at run time by CPUID.
 //
 // These instructions exist in the old encoding alone, which keeps the upper halves of vector registers: while these are in use,
 // some Intel processors take more than a hundred times as long for each (docs/log.md, "Committing"). So everything here is
 // compiled without AVX; a compiler clears the halves before it calls such a function. <immintrin.h> cannot be inlined into one,
 // hence vectors of the language and three builtins that GCC and Clang share.
 #pragma once
-#if defined(__x86_64__) && !defined(VL_CUDA)
-#define VL_SHANI 1
+#if defined(__x86_64__) && !defined(VL_512) && !defined(VL_CUDA)
+#define VL_SHA_LANES 2
 #include <cpuid.h>
 
 #include <cstring>
@@ -117,7 +118,7 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
     for (u64 c = 0; c < width; ++c) sha_digest(h.out + 32 * (begin + c), state[c]);
 }
 
-static SHA_TARGET VL_APART void hash_two_pairs(const HashPair& h, u64 j) {
+static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j) {
     ShaState s = sha_start(), t = s;
     const u8 *a = h.below + 64 * j, *b = a + 64;
     Quad m[4], n[4];
