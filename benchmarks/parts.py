@@ -53,7 +53,7 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
     field, rows = backend.field, (1 << log_lookups) - (1 << 16)
     graph = Graph()
     graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
-    shape = TaskShape(graph, field)
+    (plan,) = TaskShape(graph, field).plans
     values: list[IntArray] = [np.random.default_rng(3).integers(0, 2**16, rows)]
     counts = {"range:16": np.bincount(values[0], minlength=1 << 16).astype(np.int64)}
 
@@ -62,10 +62,10 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
     def work() -> tuple[float, float, float]:
         start, clock = _usage()[0], time.perf_counter()
         point, r = [], field.ext(12345, 678)  # what is measured does not depend on the challenges
-        tree = FractionTreeProver(backend, shape.plan, values, counts)
+        tree = FractionTreeProver(backend, plan, values, counts)
         tree.build(Fingerprint(r, (field.one, r * r, r + 1), r * 3))
         built = _usage()[0]
-        for level in range(shape.plan.variables):
+        for level in range(plan.variables):
             tree.descend(level, point, r)
             bound = []
             for _ in range(level):
@@ -145,5 +145,5 @@ def layer_task(backend: Backend, graph: Graph, values: list[IntArray], seconds: 
     channel.finish()
     verified = time.perf_counter() - start
     cells = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, CommittedOp))
-    return TaskFigures(cells, shape.plan.fractions, seconds, proved, verified, len(proof), dict(channel.parts))
+    return TaskFigures(cells, sum(plan.fractions for plan in shape.plans), seconds, proved, verified, len(proof), dict(channel.parts))
 

@@ -5,7 +5,7 @@ with N = |K| and the rate (ℓ + B)/n of the most blinded commitment of the run:
 
     queries      ((1 + rate)/2)^t               unique decoding radius; t distinct columns (Ames et al. 2017)
     folding      n·(row variables + 1)/N        proximity under tensor coefficients (Diamond–Posen eprint 2023/630)
-    lookups      fractions/N                    identity in α and β (Haböck eprint 2022/1530)
+    lookups      fractions/N                    identity in α and β of each tree (Haböck eprint 2022/1530)
     sumcheck     3/N a round                    degree 2, and one for an eq factor
     batching     (constraints)/N                powers of λ, and of ρ for each batch of products
     combining    1/N                            λ and ρ of each tree level, γ, μ and ρ of the opening
@@ -51,18 +51,22 @@ def task_soundness(params: Params, shape: TaskShape, layouts: Sequence[Commitmen
     rounds = variables + shape.counts.rounds
     asserted = [z.tensor for z in shape.graph.zeros] + [item.tensor for item in shape.graph.published]
     points = [TensorLayout(tensor.shape).variables for tensor in asserted]
+    fractions = [plan.fractions for plan in shape.plans]
     sources = {
         "queries": query_bits(rate, params.queries),
         "folding": size - math.log2(params.n * (row_variables + 1)),
-        "lookups": size - math.log2(max(shape.plan.fractions, 1)) if shape.graph.lookups else size,
+        "lookups": size - math.log2(max(fractions, default=1)),
         "sumcheck": size - math.log2(3),
         "batching": size - math.log2(shape.counts.constraints),
         "combining": size,
         "products": size - math.log2(2 * len(shape.counts.products)),
         "equality": size - math.log2(max([*points, 1])),
     }
-    levels = shape.plan.variables if shape.graph.lookups else 0
-    repeated = {"sumcheck": rounds, "equality": len(points), "batching": 1 + shape.counts.batches, "combining": 2 * levels + 3}
+    levels = sum(plan.variables for plan in shape.plans)
+    repeated = {
+        "sumcheck": rounds, "equality": len(points), "batching": 1 + shape.counts.batches, "combining": 2 * levels + 3,
+        "lookups": len(fractions) or 1,
+    }
     error = sum(repeated.get(name, 1) * 2.0**-bits for name, bits in sources.items())
     return Soundness(sources, -math.log2(error))
 

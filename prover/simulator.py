@@ -285,7 +285,7 @@ class _TaskSimulator:
     def witness_root(self) -> bytes:
         return self.root
 
-    def start_lookups(self, fingerprint: Fingerprint) -> None:
+    def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
         """Nothing is computed."""
 
     def claim(self, instance: Instance) -> Ext:

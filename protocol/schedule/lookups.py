@@ -5,57 +5,65 @@ With α, β_1, β_2, β_id drawn after witness and multiplicities are committed,
 
     Σ_cells 1/(α − φ) − Σ_table rows m_j/(α − φ_j) = 0.
 
-The leaves of the tree are blocks, one per lookup and one per table, placed largest first, aligned. A cell outside
+The leaves of a tree are blocks, one per lookup and one per table, placed largest first, aligned. A cell outside
 its tensor, and free space, is the fraction 0/1. At the leaf point the tree leaves two forms; here they become two
 constraints on the looked-up columns and on the multiplicities. The verifier evaluates tables itself.
+
+A task whose lookups do not fit one tree has several, proved one after the other, each such a sum with its own α, β, tables and
+multiplicities: the prover needs the memory of one tree at a time, and the error of one α stays below 2^26/|K| however large the task
+is. Large lookups are then cut into boxes of cells, so every cell is a leaf of exactly one tree.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TypeAlias
 
 from protocol.channel import Channel
 from protocol.field import U64, Ext, Field
 from protocol.layout import TensorLayout, bits_of, eq_index
-from protocol.relation.graph import WITNESS, Graph, Lookup
+from protocol.relation.graph import WITNESS, Graph, Lookup, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule.claims import contract, vector_sum
 from protocol.schedule.constraints import Weights
 
+TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
+PIECE_BITS = 3  # where one tree is too small, boxes have at most an eighth of a tree: seven and their tables share one
+
+Box: TypeAlias = tuple[tuple[int, int], ...]  # cells [start, stop) of each axis
+
 
 @dataclass(frozen=True)
 class Block:
-    """Leaves [offset, offset + 2^variables): a lookup, or the table itself when `lookup` is None."""
+    """Leaves [offset, offset + 2^variables): the cells of a lookup inside `box`, or the table itself when `lookup` is None."""
 
     table: str
     lookup: Lookup | None
-    layout: TensorLayout
+    box: Box
     offset: int
 
+    @cached_property
+    def layout(self) -> TensorLayout:
+        return TensorLayout(tuple(stop - start for start, stop in self.box))
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def cells(self) -> tuple[slice, ...]:
+        """The box as an index of the looked-up tensors."""
+        return tuple(slice(start, stop) for start, stop in self.box)
+
+
+@dataclass(frozen=True)
 class LeafPlan:
-    """Where every lookup and table lies in the tree; a function of the graph alone."""
+    """One tree: where the cells of its lookups and its tables lie."""
 
-    graph: Graph
+    number: int
+    blocks: tuple[Block, ...]
 
     @cached_property
     def tables(self) -> tuple[str, ...]:
         """Tables in use, sorted; the fingerprint's id is the position plus one."""
-        return tuple(sorted({lookup.table for lookup in self.graph.lookups}))
-
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        wanted: list[tuple[str, Lookup | None, TensorLayout]] = [
-            (x.table, x, TensorLayout(x.columns[0].shape)) for x in self.graph.lookups
-        ]
-        wanted += [(name, None, TensorLayout((len(table_columns(name)[0]),))) for name in self.tables]
-        wanted.sort(key=lambda item: -item[2].variables)
-        out, offset = [], 0
-        for table, lookup, layout in wanted:
-            out.append(Block(table, lookup, layout, offset))
-            offset += 1 << layout.variables
-        return tuple(out)
+        return tuple(sorted({block.table for block in self.blocks}))
 
     @cached_property
     def variables(self) -> int:
@@ -67,9 +75,70 @@ class LeafPlan:
         """Lookups and table rows: the degree of the identity in α."""
         return sum(prod(b.layout.shape) for b in self.blocks)
 
+    def multiplicity(self, table: str) -> str:
+        """Name of the committed multiplicities of a table in this tree."""
+        return f"multiplicity/{table}@{self.number}" if self.number else f"multiplicity/{table}"
+
     def multiplicities(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the committed multiplicity tensors."""
-        return [(f"multiplicity/{name}", (len(table_columns(name)[0]),)) for name in self.tables]
+        return [(self.multiplicity(name), (len(table_columns(name)[0]),)) for name in self.tables]
+
+
+def plan_trees(graph: Graph, tree_bits: int = TREE_BITS) -> tuple[LeafPlan, ...]:
+    """The trees of a task, a function of the graph alone: one if it has room for everything, else boxes, the largest first, in one
+    tree after the other. RelationError if a table leaves no room for anything."""
+    whole = [(x, tuple((0, n) for n in x.columns[0].shape)) for x in graph.lookups]
+    if sum(1 << _variables(box) for _, box in whole) + sum(map(_rows, {x.table for x in graph.lookups})) <= 1 << tree_bits:
+        return (_arrange(0, whole),) if whole else ()
+    pieces = [(lookup, piece) for lookup, box in whole for piece in _cut(box, tree_bits - PIECE_BITS)]
+    trees: list[list[tuple[Lookup, Box]]] = []
+    used, tables = 1 << tree_bits, set[str]()
+    for lookup, box in sorted(pieces, key=lambda item: -_variables(item[1])):
+        needed = (1 << _variables(box)) + (0 if lookup.table in tables else _rows(lookup.table))
+        if used + needed > 1 << tree_bits:
+            needed = (1 << _variables(box)) + _rows(lookup.table)
+            if needed > 1 << tree_bits:
+                raise RelationError(f"{lookup.table} leaves no room for lookups in a tree of 2^{tree_bits} leaves")
+            trees.append([])
+            used, tables = 0, set()
+        trees[-1].append((lookup, box))
+        used, tables = used + needed, tables | {lookup.table}
+    return tuple(_arrange(number, tree) for number, tree in enumerate(trees))
+
+
+def _rows(table: str) -> int:
+    """Leaves that a table fills."""
+    return 1 << bits_of(len(table_columns(table)[0]))
+
+
+def _variables(box: Box) -> int:
+    return TensorLayout(tuple(stop - start for start, stop in box)).variables
+
+
+def _cut(box: Box, bits: int) -> Iterator[Box]:
+    """Boxes of at most 2^bits leaves: the first axis that can be cut is cut into runs of a power of two."""
+    if _variables(box) <= bits:
+        yield box
+        return
+    axis = next(a for a, (start, stop) in enumerate(box) if stop - start > 1)
+    start, stop = box[axis]
+    run = 1 << (bits_of(stop - start) - 1)
+    while run > 1 and _variables((*box[:axis], (0, run), *box[axis + 1 :])) > bits:
+        run //= 2
+    for first in range(start, stop, run):
+        yield from _cut((*box[:axis], (first, min(first + run, stop)), *box[axis + 1 :]), bits)
+
+
+def _arrange(number: int, pieces: list[tuple[Lookup, Box]]) -> LeafPlan:
+    """Blocks and tables of one tree, the largest first."""
+    tables = sorted({lookup.table for lookup, _ in pieces})
+    wanted: list[tuple[str, Lookup | None, Box]] = [(lookup.table, lookup, box) for lookup, box in pieces]
+    wanted += [(name, None, ((0, len(table_columns(name)[0])),)) for name in tables]
+    out, offset = [], 0
+    for table, lookup, box in sorted(wanted, key=lambda item: -_variables(item[2])):
+        out.append(Block(table, lookup, box, offset))
+        offset += 1 << _variables(box)
+    return LeafPlan(number, tuple(out))
 
 
 @dataclass(frozen=True)
@@ -102,6 +171,7 @@ def leaf_claims(
     q_terms: list[tuple[Ext, Lookup, int, Weights]] = []
     p_const, q_const = field.zero, field.one
     memo: dict[tuple[int, ...], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
+    placed: dict[tuple[Box, tuple[int, ...]], Weights] = {}
     for block in plan.blocks:
         k = block.layout.variables
         lead = plan.variables - k
@@ -118,12 +188,22 @@ def leaf_claims(
         q_const = q_const + (fingerprint.constant(plan, block.table) - 1) * mass
         if block.lookup is not None:
             p_const = p_const + mass
+            key = block.box, block.lookup.columns[0].shape
+            if key not in placed:
+                placed[key] = tuple(_within(field, w, n, at) for w, n, at in zip(axes, key[1], block.cells, strict=True))
             for i in range(len(block.lookup.columns)):
-                q_terms.append((-(weight * fingerprint.columns[i]), block.lookup, i, axes))
+                q_terms.append((-(weight * fingerprint.columns[i]), block.lookup, i, placed[key]))
         else:
-            p_terms.append((-weight, (WITNESS, f"multiplicity/{block.table}"), axes))
+            p_terms.append((-weight, (WITNESS, plan.multiplicity(block.table)), axes))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):
                 q_const = q_const - weight * beta * contract(field, field.embed(column), axes)
     return p_terms, p_const, q_terms, q_const
 
 
+def _within(field: Field, weights: U64, length: int, cells: slice) -> U64:
+    """Weights of the cells of a box as weights of the whole axis, (2, length): other cells weigh nothing."""
+    if weights.shape[1] == length:
+        return weights
+    out = field.zeros(2, length)
+    out[:, cells] = weights
+    return out

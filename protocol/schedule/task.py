@@ -1,6 +1,6 @@
 """The whole schedule of one task, from witness root to end of proof (protocol.md 6).
 
-statement → witness root → α, β → lookup tree → zero and published tensors at random points → claims level by level →
+statement → witness root → lookup trees, each with its α, β → zero and published tensors at random points → claims level by level →
 triples → opening. Counting, proving and verifying call `run_task`; what differs is the channel.
 """
 
@@ -21,7 +21,7 @@ from protocol.relation.graph import Committed as CommittedOp
 from protocol.schedule.claims import contract, expand, is_public
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
 from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
-from protocol.schedule.lookups import Fingerprint, LeafPlan, leaf_claims
+from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
 from protocol.schedule.opening import Committed, OpeningProver, prove_opening
 from protocol.schedule.products import BatchProver, Instance, prove_products
 from protocol.schedule.triples import check_triples
@@ -39,8 +39,8 @@ class TaskProver(Protocol):
     def witness_root(self) -> bytes:
         """Root of the witness commitment."""
 
-    def start_lookups(self, fingerprint: Fingerprint) -> None:
-        """α and β are known: build the tree."""
+    def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
+        """α and β are known: build this lookup tree."""
 
     def claim(self, instance: Instance) -> Ext:
         """The value ⟨⊗weights, tensor⟩ of a product or one-hot tensor."""
@@ -69,14 +69,17 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class TaskShape:
-    """What a graph needs of its witness commitment; a function of the graph alone."""
+    """What a graph needs of its witness commitment; a function of the graph alone. (Tests have smaller trees.)"""
 
     graph: Graph
     field: Field
+    tree_bits: int = TREE_BITS
 
     @cached_property
-    def plan(self) -> LeafPlan:
-        return LeafPlan(self.graph)
+    def plans(self) -> tuple[LeafPlan, ...]:
+        """The lookup trees."""
+        return plan_trees(self.graph, self.tree_bits)
+
 
     @cached_property
     def counts(self) -> Counts:
@@ -110,7 +113,7 @@ class TaskShape:
             if isinstance(op, CommittedOp) and op.commitment == WITNESS
         ]
         extra = [(name, (size, 2)) for name, size in self.cells.items()]
-        return own + self.plan.multiplicities() + extra
+        return own + [item for plan in self.plans for item in plan.multiplicities()] + extra
 
     def witness_layout(self, params: Params) -> CommitmentLayout:
         """Opened once, by its own task."""
@@ -153,8 +156,8 @@ def _reduce(
                 form = form + value.scale(atom_coef)
         system.require(form, where, tuple(terms))
 
-    if graph.lookups:
-        _lookups(channel, shape, system, constrain, prover)
+    for plan in shape.plans:
+        _lookups(channel, plan, system, constrain, prover)
     for zero in graph.zeros:
         layout = TensorLayout(zero.tensor.shape)
         weights = tuple(layout.eq_weights(field, channel.point("zero", layout.variables)))
@@ -183,12 +186,11 @@ def _reduce(
     return system
 
 
-def _lookups(channel: Channel, shape: TaskShape, system: ConstraintSystem, constrain, prover) -> None:  # type: ignore[no-untyped-def]
-    """The lookup tree and its two leaf constraints."""
-    field, plan = channel.field, shape.plan
-    fingerprint = Fingerprint.draw(channel)
+def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constrain, prover) -> None:  # type: ignore[no-untyped-def]
+    """One lookup tree and its two leaf constraints."""
+    field, fingerprint = channel.field, Fingerprint.draw(channel)
     if prover:
-        prover.start_lookups(fingerprint)
+        prover.start_tree(plan.number, fingerprint)
     point, p, q = prove_fraction_tree(channel, system, plan.variables, prover.tree if prover else None)
     p_terms, p_const, q_terms, q_const = leaf_claims(field, plan, fingerprint, as_point(point))
     system.require(

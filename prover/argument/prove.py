@@ -52,8 +52,10 @@ class TaskProverImpl:
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        counts = count_multiplicities(shape.plan, values)
-        tensors: dict[str, np.ndarray] = {f"multiplicity/{k}": v for k, v in counts.items()}
+        self.values, self.counts = values, [count_multiplicities(plan, values) for plan in shape.plans]
+        tensors: dict[str, np.ndarray] = {
+            plan.multiplicity(table): rows for plan, counts in zip(shape.plans, self.counts) for table, rows in counts.items()
+        }
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)
         for tensor, op in zip(shape.graph.tensors, shape.graph.ops, strict=True):
@@ -64,7 +66,6 @@ class TaskProverImpl:
         masks = Masks.draw(stream, layout.code, tail_count(layouts), blinding)
         self.tails = masks.tails
         self.witness = commit(backend, layout, tensors, seed, masks.codewords(backend))
-        self.tree = FractionTreeProver(backend, shape.plan, values, counts)
         self.batch = ProductBatchProver(backend, values)
         roles = [role for role, _ in inputs] + [WITNESS]
         self.opening = OpeningProverImpl(backend, roles, [data for _, data in inputs] + [self.witness], masks, spend)
@@ -83,7 +84,8 @@ class TaskProverImpl:
     def witness_root(self) -> bytes:
         return self.witness.root
 
-    def start_lookups(self, fingerprint: Fingerprint) -> None:
+    def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
+        self.tree = FractionTreeProver(self.backend, self.shape.plans[number], self.values, self.counts[number])  # frees the last one
         self.tree.build(fingerprint)
 
     def claim(self, instance: Instance) -> Ext:

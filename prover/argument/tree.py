@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from protocol.field import I64, U64, Ext
-from protocol.relation.graph import Graph
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
 from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
@@ -19,11 +18,13 @@ from prover.backend.tiled import TILE_BITS, Tiled
 
 
 def count_multiplicities(plan: LeafPlan, values: Sequence[I64]) -> dict[str, I64]:
-    """How often each table row is looked up, by table; values outside the table are not counted (they have no row)."""
+    """How often each table row is looked up in this tree, by table; values outside the table are not counted (they have no row)."""
     out = {name: np.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
-    for lookup in plan.graph.lookups:
-        counts = out[lookup.table]
-        index = values[lookup.columns[0].index].reshape(-1) - table_columns(lookup.table)[0][0]
+    for block in plan.blocks:
+        if block.lookup is None:
+            continue
+        counts = out[block.table]
+        index = values[block.lookup.columns[0].index][block.cells].reshape(-1) - table_columns(block.table)[0][0]
         inside = index[(index >= 0) & (index < len(counts))]
         counts += np.bincount(inside, minlength=len(counts))
     return out
@@ -39,14 +40,13 @@ class FractionTreeProver:
     def build(self, fingerprint: Fingerprint) -> None:
         field, size = self.backend.field, 1 << self.plan.variables
         p, q = Tiled.filled(size, 0), Tiled.filled(size, 1)
-        graph: Graph = self.plan.graph
         for block in self.plan.blocks:
             constant = fingerprint.constant(self.plan, block.table)
             if block.lookup is None:
                 columns = list(table_columns(block.table))
                 numerator = field.neg(field.embed(self.multiplicities[block.table]))
             else:
-                columns = [self.values[graph.tensors[c.index].index] for c in block.lookup.columns]
+                columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
                 numerator = None
             arranged = [block.layout.arrange(column).reshape(-1) for column in columns]
             coefs = [-beta for beta in fingerprint.columns[: len(columns)]]

@@ -51,7 +51,7 @@ class _Recorder:
     def witness_root(self) -> bytes:
         return b""
 
-    def start_lookups(self, fingerprint: Fingerprint) -> None:
+    def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
         """No leaves are built."""
 
     def claim(self, instance: Instance) -> Ext:

@@ -56,11 +56,18 @@ class _Timed:
 
 
 class _TimedTask(_Timed):
-    """A TaskProver and its three sub-provers."""
+    """A TaskProver and its three sub-provers, of which the tree is another one for each of the task's trees."""
 
     def __init__(self, inner: TaskProverImpl, seconds: Counter[str], clock: Clock) -> None:
-        super().__init__(inner, {"start_lookups": "tree", "claim": "claims", "triples": "schedule"}, seconds, clock)
-        self.tree, self.batch, self.opening = (_Timed(getattr(inner, name), _PARTS[name], seconds, clock) for name in _PARTS)
+        super().__init__(inner, {"start_tree": "tree", "claim": "claims", "triples": "schedule"}, seconds, clock)
+        self.batch, self.opening = self._part("batch"), self._part("opening")
+
+    @property
+    def tree(self) -> _Timed:
+        return self._part("tree")
+
+    def _part(self, name: str) -> _Timed:
+        return _Timed(getattr(self.inner, name), _PARTS[name], self.seconds, self.clock)
 
 
 def timed_proof(

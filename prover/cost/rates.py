@@ -27,7 +27,7 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.claims import Claims, record_claims
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import Work, commitment_work, evaluation_work, plans, proof_work
+from prover.cost.work import Work, commitment_work, evaluation_work, proof_work
 from prover.executor.evaluate import check, evaluate
 from prover.executor.torch_ops import TorchOps
 from prover.randomness import SecretStream, fresh_seed
@@ -108,7 +108,7 @@ def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time
     for name, (calls, phase) in UNITS.items():
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
         unit[name], unit[calls] = _two_unknowns(work, count, [p[phase] for p in phases])
-    unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in plans(large.shape)], clock) / works[1].counted
+    unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in large.shape.plans], clock) / works[1].counted
     _evaluation_rates(unit, pair, ops, clock)
     counted, transforms = sum(s.claims.seconds for s in pair), works[0].transformed * unit["transformed"]
     for name in ("schedule", "verified"):  # half of a proof's transforms, those of a verifier

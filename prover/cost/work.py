@@ -18,7 +18,6 @@ from math import prod
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, AxisMap, Committed, Gather, Graph, Input, Linear, OneHot, Product, Public
-from protocol.schedule.lookups import LeafPlan
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -64,11 +63,6 @@ class Work:
         return Work(*(count * getattr(self, f.name) for f in fields(self)))
 
 
-def plans(shape: TaskShape) -> tuple[LeafPlan, ...]:
-    """The trees of a task; only one is in memory at a time."""
-    return (shape.plan,) if shape.graph.lookups else ()
-
-
 def witness_work(shape: TaskShape, params: Params) -> Work:
     """The witness commitment: pads, multiplicities, rows, masks."""
     layout = shape.witness_layout(params)
@@ -87,7 +81,7 @@ def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
 def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
     """Everything from the witness commitment to the last column, inputs committed beforehand."""
     every, code = [*inputs, shape.witness_layout(params)], params.code(1)
-    trees = plans(shape)
+    trees = shape.plans
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
     return witness_work(shape, params) + Work(
         leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
@@ -165,7 +159,7 @@ def task_memory(
     held = _held(inputs, codeword_kept)
     kept = _held(every, codeword_kept, EXTRA_ROWS)
     words = (len(witness.rows) + EXTRA_ROWS) * witness.code.n * WORD
-    trees = [p.fractions for p in plans(shape)]
+    trees = [p.fractions for p in shape.plans]
     leaves = {"leaves": 16 * max(trees, default=0)}
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     cells = [len(c.rows) * c.code.ell for c in every]

@@ -75,6 +75,17 @@ def test_the_tiny_graph_agrees_too() -> None:
     agree(task_soundness(params, shape, layouts, 3 * params.queries), errors(Schedule(graph), params, [[(3, 5)]], 3 * params.queries))
 
 
+def test_several_lookup_trees_agree_too() -> None:
+    """Each tree has an error of its own, the largest counts; levels, leaves and multiplicities of all are in the sums."""
+    params, graph = profile("goldilocks-2^12"), tiny_graph(6, 24, 5)
+    found, layouts = [], [CommitmentLayout.pack([("W", (6, 5))], params.code(1))]
+    for tree_bits in (9, 26):
+        shape = TaskShape(graph, GOLDILOCKS, tree_bits)
+        found.append(task_soundness(params, shape, [*layouts, shape.witness_layout(params)], params.queries))
+        agree(found[-1], errors(Schedule(graph, tree_bits), params, [[(6, 5)]], params.queries))
+    assert found[0].sources["lookups"] > found[1].sources["lookups"]
+
+
 @pytest.mark.parametrize("source", ["lookups", "batching", "sumcheck", "products", "folding", "combining", "equality"])
 def test_the_comparison_notices_an_overstatement(source: str) -> None:
     """Control: a hundredth of a bit more in any source."""

@@ -52,7 +52,7 @@ class Lie:
     recommit: bool = False  # commit to these inputs
     cells: Mapping[str, Change] = dataclass_field(default_factory=dict)  # committed tensors; what follows is computed from them
     published: Change | None = None
-    multiplicities: Mapping[str, Change] = dataclass_field(default_factory=dict)  # in the tree and committed
+    multiplicities: Mapping[str, Change] = dataclass_field(default_factory=dict)  # "table" or "table@tree": in the tree and committed
     witness: Callable[[dict[str, np.ndarray]], None] | None = None  # what is committed, not what is used
     products: Callable[[U64], U64] | None = None
     padding: bool = False  # random cells wherever no tensor lies
@@ -160,7 +160,8 @@ def _patched(lie: Lie, seen: dict[str, np.ndarray]) -> Iterator[None]:
 
     def counts(plan: Any, values: Any) -> dict[str, IntArray]:
         out = count_multiplicities(plan, values)
-        return out | {name: change(out[name].copy()) for name, change in lie.multiplicities.items()}
+        names = {plan.multiplicity(table).removeprefix("multiplicity/"): table for table in out}
+        return out | {names[n]: change(out[names[n]].copy()) for n, change in lie.multiplicities.items() if n in names}
 
     def commit_witness(b: Any, layout: Any, tensors: dict[str, np.ndarray], key: bytes, extra: Any) -> CommitmentData:
         if lie.witness:

@@ -20,6 +20,7 @@ from protocol.params import Params
 from protocol.relation.graph import WITNESS, Committed, Graph
 from protocol.relation.tables import table_columns
 from protocol.schedule import task as schedule
+from protocol.schedule.lookups import TREE_BITS
 from protocol.schedule.task import TaskShape
 
 K = GOLDILOCKS.p**2
@@ -74,14 +75,21 @@ class Bound:
 class Schedule:
     """What one graph's schedule draws and sends before the opening; the same for every profile."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, tree_bits: int = TREE_BITS) -> None:
         self.graph, listing = graph, Listing()
+        shape = TaskShape(graph, GOLDILOCKS, tree_bits)
         published = {item.name: np.zeros(item.tensor.shape, dtype=np.int64) for item in graph.published}
         with patch.object(schedule, "prove_opening", lambda *_: None):
-            schedule.run_task(CountingChannel(GOLDILOCKS, listing), TaskShape(graph, GOLDILOCKS), b"", [], _ANY, published, None)
+            schedule.run_task(CountingChannel(GOLDILOCKS, listing), shape, b"", [], _ANY, published, None)
         self.drawn, self.sent = listing.drawn, listing.sent
-        self.tables = {name: len(table_columns(name)[0]) for name in {x.table for x in graph.lookups}}
-        self.fractions = sum(math.prod(x.columns[0].shape) for x in graph.lookups) + sum(self.tables.values())
+        boxes = [[block for block in plan.blocks if block.lookup] for plan in shape.plans]
+        self.tables = [len(table_columns(name)[0]) for tree in boxes for name in {block.table for block in tree}]
+        cells = [[math.prod(stop - start for start, stop in block.box) for block in tree] for tree in boxes]
+        rows = [sum(len(table_columns(name)[0]) for name in {block.table for block in tree}) for tree in boxes]
+        self.fractions = [sum(c) + r for c, r in zip(cells, rows)]
+        looked_up = sum(math.prod(x.columns[0].shape) for x in graph.lookups)
+        if self.draws("lookups/alpha-beta") != len(boxes) or sum(map(sum, cells)) != looked_up:
+            raise AssertionError("trees without challenges of their own, or cells in no tree")
 
     def draws(self, tag: str) -> int:
         return sum(found == tag for found, _ in self.drawn)
@@ -115,7 +123,7 @@ class Schedule:
     @property
     def constraints(self) -> int:
         """Levels, numerators, denominators, points, batches, ends, and the three of the triples."""
-        leaves = 2 if self.graph.lookups else 0
+        leaves = 2 * self.draws("lookups/alpha-beta")
         return self.levels + leaves + len(self.points) + self.batches + self.ends + 3
 
     def witness(self) -> list[Shape]:
@@ -124,7 +132,7 @@ class Schedule:
         secret = ("tree/root", "tree/round", "tree/ends", "claim", "products/round", "products/ends")
         hidden = sum(size // 16 for tag, size in self.sent if tag in secret)
         pads, products = hidden + 2, 2 * self.multiplied + 1
-        return own + [(rows,) for rows in self.tables.values()] + [(-(-n // 256) * 256, 2) for n in (pads, products)]
+        return own + [(rows,) for rows in self.tables] + [(-(-n // 256) * 256, 2) for n in (pads, products)]
 
 
 _ANY = Params("any", GOLDILOCKS, 1024, 4096, 240)
@@ -138,7 +146,7 @@ def errors(found: Schedule, params: Params, inputs: Sequence[Sequence[Shape]], b
     return {
         "queries": Bound(1, ((1 + rate) / 2) ** params.queries),
         "folding": Bound(1, Fraction(params.n * (rows + 1), K)),
-        "lookups": Bound(1, Fraction(max(found.fractions, 1), K)),
+        "lookups": Bound(max(len(found.fractions), 1), Fraction(max(found.fractions, default=1), K)),
         "sumcheck": Bound(found.rounds + size, Fraction(3, K)),
         "batching": Bound(1 + found.batches, Fraction(found.constraints, K)),
         "combining": Bound(2 * found.levels + 3, Fraction(1, K)),

@@ -72,7 +72,7 @@ def suites() -> list[Suite]:
     lies("merkle-root", messages={"witness/root": lambda m: bytes([m[0] ^ 1]) + m[1:]})
     lies("column-check", messages={"opening/v1": lambda m: plus(2 * PARAMS.ell, 5)(plus(0, -5)(m))})
     lies("opening-relation", messages={"claim": plus(0, 1)})
-    lies("opening-relation", multiplicities={tiny.shape.plan.tables[0]: one_more})
+    lies("opening-relation", multiplicities={tiny.shape.plans[0].tables[0]: one_more})
     other = Tiny(graph=tiny_graph(*SIZES[0]), number=5)
     for change in ({"statement": honest["statement"] + " "}, {"statement": other.statement.decode()}, {"published": {"squares": [0, 0]}}):
         s.bad("proof.verify", "opening-relation", of=given, **change)

@@ -1,0 +1,121 @@
+"""Tasks with several lookup trees: honest proofs are accepted, a lie in any tree is rejected, trees cannot lend each other rows."""
+
+import numpy as np
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS
+from protocol.relation.graph import Graph, IntArray
+from protocol.schedule.task import TaskShape
+from tests.attacks.test_lies import one
+from tests.support.evil import Lie, prove_with, violated_constraints
+from tests.support.stage import verify
+from tests.support.tiny import Tiny, tiny_graph
+
+BITS = 7
+
+
+def graph() -> Graph:
+    """x in 4 bits with y = 3x in 6 bits (virtual), cut along both axes."""
+    g = Graph()
+    x = g.commit("x", "ab", (6, 12), 0, 15)
+    g.lookup("range:4", x)
+    g.lookup("range:6", g.linear("y", "ab", (3, x)))
+    return g
+
+
+def values(x: IntArray) -> list[IntArray]:
+    return [x, 3 * x]
+
+
+def honest() -> IntArray:
+    return np.random.default_rng(4).integers(0, 16, (6, 12))
+
+
+def judge(x: IntArray, lie: Lie | None = None) -> tuple[str, frozenset[str]]:
+    """Reason of the verdict, and the constraints that the committed cells break."""
+    shape, seen = TaskShape(graph(), GOLDILOCKS, BITS), dict[str, np.ndarray]()
+    proof = bytes(prove_with(shape, b"trees", [], values(x), {}, lie or Lie(), seen).proof)
+    violated = violated_constraints(shape, b"trees", {}, proof, {("witness", name): tensor for name, tensor in seen.items()})
+    try:
+        verify(TaskShape(graph(), GOLDILOCKS, BITS), b"trees", [], {}, proof)
+    except VerificationError as error:
+        return error.reason, violated
+    return "accepted", violated
+
+
+def trees() -> int:
+    return len(TaskShape(graph(), GOLDILOCKS, BITS).plans)
+
+
+def test_honest_values_are_accepted() -> None:
+    assert trees() == 3
+    assert judge(honest()) == ("accepted", frozenset())
+
+
+def test_every_cell_is_looked_up_in_its_own_tree() -> None:
+    """One cell of each box just outside its table: the fractions of its tree do not cancel."""
+    cells = {(plan.number, block.box) for plan in TaskShape(graph(), GOLDILOCKS, BITS).plans for block in plan.blocks if block.lookup}
+    for k, (number, ((row, _), (_, column))) in enumerate(sorted(cells)):
+        x = honest()
+        x[row, column - 1] = (-1, 16)[k % 2]
+        assert judge(x) == ("opening-relation", frozenset({"tree level"})), (number, row, column)
+
+
+def test_rows_cannot_be_taken_from_another_tree() -> None:
+    """Multiplicities whose sum over the trees is right."""
+    _, first, second = TaskShape(graph(), GOLDILOCKS, BITS).plans
+    table = (set(first.tables) & set(second.tables)).pop()
+    lie = Lie(multiplicities={f"{table}@1": one(1), f"{table}@2": one(-1)})
+    assert judge(honest(), lie) == ("opening-relation", frozenset({"tree level"}))
+
+
+@pytest.mark.parametrize("number", range(trees()))
+def test_multiplicities_of_each_tree_are_the_committed_ones(number: int) -> None:
+    plan = TaskShape(graph(), GOLDILOCKS, BITS).plans[number]
+
+    def more(tensors: dict[str, np.ndarray]) -> None:
+        name = plan.multiplicity(plan.tables[-1])
+        tensors[name] = tensors[name] + 1
+
+    assert judge(honest(), Lie(witness=more)) == ("opening-relation", frozenset({"lookup numerators"}))
+
+
+def test_another_size_of_trees_is_another_statement() -> None:
+    """A verifier cuts as it does, whatever the prover did."""
+    shape = TaskShape(graph(), GOLDILOCKS, BITS)
+    proof = bytes(prove_with(shape, b"trees", [], values(honest()), {}, Lie(), {}).proof)
+    for bits in (BITS + 1, 26):
+        with pytest.raises(VerificationError):
+            verify(TaskShape(graph(), GOLDILOCKS, bits), b"trees", [], {}, proof)
+
+
+def test_each_tree_has_challenges_of_its_own() -> None:
+    """All that is sent for one tree is absorbed before the next one's α."""
+    from protocol.channel import CountingChannel, Transcript
+    from protocol.schedule.task import run_task
+    from tests.support.stage import PARAMS
+
+    drawn: list[str] = []
+
+    class Listing(Transcript):
+        def draw(self, tag: str, words: int, below: int) -> list[int]:
+            drawn.append(tag)
+            return super().draw(tag, words, below)
+
+    shape = TaskShape(graph(), GOLDILOCKS, BITS)
+    run_task(CountingChannel(GOLDILOCKS, Listing()), shape, b"", [], PARAMS, {}, None)
+    starts = [k for k, tag in enumerate(drawn) if tag == "lookups/alpha-beta"]
+    assert len(starts) == trees() and starts[0] == 0
+    assert [drawn[k - 1] for k in starts[1:]] == ["tree/rho"] * (trees() - 1)
+
+
+def test_a_graph_with_every_operation_in_several_trees() -> None:
+    tiny = Tiny(tiny_graph(6, 24, 5))
+    tiny.shape = TaskShape(tiny.graph, GOLDILOCKS, 9)
+    assert len(tiny.shape.plans) > 2
+    proof = bytes(tiny.prove().proof)
+    assert tiny.reason(proof) == "accepted"
+    for plan in tiny.shape.plans[1:]:
+        lie = Lie(multiplicities={f"{plan.tables[-1]}@{plan.number}": one(1)})
+        assert tiny.reason(bytes(tiny.prove(lie).proof)) == "opening-relation"
