@@ -5,6 +5,7 @@ standard output. Prefect is imported only when there is something left to do, af
 """
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,13 +39,33 @@ def init(
         _print(f"next: verilora run {folder / 'run.yaml'}")
 
 
-def estimate(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
-    """Show what a run will cost; nothing is written."""
+def estimate(
+    path: RunYaml,
+    device: Annotated[str, typer.Option("--device", help="Whose rates to measure: auto, cpu, cuda or reference.")] = "auto",
+    memory: Annotated[str | None, typer.Option(
+        "--memory", help="Plan for a machine or device with this much memory, for example 80GB or 24GiB, instead of this one.")] = None,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Show what a run will cost: values, lookups, proof bytes, bits, memory, seconds. Nothing is written."""
     from flows.session import estimate as compute
+    from prover.backend import NAMES
 
+    if device not in (*NAMES, "cuda"):
+        raise complain(f"--device {device}: valid is {', '.join(dict.fromkeys((*NAMES, 'cuda')))}", USAGE)
     with reporting(debug):
-        values = compute(str(path)).to_json()
+        found, rates = compute(str(path), device, None if memory is None else _bytes(memory))
+        values = found.to_json(rates)
         emit_json(values) if as_json else _print_plan(values)
+
+
+def _bytes(text: str) -> int:
+    """80GB is 80·10^9, 24GiB is 24·2^30; a plain number is bytes."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(?:([KMGT])(i?)B?)?", text, re.IGNORECASE)
+    if not found:
+        raise complain(f"--memory {text}: valid is a number of bytes, or one with kB, MB, GB, TB, KiB, MiB, GiB or TiB", USAGE)
+    number, unit, binary = found.groups()
+    power = "KMGT".index(unit.upper()) + 1 if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def run(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
@@ -77,7 +98,7 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
             if not quiet:
                 from cli.calibrate import loss_line
 
-                _print_plan(drafted.estimate.to_json())
+                _print_plan(drafted.estimate.to_json(session.rates(drafted)))
                 manifest = drafted.manifest
                 _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
             context = session.begin(drafted)
@@ -114,16 +135,18 @@ def _print_plan(plan: dict[str, Any]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("task", "number", "committed", "lookups", "proof", "bits", "memory", "CPU", "GPU", box=SIMPLE)
+    table = Table("task", "number", "committed", "padded", "lookups", "proof", "bits", "memory", "time", box=SIMPLE)
     for row in [*plan["kinds"], {**plan, "kind": "all"}]:
+        seconds = row["estimated_seconds"]
         table.add_row(
-            row["kind"], str(row["tasks"]), _short(row["committed_values"]), _short(row["lookups"]), _short(row["proof_bytes"]) + "B",
-            str(row["soundness_bits"]), _short(row["estimated_memory_bytes"]) + "B", f"{row['estimated_cpu_seconds']} s", "–",
-            end_section=row["kind"] == plan["kinds"][-1]["kind"],
+            row["kind"], str(row["tasks"]), _short(row["committed_values"]), _short(row["padded_values"]), _short(row["lookups"]),
+            _short(row["proof_bytes"]) + "B", str(row["soundness_bits"]), _short(row["estimated_memory_bytes"]) + "B",
+            "–" if seconds is None else f"{seconds} s", end_section=row["kind"] == plan["kinds"][-1]["kind"],
         )
     console.print(table)
     _print(f"proof parameters {plan['profile']}; openings per commitment {plan['budgets']}")
-    _print("memory and CPU time are estimates for 2 cores with AVX-512; GPU time is not measured here")
+    rates = "nobody has measured that device here" if plan["backend"] is None else f"times from rates of the {plan['backend']} backend measured now"
+    _print(f"memory of the largest task, without the program itself; {rates}, one task after another")
 
 
 def _print_summary(values: dict[str, Any]) -> None:

@@ -16,12 +16,17 @@ from pathlib import Path
 from flows.config import RunConfig, load_config
 from protocol.encoding import canonical_json
 from protocol.manifest import RunManifest
+from protocol.params import profile
+from prover.backend import select
+from prover.backend.base import Backend
+from prover.cost.rates import Rates, measure
 from prover.executor.quantisation import QuantisationError
+from prover.executor.torch_ops import TorchOps
 from storage.holding import holding
 from storage.models import NONE, EventRow
 from tasks.context import RunContext, RunRequest, Stores, open_stores
-from tasks.estimate import Estimate
-from tasks.plan import Draft, draft, plan_key, planned, quantisation_loss, start
+from tasks.estimate import Estimate, PlanError
+from tasks.plan import Draft, Room, draft, plan_key, planned, quantisation_loss, start
 from tasks.train import window_file, window_seconds
 
 
@@ -105,7 +110,11 @@ class Session:
 
     def draft(self) -> Draft:
         """The run's size, computed anew; nothing is written."""
-        return draft(self.request, self.key, self.stores.ledger.openings_spent)
+        return draft(self.request, self.key, self.stores.ledger.openings_spent, Room.here(select()))
+
+    def rates(self, drafted: Draft) -> Rates:
+        """What this machine does in a second, measured now under the draft's parameters."""
+        return device_rates(select(), drafted.estimate.profile)
 
     def quantisation_loss(self, drafted: Draft) -> QuantisationError:
         """The base model's loss as stored and as quantised, to be seen before training starts."""
@@ -192,10 +201,24 @@ def close_session(config_path: str) -> None:
         session.stores.ledger.close()
 
 
-def estimate(config_path: str) -> Estimate:
-    """What a run.yaml would cost; writes nothing."""
+def estimate(config_path: str, device: str = "auto", memory: int | None = None) -> tuple[Estimate, Rates | None]:
+    """What a run.yaml would cost on this machine, or on one with that much memory; writes nothing. Rates are those of `device`, None
+    if it is not at hand; then `memory` has to be given."""
     request = request_of(load_config(Path(config_path)))
-    return draft(request, plan_key(request)).estimate
+    try:
+        backend = select(device)
+    except (ImportError, OSError, RuntimeError) as error:
+        if memory is None:
+            raise PlanError(f"--device {device}: not on this machine ({error}); with --memory SIZE it can be planned for") from error
+        backend = None
+    room = Room.here(backend) if backend else Room(0, 0)
+    found = draft(request, plan_key(request), room=room if memory is None else Room(memory, room.program)).estimate
+    return found, device_rates(backend, found.profile) if backend else None
+
+
+def device_rates(backend: Backend, profile_name: str) -> Rates:
+    """Measured now, in about a second."""
+    return measure(backend, profile(profile_name), TorchOps("cuda" if backend.name == "cuda" else "cpu"))
 
 
 def calibrate(config_path: str) -> tuple[Draft, QuantisationError]:

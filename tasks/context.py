@@ -22,6 +22,7 @@ from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
+from prover.files.groups import Groups
 from prover.randomness import fresh_seed
 from storage.derive import commitment_row, layer_number
 from storage.errors import StorageError
@@ -117,9 +118,9 @@ class RunContext:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """The exact executor on this run's base model and dataset."""
+        """The exact executor on this run's base model, of which the layers used last are held, and its dataset."""
         names = [f"base/{n}" for n in range(self.manifest.model.layers)] + ["embedding", "head"]
-        base = {name: self.tensors(Name(name)) for name in names}
+        base = Groups(names, lambda name: self.tensors(Name(name)))
         dataset = self.tensors(Name("dataset"))
         return Trainer(self.manifest, base, dataset["tokens"], dataset["mask"])
 

@@ -9,7 +9,7 @@ The root is part of the name, so that two processes which commit to one window u
 other's: the root that was recorded tells which secrets stand. A copy of one known at the start ("base/0@16") has a seed of its own
 and no tensors: they are those of the start.
 
-Imports no prover code, so exporting an adapter needs none. Called by the other tasks and by `verilora adapter`.
+Imports neither executor nor kernels, so exporting an adapter needs none. Called by the other tasks and by `verilora adapter`.
 """
 
 import io
@@ -20,6 +20,7 @@ import numpy as np
 from protocol.manifest import RunManifest
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name
+from prover.files.groups import narrowest
 from storage.private import PrivateStore
 
 _SEED = "seed"
@@ -39,7 +40,7 @@ def secret_name(run_id: str, name: Name, root: str) -> str:
 
 def save_committed(private: PrivateStore, run_id: str, name: Name, root: str, seed: bytes, tensors: Mapping[str, IntArray]) -> None:
     """Keep the seed and the tensors of one commitment."""
-    arrays = {} if _is_copy(name) else {_TENSOR + key: _smallest(value) for key, value in tensors.items()}
+    arrays = {} if _is_copy(name) else {_TENSOR + key: narrowest(value) for key, value in tensors.items()}
     arrays[_SEED] = np.frombuffer(seed, dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -62,12 +63,3 @@ def delivered(private: PrivateStore, run_id: str, manifest: RunManifest, root: R
     """{layer: (seed, {"q_proj.lora_A": …})} of the final adapter, whose commitments are delivered/{layer}@{windows}."""
     last = len(manifest.windows())
     return {n: load_committed(private, run_id, Name(f"delivered/{n}", last), root) for n in range(manifest.model.layers)}
-
-
-def _smallest(values: IntArray) -> np.ndarray:
-    """The same integers in the narrowest signed type that holds them."""
-    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    for kind in (np.int8, np.int16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return values.astype(kind)
-    return values.astype(np.int64)

@@ -1,9 +1,9 @@
 """What a run will cost, before anything is committed: tasks, committed values, lookups, memory, time, proof bytes, bits.
 
 Sizes and soundness are computed from the relation itself, once for each shape of task (windows of equal length and inner
-layers are alike). Proof bytes are exact but for the Merkle siblings, whose number depends on the drawn positions. Times
-and memory are estimates: a rate per lookup measured on 2 cores with AVX-512, nothing more. The choice of proof
-parameters is here too, because it is the profile with the fewest proof bytes. Called by tasks/plan.py.
+layers are alike). Proof bytes are exact but for the Merkle siblings, whose number depends on the drawn positions. Memory is the
+sum of what is alive at a task's peak, time is counted work over rates measured on the machine at hand (prover/cost). The choice
+of proof parameters is here too, because it is the profile with the fewest proof bytes. Called by tasks/plan.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,19 +15,16 @@ import numpy as np
 from protocol import merkle
 from protocol.layout import CommitmentLayout
 from protocol.manifest import RunManifest
-from protocol.params import PROFILES, Params, profile
-from protocol.relation.graph import Committed, Graph
+from protocol.params import PROFILES, Params
 from protocol.schedule.opening import EXTRA_ROWS, tail_code, tail_count
 from protocol.schedule.task import TaskShape
 from protocol.soundness import Soundness, task_soundness
 from protocol.statement import PUBLIC_BASE, Task, commitment_layout, max_blinding, opening_counts, task_list
+from prover.cost.forecast import PARTS, Counted, forecast
+from prover.cost.rates import Rates
+from prover.cost.work import Memory, Work
 from storage.derive import SPARE_OPENINGS
 from tasks.context import RunError
-
-PROVE_SECONDS_PER_LOOKUP = 0.65e-6  # fitted to the demonstration on 2 cores with AVX-512, see docs/log.md
-PROVE_SECONDS_PER_TASK = 0.3
-VERIFY_SHARE = 0.25  # of the proving time
-MEMORY_BYTES_PER_LOOKUP = 280  # fraction tree with its layers, witness tensors and codeword: measured
 
 
 class PlanError(RunError):
@@ -36,16 +33,30 @@ class PlanError(RunError):
 
 @dataclass(frozen=True)
 class KindCost:
-    """All tasks of one kind."""
+    """All tasks of one kind; committed cells that are valid, and those of the rows that exist; the memory of the largest task."""
 
     kind: str
     tasks: int
     committed: int
+    padded: int
     lookups: int
     proof_bytes: int
     bits: float
-    memory_bytes: int
-    prove_seconds: float
+    memory: Memory
+    work: dict[str, Work]
+
+    def seconds(self, rates: Rates) -> dict[str, float]:
+        """By part of the work (prover/cost/forecast.py), one task after another."""
+        return {part: rates.total(work) for part, work in self.work.items()}
+
+    def to_json(self, rates: Rates | None) -> dict[str, Any]:
+        found = {part: round(value, 2) for part, value in self.seconds(rates).items()} if rates else None
+        return {
+            "kind": self.kind, "tasks": self.tasks, "committed_values": self.committed, "padded_values": self.padded,
+            "lookups": self.lookups, "proof_bytes": self.proof_bytes, "soundness_bits": int(self.bits),
+            "estimated_memory_bytes": self.memory.peak, "estimated_memory": self.memory.phases[self.memory.peak_phase],
+            "estimated_seconds": round(sum(found.values()), 1) if found else None, "estimated_seconds_by_part": found,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,33 +80,29 @@ class Estimate:
     def bits(self) -> float:
         return min(k.bits for k in self.kinds)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json; everything that is an estimate says so in its key."""
-        kinds = [
-            {
-                "kind": k.kind, "tasks": k.tasks, "committed_values": k.committed, "lookups": k.lookups, "proof_bytes": k.proof_bytes,
-                "soundness_bits": int(k.bits), "estimated_memory_bytes": k.memory_bytes,
-                "estimated_cpu_seconds": round(k.prove_seconds, 1), "gpu_seconds": "not measured here",
-            }
-            for k in self.kinds
-        ]
+    def to_json(self, rates: Rates | None = None) -> dict[str, Any]:
+        """Plain values for --json; everything that is an estimate says so in its key, seconds are those of `rates`."""
+        kinds = [k.to_json(rates) for k in self.kinds]
         return {
             "profile": self.profile, "tasks": self.tasks, "committed_values": sum(k.committed for k in self.kinds),
-            "lookups": sum(k.lookups for k in self.kinds), "proof_bytes": self.proof_bytes, "soundness_bits": int(self.bits),
-            "estimated_memory_bytes": max(k.memory_bytes for k in self.kinds),
-            "estimated_cpu_seconds": round(sum(k.prove_seconds for k in self.kinds), 1), "gpu_seconds": "not measured here",
+            "padded_values": sum(k.padded for k in self.kinds), "lookups": sum(k.lookups for k in self.kinds),
+            "proof_bytes": self.proof_bytes, "soundness_bits": int(self.bits),
+            "estimated_memory_bytes": max(k.memory.peak for k in self.kinds), "backend": rates.backend if rates else None,
+            "estimated_seconds": round(sum(k["estimated_seconds"] for k in kinds), 1) if rates else None,
             "budgets": dict(sorted(self.budgets.items())), "rotation_windows": self.rotation_windows, "kinds": kinds,
         }
 
 
 @dataclass(frozen=True, eq=False)
 class _Class:
-    """Tasks that are alike: one of them, its shape, how many there are."""
+    """Tasks that are alike: one of them, what it asks for, how many there are."""
 
     task: Task
-    shape: TaskShape
+    counted: Counted
     count: int
-    sizes: dict[str, int]
+
+
+Shapes = dict[tuple[object, ...], Counted]
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ def choose(
     `manifest` has exponents; its profile, budgets and rotations are ignored. PlanError says what would fit.
     """
     fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned, spare) for name in profiles}
-    shapes: dict[tuple[object, ...], TaskShape] = {}
+    shapes: Shapes = {}
     estimates = [_estimate(replace(found, profile=name), shapes) for name, found in fitting.items() if found]
     if not estimates:
         raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles), spare))
@@ -174,11 +181,13 @@ def _too_few_openings(manifest: RunManifest, owned: OwnedBudget | None, limit: i
     )
 
 
-def _classes(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]) -> Iterable[_Class]:
-    """`shapes` keeps what was found: a task's shape does not depend on budgets or on how often is rotated."""
+def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[_Class]:
+    """Of one kind, or of all. `shapes` keeps what was found: a task's shape does not depend on budgets or on how often is rotated."""
     windows, last = manifest.windows(), len(manifest.windows()) - 1
     groups: dict[tuple[object, ...], list[Task]] = {}
     for task in task_list(manifest):
+        if kind not in ("", task.kind):
+            continue
         if task.window < 0:
             key: tuple[object, ...] = ("range", task.commitments[0][0])
         elif task.kind == "rotate":
@@ -189,31 +198,35 @@ def _classes(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape])
         groups.setdefault(key, []).append(task)
     for key, tasks in groups.items():
         if key not in shapes:
-            shapes[key] = TaskShape(tasks[0].graph(manifest), profile(manifest.profile).field)
-        yield _Class(tasks[0], shapes[key], len(tasks), _sizes(shapes[key].graph))
+            shapes[key] = Counted.of(lambda task=tasks[0]: task.graph(manifest), PROFILES[manifest.profile].field)  # type: ignore[misc]
+        yield _Class(tasks[0], shapes[key], len(tasks))
 
 
-def _sizes(graph: Graph) -> dict[str, int]:
-    """Cells that are committed, and cells that are looked up, in one task."""
-    committed = sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed))
-    return {"committed": committed, "lookups": sum(lookup.columns[0].cells for lookup in graph.lookups)}
-
-
-def _estimate(manifest: RunManifest, shapes: dict[tuple[object, ...], TaskShape]) -> Estimate:
+def _estimate(manifest: RunManifest, shapes: Shapes) -> Estimate:
     params, kinds, classes = PROFILES[manifest.profile], [], list(_classes(manifest, shapes))
     for kind in dict.fromkeys(c.task.kind for c in classes):
         group = [c for c in classes if c.task.kind == kind]
-        inputs = [[commitment_layout(manifest, name) for _, name in c.task.commitments] for c in group]
-        sizes = [proof_size(params, c.shape, found) for c, found in zip(group, inputs, strict=True)]
-        bits = [_soundness(manifest, params, c.shape, found).bits for c, found in zip(group, inputs, strict=True)]
-        seconds = [PROVE_SECONDS_PER_TASK + PROVE_SECONDS_PER_LOOKUP * sum(p.fractions for p in c.shape.plans) for c in group]
+        inputs = [_inputs(manifest, c.task) for c in group]
+        sizes = [proof_size(params, c.counted.shape, found) for c, found in zip(group, inputs, strict=True)]
+        bits = [_soundness(manifest, params, c.counted.shape, found).bits for c, found in zip(group, inputs, strict=True)]
+        each = [forecast(c.counted, params, found) for c, found in zip(group, inputs, strict=True)]
+        counts = [c.count for c in group]
         kinds.append(KindCost(
-            kind, sum(c.count for c in group), sum(c.count * c.sizes["committed"] for c in group),
-            sum(c.count * c.sizes["lookups"] for c in group), sum(c.count * n for c, n in zip(group, sizes, strict=True)),
-            min(bits), max(MEMORY_BYTES_PER_LOOKUP * sum(p.fractions for p in c.shape.plans) for c in group),
-            sum(c.count * s for c, s in zip(group, seconds, strict=True)),
+            kind, sum(counts), *(sum(n * getattr(f, name) for n, f in zip(counts, each, strict=True)) for name in ("valid", "padded", "lookups")),
+            sum(n * size for n, size in zip(counts, sizes, strict=True)), min(bits), max((f.memory for f in each), key=lambda m: m.peak),
+            {part: sum((f.parts[part].times(n) for n, f in zip(counts, each, strict=True)), Work()) for part in PARTS},
         ))
     return Estimate(manifest.profile, manifest.budgets, manifest.rotation_windows, tuple(kinds))
+
+
+def _inputs(manifest: RunManifest, task: Task) -> list[CommitmentLayout]:
+    return [commitment_layout(manifest, name) for _, name in task.commitments]
+
+
+def kind_memory(manifest: RunManifest, kind: str) -> Memory:
+    """The largest task of one kind; `manifest` has a profile and budgets."""
+    params = PROFILES[manifest.profile]
+    return max((forecast(c.counted, params, _inputs(manifest, c.task)).memory for c in _classes(manifest, {}, kind)), key=lambda m: m.peak)
 
 
 def _soundness(manifest: RunManifest, params: Params, shape: TaskShape, inputs: list[CommitmentLayout]) -> Soundness:

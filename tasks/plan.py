@@ -21,6 +21,7 @@ from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
 from prover.commitment.commit import commit
+from prover.cost.machine import memory_bytes, resident_bytes
 from prover.executor.prepare import Prepared, prepare
 from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
@@ -33,6 +34,7 @@ from storage.models import RunRow
 from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
 from tasks.estimate import Estimate, OwnedBudget, PlanError, choose
+from tasks.fitting import require_memory
 from tasks.owned_data import owned_dataset, same_ledger
 
 PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blinding: anyone recomputes its commitment ids
@@ -49,10 +51,25 @@ class Draft:
     opening: DatasetOpening | None = None
 
 
-def draft(request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0) -> Draft:
+@dataclass(frozen=True)
+class Room:
+    """Memory to plan for, and what of it the program itself takes."""
+
+    limit: int
+    program: int
+
+    @staticmethod
+    def here(backend: Backend) -> "Room":
+        return Room(memory_bytes(backend.name), resident_bytes(backend.name))
+
+
+def draft(
+    request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0, room: Room | None = None
+) -> Draft:
     """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong.
 
     `spent` tells how many openings of a commitment id the ledger has counted: an owner's dataset may have been used before.
+    Without `room` nobody asks whether the tasks fit in memory.
     """
     model = open_model(request.base_model)
     opening = None if request.dataset_opening is None else read_opening(request.dataset_opening)
@@ -71,6 +88,8 @@ def draft(request: RunRequest, key: str, spent: Callable[[str], int] = lambda id
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
         estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings)
+        if room:
+            require_memory(prepared.manifest, estimate, room.limit, room.program)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "budgets", "rotation_windows")}
@@ -148,9 +167,11 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     if drafted.opening:
         same_ledger(stores, drafted.opening)
     context = RunContext(stores, "", drafted.manifest, backend)
-    tensors: Mapping[str, Mapping[str, IntArray]] = {
-        **drafted.prepared.base, "dataset": {"tokens": drafted.prepared.tokens, "mask": drafted.prepared.mask},
-    }
+    dataset = {"tokens": drafted.prepared.tokens, "mask": drafted.prepared.mask}
+
+    def tensors(text: str) -> Mapping[str, IntArray]:
+        return dataset if text == "dataset" else drafted.prepared.base[text]
+
     public = drafted.manifest.base_visibility == "public"
     seeds, roots, ids = {}, {}, {}
     for text in base_commitments(drafted.manifest.model):
@@ -158,14 +179,14 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
         owned = drafted.opening.seed if drafted.opening and text == "dataset" else None
         seeds[text] = PUBLIC_SEED if public and name.kind in PUBLIC_BASE else owned or fresh_seed()
         layout = commitment_layout(drafted.manifest, name)
-        roots[text] = commit(context.backend, layout, tensors[text], seeds[text]).root
+        roots[text] = commit(context.backend, layout, tensors(text), seeds[text]).root
         ids[text] = layout.identity(roots[text])
     if drafted.opening and ids["dataset"] != drafted.opening.id:
         raise PlanError(f"dataset_opening: its id {drafted.opening.id} would be {ids['dataset']} here; have its owner commit again")
     manifest = replace(drafted.manifest, commitments=ids)
     run_id = manifest.run_id
     for text, seed in seeds.items():
-        save_committed(stores.private, run_id, Name(text), roots[text].hex(), seed, tensors[text])
+        save_committed(stores.private, run_id, Name(text), roots[text].hex(), seed, tensors(text))
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
     stores.private.create(f"plans/{drafted.key}", canonical_json(plan))
     found = planned(stores, drafted.key, context.backend)

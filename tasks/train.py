@@ -48,8 +48,8 @@ def train_window(context: RunContext, window: int, progress: Callable[[int, floa
     if fresh:
         started = time.monotonic()
         trace = _run(context, window, progress)
-        tensors = outputs(trace, window) | {n: context.tensors(Name(n.base)) for n in copies(context, window)}
-        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in tensors.items()}
+        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in outputs(trace, window).items()}
+        roots |= {str(n): context.commit(n, context.tensors(Name(n.base))).hex() for n in copies(context, window)}
         milliseconds = int(1000 * (time.monotonic() - started))
         fresh = private.create(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
     roots = parse_canonical(private.get(name), "window")["roots"]

@@ -7,7 +7,7 @@ has a key here, under the name of its exponent; `FloatRun.step` records max|valu
 clipping, what their scales need). Called by prover/executor/calibrate.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -31,6 +31,26 @@ def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, Int
         scale = real.pop(f"{k}.scale")
         real[k] *= scale.reshape(*scale.shape, *[1] * (real[k].dim() - scale.dim()))
     return real
+
+
+class Dequantised(Mapping[str, dict[str, torch.Tensor]]):
+    """The real tensors of the commitments in `base`; the group asked for last is kept."""
+
+    def __init__(self, exponents: Mapping[str, int], base: Base) -> None:
+        self.exponents, self.base = exponents, base
+        self._last: tuple[str, dict[str, torch.Tensor]] = "", {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
+        if self._last[0] != name:
+            self._last = "", {}  # not both in memory
+            self._last = name, dequantised(self.exponents, name, self.base[name])
+        return self._last[1]
 
 
 class FloatModel:
@@ -140,10 +160,11 @@ class FloatModel:
 
 
 class FloatRun(FloatModel):
-    """LoRA training in float64 from the manifest's initial adapter."""
+    """LoRA training in float64 from the manifest's initial adapter, one layer at a time: memory holds a layer's weights and
+    activations, the layers' inputs, and the adapter with its optimizer state."""
 
     def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray) -> None:
-        super().__init__(manifest, {n: dequantised(manifest.exponents, n, group) for n, group in base.items()})
+        super().__init__(manifest, Dequantised(manifest.exponents, base))
         self.tokens, self.mask = torch.from_numpy(tokens), torch.from_numpy(mask).double()
         self.adapter: dict[str, torch.Tensor] = {}
         for layer in range(manifest.model.layers):
@@ -170,21 +191,30 @@ class FloatRun(FloatModel):
         self.optimizer.zero_grad()
         index = torch.from_numpy(np.array(self.m.batch(k)))
         ids, mask = self.tokens[index], self.mask[index]
-        x = self.base["embedding"]["E"][ids[:, :-1]].requires_grad_()
-        self.trace("x", "dx/0", x)
-        for layer in range(self.m.model.layers):
-            x = self.layer(layer, x, self.adapter)
+        inputs = [self.base["embedding"]["E"][ids[:, :-1]]]
+        with torch.no_grad():
+            for layer in range(self.m.model.layers):
+                inputs.append(self.layer(layer, inputs[-1], self.adapter))
+        x = self.trace("x", f"dx/{self.m.model.layers}", inputs.pop().requires_grad_())
         loss = (self.token_loss(x, ids[:, 1:]) * mask).sum()
-        torch.autograd.backward(loss)
-        for gradient, _, value in self.traced:
-            if value.grad is not None:
-                self.note(gradient, value.grad)
+        self.backward(loss)
+        for layer in reversed(range(self.m.model.layers)):  # its values anew: the same operations on the same numbers
+            gradient, x = x.grad, self.trace("x", f"dx/{layer}", inputs.pop().requires_grad_())
+            self.backward(self.layer(layer, x, self.adapter), gradient)
         tokens = float(mask.sum())
         for matrix in self.adapter.values():
             if matrix.grad is not None:
                 matrix.grad /= tokens
         self.update(k)
         return float(loss.detach()) / tokens
+
+    def backward(self, value: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
+        """Gradients of everything traced since the last call, and their magnitudes."""
+        torch.autograd.backward(value, gradient)
+        for key, _, traced in self.traced:
+            if traced.grad is not None:
+                self.note(key, traced.grad)
+        self.traced = []
 
     def update(self, k: int) -> None:
         """The optimizer's step k from the mean gradients in `.grad`."""

@@ -3,6 +3,7 @@
 The manifest returned has no commitments and budgets yet; whoever commits adds them. Called when a run is planned.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from protocol.manifest import VERSION, WIDTHS, Lora, Optimizer, RunManifest
@@ -17,10 +18,10 @@ CALIBRATION_STEPS = 12
 
 @dataclass(frozen=True)
 class Prepared:
-    """`base` by commitment name and tensor name, int64; dataset arrays as committed."""
+    """`base` by commitment name and tensor name, int64, a folder's made layer by layer when asked for; dataset arrays as committed."""
 
     manifest: RunManifest
-    base: dict[str, dict[str, IntArray]]
+    base: Mapping[str, Mapping[str, IntArray]]
     tokens: IntArray
     mask: IntArray
     calibration: Calibration

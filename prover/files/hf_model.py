@@ -8,7 +8,6 @@ planning, by prover/files/quantise.py and by the calibration.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,6 @@ class HfModel:
         if not 0 <= index < self.config.layers:
             raise IndexError(f"layer {index} of {self.config.layers}")
         return {name: self._read(_layer_tensor(index, name)) for name in _layer_shapes(self.config)}
-
-    def layers(self) -> Iterator[LayerTensors]:
-        return (self.layer(index) for index in range(self.config.layers))
 
     def embedding(self) -> np.ndarray:
         """[vocab, hidden] float32."""

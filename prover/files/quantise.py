@@ -15,7 +15,7 @@ lora_A (A∘γ). Axes: g kv head, q query head within the group, j head_dim inde
 Names and widths are those of protocol/relation/base.py. Called by the planning of a run (base commitments).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +24,10 @@ from protocol.model_config import PROJECTIONS, ModelConfig
 from protocol.relation.base import ROW_BITS, bias_name
 from protocol.relation.lora import OUT_AXES, WEIGHT
 from protocol.relation.tables import round_shift
+from prover.files.groups import KEEP_BYTES, Groups
 from prover.files.hf_model import HfModel, LayerTensors
 
+PART = 1 << 22
 FINEST_BIAS = 20  # fractional bits of a bias: finer ones would only widen the sum that it enters
 
 
@@ -43,19 +45,31 @@ def quantise(x: np.ndarray, bits: int, largest_exponent: int | None = None) -> Q
     """
     if not 2 <= bits <= 32:
         raise ValueError(f"bits must be from 2 to 32, found {bits}")
-    wide = np.asarray(x, dtype=np.float64)
-    if not np.isfinite(wide).all():
+    given = np.asarray(x)
+    values = np.zeros(given.shape, dtype=np.int64)
+    parts = list(zip(_parts(given), _parts(values), strict=True))
+    if not all(np.isfinite(part).all() for part, _ in parts):
         raise ValueError("only finite values can be quantised")
-    peak = float(np.max(np.abs(wide), initial=0.0))
+    peak = max((float(np.max(np.abs(part), initial=0.0)) for part, _ in parts), default=0.0)
     if peak == 0.0:
-        return Quantised(np.zeros(wide.shape, dtype=np.int64), 0)
+        return Quantised(values, 0)
     # peak = m·2^e with m in [1/2, 1): peak·2^(bits−1−e) < 2^(bits−1), and only its rounding can reach that power.
     exponent = bits - 1 - int(np.frexp(peak)[1])
     if np.rint(np.ldexp(peak, exponent)) > 2 ** (bits - 1) - 1:
         exponent -= 1
     if largest_exponent is not None:
         exponent = min(exponent, largest_exponent)
-    return Quantised(np.rint(np.ldexp(wide, exponent)).astype(np.int64), exponent)
+    for part, out in parts:
+        out[...] = np.rint(np.ldexp(part.astype(np.float64), exponent))
+    return Quantised(values, exponent)
+
+
+def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of at most PART cells or one row, so that what is computed on the way takes little memory."""
+    if x.ndim == 0:
+        return iter((x,))
+    rows = max(1, PART * len(x) // max(x.size, 1))
+    return (x[start : start + rows] for start in range(0, len(x), rows))
 
 
 def dequantise(tensor: Quantised) -> np.ndarray:
@@ -148,16 +162,29 @@ def tied_head(embedding: Quantised, final_norm: np.ndarray, widths: Mapping[str,
 
 
 def quantise_base(
-    model: HfModel, widths: Mapping[str, int], weight_scales: str = "tensor"
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, int]]:
-    """All base commitments: integers by commitment and tensor, and exponents by "commitment/tensor"."""
-    groups = {f"base/{n}": quantise_layer(model.config, tensors, widths, weight_scales) for n, tensors in enumerate(model.layers())}
-    embedding = quantise(model.embedding(), widths["embedding"])
-    groups["embedding"] = {"E": embedding}
-    if model.config.tied:
-        model.head()  # refuses a stored head that differs from the embedding
-        groups["head"] = tied_head(embedding, model.final_norm(), widths)
-    else:
-        groups["head"] = quantise_head(model.head(), model.final_norm(), widths, weight_scales)
-    base = {name: {k: x.values for k, x in group.items()} for name, group in groups.items()}
-    return base, {f"{name}/{k}": x.exponent for name, group in groups.items() for k, x in group.items()}
+    model: HfModel, widths: Mapping[str, int], weight_scales: str = "tensor", keep: int = KEEP_BYTES
+) -> tuple[Groups, dict[str, int]]:
+    """All base commitments: integers by commitment and tensor, and exponents by "commitment/tensor". Every group is quantised
+    once for its exponents and again whenever it is asked for and not among the `keep` bytes of those used last."""
+
+    def make(name: str) -> dict[str, Quantised]:
+        kind, _, layer = name.partition("/")
+        if kind == "base":
+            return quantise_layer(model.config, model.layer(int(layer)), widths, weight_scales)
+        if kind == "embedding":
+            return {"E": quantise(model.embedding(), widths["embedding"])}
+        if model.config.tied:
+            return tied_head(quantise(model.head(), widths["embedding"]), model.final_norm(), widths)
+        return quantise_head(model.head(), model.final_norm(), widths, weight_scales)
+
+    exponents: dict[str, int] = {}
+
+    def integers(name: str) -> dict[str, np.ndarray]:
+        found = make(name)
+        exponents.update({f"{name}/{k}": x.exponent for k, x in found.items()})
+        return {k: x.values for k, x in found.items()}
+
+    base = Groups([*(f"base/{n}" for n in range(model.config.layers)), "embedding", "head"], integers, keep)
+    for name in base:
+        base[name]  # the exponents, and the first groups kept
+    return base, dict(exponents)

@@ -169,6 +169,31 @@ def test_accumulation_is_one_larger_batch() -> None:
     assert runs[0].maxima == runs[1].maxima
 
 
+def whole_step(run: FloatRun, k: int) -> float:
+    """The step with the graph of all layers at once."""
+    run.optimizer.zero_grad()
+    index = torch.from_numpy(np.array(run.m.batch(k)))
+    ids, mask = run.tokens[index], run.mask[index]
+    x = run.trace("x", "dx/0", run.base["embedding"]["E"][ids[:, :-1]].requires_grad_())
+    for layer in range(run.m.model.layers):
+        x = run.layer(layer, x, run.adapter)
+    loss = (run.token_loss(x, ids[:, 1:]) * mask).sum()
+    run.backward(loss)
+    for matrix in run.adapter.values():
+        matrix.grad /= float(mask.sum())
+    run.update(k)
+    return float(loss.detach()) / float(mask.sum())
+
+
+@pytest.mark.parametrize("optimizer", [{"kind": "adamw", "max_grad_norm": "0.3"}, {"momentum": "0.9"}], ids=str)
+def test_layers_one_at_a_time_are_the_whole_model_bit_for_bit(optimizer: dict[str, object]) -> None:
+    runs = [float_run(toy(layers=3, steps=4, **optimizer)) for _ in range(2)]
+    for k in range(4):
+        assert runs[0].step(k) == whole_step(runs[1], k)
+        assert runs[0].maxima == runs[1].maxima
+    assert all(torch.equal(matrix, runs[1].adapter[name]) for name, matrix in runs[0].adapter.items())
+
+
 def test_integer_losses_follow_the_float_run() -> None:
     t = toy(layers=2, steps=6, window_steps=6, kind="adamw", max_grad_norm="0.5", schedule="cosine", warmup_steps=1, weight_decay="0.01")
     run, losses = float_run(t), list[float]()

@@ -1,6 +1,5 @@
 """Toy runs of every supported architecture: random weights without files, or folders written by transformers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,8 @@ class RandomModel:
     config: ModelConfig
     tensors: dict[str, np.ndarray]
 
-    def layers(self) -> Iterator[LayerTensors]:
-        for n in range(self.config.layers):
-            yield {name: self.tensors[_layer_tensor(n, name)] for name in _layer_shapes(self.config)}
+    def layer(self, index: int) -> LayerTensors:
+        return {name: self.tensors[_layer_tensor(index, name)] for name in _layer_shapes(self.config)}
 
     def embedding(self) -> np.ndarray:
         return self.tensors["model.embed_tokens.weight"]

@@ -60,7 +60,8 @@ def test_quantised_weights_are_the_same_function(examples: Path, haiku: Tokenise
     before = mean_loss(base, haiku, slice(16))
     tensors = {"model.embed_tokens": quantise(ours.embedding(), WIDTHS["embedding"]),
                "lm_head": quantise_head(ours.head(), ours.final_norm(), WIDTHS)["W"]}
-    for l, raw in enumerate(ours.layers()):
+    for l in range(ours.config.layers):
+        raw = ours.layer(l)
         layer = quantise_layer(ours.config, raw, WIDTHS)
         for name in PROJECTIONS:
             block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"

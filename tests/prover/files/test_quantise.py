@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from protocol.manifest import WIDTHS
 from protocol.relation.base import ROW_BITS
+from prover.files.groups import KEEP_BYTES, Groups
 from prover.files.hf_model import open_model
 from prover.files.quantise import Quantised, dequantise, fold, quantise, quantise_base, quantise_layer, quantise_rows
 
@@ -96,3 +97,39 @@ def test_embedding_and_head(small: Any) -> None:
     head = Quantised(base["head"]["W"], exponents["head/W"])
     exact = model.head().astype(np.float64) * model.final_norm()
     assert np.abs(dequantise(head) - exact).max() <= 2.0 ** -(head.exponent + 1)
+
+
+def test_groups_are_made_when_asked_for_and_kept_within_bytes() -> None:
+    made: list[str] = []
+
+    def make(name: str) -> dict[str, np.ndarray]:
+        made.append(name)
+        return {"W": np.full((8,), int(name) * 1000, dtype=np.int64), "E": np.arange(-3, 4)}
+
+    groups = Groups(["0", "1", "40000000"], make, keep=2 * (8 * 2 + 7))
+    assert list(groups) == ["0", "1", "40000000"] and made == []
+    for name in ("0", "1", "0", "1", "40000000", "1", "40000000"):
+        found = groups[name]
+        assert {k: v.dtype for k, v in found.items()} == {"W": np.int64, "E": np.int64}
+        assert (found["W"] == int(name) * 1000).all() and (found["E"] == np.arange(-3, 4)).all()
+        found["W"][0] = -1  # a caller's copy: the next one gets the group as it is
+    assert made == ["0", "1", "40000000", "1", "40000000"]  # 0 and 1 fit together (int8 and int16), 40000000 needs 64 bits beside nothing
+    with pytest.raises(KeyError):
+        groups["2"]
+
+
+def test_a_base_that_is_not_kept_is_the_same(small: Any) -> None:
+    model = open_model(small.write())
+    (held, exponents), (streamed, again) = (quantise_base(model, WIDTHS, "row", keep) for keep in (KEEP_BYTES, 0))
+    assert exponents == again and list(held) == list(streamed) == ["base/0", "base/1", "embedding", "head"]
+    for name, group in held.items():
+        assert all((group[k] == values).all() and values.dtype == np.int64 for k, values in streamed[name].items())
+
+
+def test_parts_of_a_large_tensor_are_rounded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(2).normal(size=(7, 5, 3)).astype(np.float32)
+    whole = quantise(x, 12)
+    monkeypatch.setattr("prover.files.quantise.PART", 30)
+    parts = quantise(x, 12)
+    assert parts.exponent == whole.exponent and (parts.values == whole.values).all()
+    assert quantise(np.float32(0.75), 12).values == 1536 and quantise(np.zeros((0, 3)), 12).values.shape == (0, 3)

@@ -1,0 +1,150 @@
+"""One step of a shape with random weights, trained and ready to be proved task by task; measured beside what was foretold.
+
+    folder of weights (shapes.py) → integers, exponents (one float64 step) → training → commitments → witness → proof → verdict
+
+Nothing of storage or orchestration takes part. Called by benchmarks/scaling.py, planner.py and gpu.py.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.shapes import Shape, write_folder
+from protocol.channel import VerifyingChannel
+from protocol.manifest import Lora, RunManifest, StepRange
+from protocol.model_config import PROJECTIONS
+from protocol.optimizer import Optimizer
+from protocol.params import Params, profile
+from protocol.relation.graph import IntArray
+from protocol.schedule.opening import Committed
+from protocol.schedule.task import TaskShape, run_task
+from protocol.statement import Name, Task, commitment_layout, opening_counts, task_list
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, commit
+from prover.cost.machine import peak_bytes, reset_peak
+from prover.cost.phases import Clock, timed_proof
+from prover.cost.work import padded_cells
+from prover.executor.evaluate import check
+from prover.executor.prepare import Prepared, prepare
+from prover.executor.torch_ops import TorchOps
+from prover.executor.trainer import Trainer, WindowTrace
+from prover.files.dataset import TokenisedDataset
+from prover.files.hf_model import open_model
+from prover.randomness import fresh_seed
+from prover.witness.task import task_values
+
+STATEMENT = b"benchmark"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task: counts, seconds by part (phases of the proof apart), bytes."""
+
+    task: str
+    valid: int
+    padded: int
+    lookups: int
+    seconds: Mapping[str, float]
+    phases: Mapping[str, float]
+    proof_bytes: int
+    peak_bytes: int
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@dataclass(eq=False)
+class Stage:
+    """A planned step; `ops` is the executor that trains and makes witnesses."""
+
+    ready: Prepared
+    params: Params
+    backend: Backend
+    ops: TorchOps
+    clock: Clock = time.perf_counter
+    train_seconds: float = 0.0
+    made: dict[str, CommitmentData] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> RunManifest:
+        return self.ready.manifest
+
+    @cached_property
+    def trace(self) -> WindowTrace:
+        """The step in exact integers."""
+        trainer, start = Trainer(self.manifest, self.ready.base, self.ready.tokens, self.ready.mask, self.ops), self.clock()
+        found = trainer.run_window(StepRange(0, 1))
+        self.train_seconds = self.clock() - start
+        return found
+
+    def arrays(self, name: Name) -> dict[str, IntArray]:
+        """The tensors of a commitment of this step."""
+        kind, _, number = name.base.partition("/")
+        if kind == "dataset":
+            return {"tokens": self.ready.tokens, "mask": self.ready.mask}
+        if kind in ("base", "embedding", "head"):
+            return dict(self.ready.base[name.base])
+        layer, trace = int(number), self.trace
+        return {
+            "x": lambda: {"x": trace.x[layer]}, "dx": lambda: {"dx": trace.dx[layer]}, "state": lambda: trace.state_out[layer],
+            "delivered": lambda: trace.delivered[layer],
+        }[kind]()
+
+    def tasks(self, kinds: tuple[str, ...] = ("embed", "layer", "head")) -> list[Task]:
+        return [task for task in task_list(self.manifest) if task.kind in kinds]
+
+    def prove(self, task: Task) -> Measured:
+        """Commit to the inputs, make the witness, prove, verify; RuntimeError or VerificationError if anything does not hold."""
+        clock, seconds = self.clock, dict[str, float]()
+        arrays = {role: (name, self.arrays(name)) for role, name in task.commitments}
+        reset_peak(self.backend.name)
+        start = clock()
+        inputs = [
+            (role, commit(self.backend, commitment_layout(self.manifest, name), tensors, fresh_seed()))
+            for role, (name, tensors) in arrays.items()
+        ]
+        seconds["inputs"] = clock() - start
+        given = {(role, key): array for role, (_, tensors) in arrays.items() for key, array in tensors.items()}
+        start = clock()
+        graph, values = task_values(self.manifest, task.kind, StepRange(0, 1) if task.window >= 0 else None, task.subject, given, self.ops)
+        check(graph, dict(enumerate(values)))
+        seconds["evaluate"] = clock() - start
+        shape = TaskShape(graph, self.backend.field)
+        published = {item.name: values[item.tensor.index] for item in graph.published}
+        start = clock()
+        proof, phases = timed_proof(self.backend, shape, STATEMENT, inputs, values, published, self.params, fresh_seed(), clock)
+        seconds["prove"] = clock() - start
+        peak = peak_bytes(self.backend.name)
+        start = clock()
+        channel = VerifyingChannel(self.params.field, proof)
+        committed = [Committed(role, data.layout, data.root) for role, data in inputs]
+        run_task(channel, TaskShape(graph, self.params.field), STATEMENT, committed, self.params, published, None)
+        channel.finish()
+        seconds["verify"] = clock() - start
+        valid, padded = padded_cells(shape.witness_layout(self.params))
+        lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
+        return Measured(str(task), valid, padded, lookups, seconds, phases, len(proof), peak)
+
+
+def stage(
+    shape: Shape, tokens: int, profile_name: str, backend: Backend, folder: Path, rank: int = 8, ops: TorchOps | None = None,
+    clock: Clock = time.perf_counter,
+) -> Stage:
+    """One sequence of random tokens, AdamW, rank `rank` on all seven projections; the weights are written to `folder` unless they lie there."""
+    random = np.random.default_rng(5)
+    ids = random.integers(0, shape.vocab_size, (1, tokens + 1))
+    dataset = TokenisedDataset(ids, np.ones((1, tokens), dtype=np.int64), "00" * 32, 0, 1)
+    if not (folder / "config.json").exists():
+        write_folder(folder, shape)
+    ready = prepare(
+        open_model(folder), dataset, name="benchmark", lora=Lora(rank, 2 * rank, PROJECTIONS),
+        optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True,
+        base_visibility="private", profile=profile_name, calibration_steps=1,
+    )
+    manifest = replace(ready.manifest, budgets=opening_counts(ready.manifest))
+    return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, ops or TorchOps(), clock)

@@ -1,0 +1,76 @@
+"""How much memory there is to plan for, and how much was used at most.
+
+    cpu, reference   the machine's memory or the limit of its control group; the process's own peak (Linux: VmHWM, reset)
+    cuda             the device's memory; what is no longer free on it, since pools keep what they had
+
+Called by tasks/plan.py and benchmarks/.
+"""
+
+import os
+import resource
+from pathlib import Path
+
+import torch
+
+_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def memory_bytes(backend: str) -> int:
+    """Memory of the device that this backend computes on."""
+    if backend == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    limits = [int(text) for file in _GROUPS if (text := _text(file).strip()).isdigit()]
+    return min([_meminfo("MemTotal"), *limits])
+
+
+def peak_bytes(backend: str) -> int:
+    """The most that was in use since `reset_peak`, the program itself included."""
+    if backend == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return int(total - free)
+    lines = [line for line in _text("/proc/self/status").splitlines() if line.startswith("VmHWM")]
+    return int(lines[0].split()[1]) * 1024 if lines else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak(backend: str) -> None:
+    """Forget the peak so far, where the system can; give unused device memory back."""
+    if backend == "cuda":
+        torch.cuda.empty_cache()
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux: the peak stays that of the whole process
+
+
+def resident_bytes(backend: str) -> int:
+    """In use now: before a task, what the program itself takes."""
+    if backend == "cuda":
+        return peak_bytes(backend)
+    pages = _text("/proc/self/statm").split()
+    return int(pages[1]) * resource.getpagesize() if pages else peak_bytes(backend)
+
+
+def _meminfo(key: str) -> int:
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError:
+        return ""
+
+
+def describe(count: float) -> str:
+    """1.5 GB."""
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} B"

@@ -1,0 +1,85 @@
+"""One proof with the time of each of its phases, through the interfaces that the schedule calls, so for any backend.
+
+    witness      pads, multiplicities, rows, codewords, leaves and levels of the witness tree
+    tree         the tree of fractions: leaves, levels, rounds
+    claims       factors of products and one-hot rows folded to tables
+    products     rounds on these tables
+    weights      the weights of all claims on committed cells
+    opening      rounds on committed cells, masked rows, columns
+    schedule     everything else: affine forms, transcript, what a verifier computes too
+
+Called by rates.py and by benchmarks/gpu.py.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from protocol.field import I64
+from protocol.params import Params
+from protocol.relation.graph import IntArray
+from protocol.schedule.opening import Committed
+from protocol.schedule.task import TaskShape, run_task
+from prover.argument.channel import ProvingChannel
+from prover.argument.prove import TaskProverImpl
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData
+
+Clock = Callable[[], float]
+_PARTS = {
+    "tree": dict.fromkeys(("root", "descend", "round", "bind", "ends"), "tree"),
+    "batch": dict.fromkeys(("begin", "round", "bind", "ends"), "products"),
+    "opening": dict.fromkeys(("round", "bind", "ends", "sigma", "masked_rows", "open"), "opening") | {"begin": "weights"},
+}
+
+
+class _Timed:
+    """Another object whose named methods are timed."""
+
+    def __init__(self, inner: Any, phases: Mapping[str, str], seconds: Counter[str], clock: Clock) -> None:
+        self.inner, self.phases, self.seconds, self.clock = inner, phases, seconds, clock
+
+    def __getattr__(self, name: str) -> Any:
+        found, phase = getattr(self.inner, name), self.phases.get(name)
+        if phase is None:
+            return found
+
+        def call(*arguments: Any) -> Any:
+            start = self.clock()
+            try:
+                return found(*arguments)
+            finally:
+                self.seconds[phase] += self.clock() - start
+
+        return call
+
+
+class _TimedTask(_Timed):
+    """A TaskProver and its three sub-provers, of which the tree is another one for each of the task's trees."""
+
+    def __init__(self, inner: TaskProverImpl, seconds: Counter[str], clock: Clock) -> None:
+        super().__init__(inner, {"start_tree": "tree", "claim": "claims", "triples": "schedule"}, seconds, clock)
+        self.batch, self.opening = self._part("batch"), self._part("opening")
+
+    @property
+    def tree(self) -> _Timed:
+        return self._part("tree")
+
+    def _part(self, name: str) -> _Timed:
+        return _Timed(getattr(self.inner, name), _PARTS[name], self.seconds, self.clock)
+
+
+def timed_proof(
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
+    published: Mapping[str, IntArray], params: Params, seed: bytes, clock: Clock = time.perf_counter,
+) -> tuple[bytes, dict[str, float]]:
+    """As prove_task, with the seconds of each phase; no opening is counted."""
+    start, seconds = clock(), Counter[str]()
+    inner = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, lambda: None)
+    seconds["witness"] = clock() - start
+    channel = ProvingChannel(backend.field, inner.pads, inner.tails)
+    commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
+    run_task(channel, shape, statement, commitments, params, published, _TimedTask(inner, seconds, clock))  # type: ignore[arg-type]
+    seconds["schedule"] += clock() - start - sum(seconds.values())
+    return bytes(channel.proof), dict(seconds)

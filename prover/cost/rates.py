@@ -1,0 +1,189 @@
+"""What this machine does in a second, measured with the prover's own parts in about a second and a half.
+
+A small and a larger task of the same kind (a matrix product, its rescaling, a product of cells, its rescaling) are committed,
+proved phase by phase (phases.py) and counted (work.py). Of each phase two figures are unknown, seconds for a unit of work and
+for a call (a round, a claim, a slot), and two measurements give both. Sizes double until the larger proof takes LEAST seconds, so
+that a device which is faster than its calls is still measured at work. Nothing is kept: another load gives other rates.
+
+`seconds(work, rates)` by name. Called by tasks/estimate.py and benchmarks/.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from protocol.channel import VerifyingChannel
+from protocol.layout import CommitmentLayout
+from protocol.params import Params
+from protocol.relation.graph import Committed, Graph, Input, IntArray
+from protocol.relation.rounding import rescale
+from protocol.schedule.opening import Committed as SentCommitment
+from protocol.schedule.task import TaskShape, run_task
+from prover.argument.tree import count_multiplicities
+from prover.backend.base import Backend
+from prover.commitment.commit import CommitmentData, commit
+from prover.cost.claims import Claims, record_claims
+from prover.cost.phases import Clock, timed_proof
+from prover.cost.work import Work, commitment_work, evaluation_work, proof_work
+from prover.executor.evaluate import check, evaluate
+from prover.executor.torch_ops import TorchOps
+from prover.randomness import SecretStream, fresh_seed
+
+LEAST = 0.4  # seconds of the larger proof
+SMALL, LARGE = 8, 256  # tokens and widths of the two tasks
+UNITS = {  # unit of work → (its calls, the phase that it is measured in)
+    "leaves": ("tree_rounds", "tree"), "folded": ("instances", "claims"), "tables": ("product_rounds", "products"),
+    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"),
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one of each count of Work."""
+
+    backend: str
+    unit: Mapping[str, float]
+
+    def seconds(self, work: Work) -> dict[str, float]:
+        """By count of Work."""
+        return {name: count * self.unit[name] for name, count in vars(work).items()}
+
+    def total(self, work: Work) -> float:
+        return sum(self.seconds(work).values())
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A task to measure with: everything that a proof needs."""
+
+    shape: TaskShape
+    values: list[IntArray]
+    inputs: list[tuple[str, CommitmentData]]
+    claims: Claims
+
+
+def sample_graph(size: int) -> Graph:
+    """y = rescale(x·Wᵀ), z = rescale(y∘y): [t,d]·[o,d] with t = 2·size, d = size and an odd part in o = 11·size/4, as models have."""
+    g = Graph()
+    x = g.input("x_in", "x", "td", (2 * size, size), -(1 << 15), (1 << 15) - 1)
+    w = g.input("base", "W", "od", (11 * size // 4, size), -(1 << 11), (1 << 11) - 1)
+    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y")
+    rescale(g, g.product("yy", "to,to->to", y, y), 16, 16, "z")
+    return g
+
+
+def sample(backend: Backend, params: Params, size: int, ops: TorchOps) -> Sample:
+    """Random integers in it, inputs committed."""
+    graph, random = sample_graph(size), np.random.default_rng(size)
+    given = {
+        (op.commitment, op.tensor_name): random.integers(t.lo // 2, t.hi // 2, t.shape)
+        for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)
+    }
+    values = evaluate(graph, given, graph.tensors, ops)
+    shape = TaskShape(graph, backend.field)
+    claims = record_claims(shape)
+    inputs = [
+        (role, commit(backend, CommitmentLayout.pack([(name, array.shape)], params.code(1)), {name: array}, fresh_seed()))
+        for (role, name), array in given.items()
+    ]
+    return Sample(shape, [values[t.index] for t in graph.tensors], inputs, claims)
+
+
+def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time.perf_counter) -> Rates:
+    """The rates of a backend and an executor under a profile, seconds of `clock`."""
+    unit = _host_rates(params, clock) | {"host": 1.0}
+    unit["encoded"], unit["hashed"] = _commit_rates(backend, params, unit["random"], clock)
+    size, spent = LARGE, 0.0
+    while spent < LEAST:
+        start = clock()
+        large = sample(backend, params, size, ops)
+        last = _phases(backend, params, large, clock)
+        spent, size = clock() - start, 2 * size
+    small = sample(backend, params, SMALL, ops)
+    pair, phases = (small, large), (_phases(backend, params, small, clock), last)
+    works = [proof_work(s.shape, s.claims, params, [data.layout for _, data in s.inputs]) for s in pair]
+    for name, (calls, phase) in UNITS.items():
+        work, count = ([getattr(w, key) for w in works] for key in (name, calls))
+        unit[name], unit[calls] = _two_unknowns(work, count, [p[phase] for p in phases])
+    unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in large.shape.plans], clock) / works[1].counted
+    _evaluation_rates(unit, pair, ops, clock)
+    counted, transforms = sum(s.claims.seconds for s in pair), works[0].transformed * unit["transformed"]
+    for name in ("schedule", "verified"):  # half of a proof's transforms, those of a verifier
+        unit[name] = max(sum(p[name] for p in phases) - transforms, counted / 2) / counted
+    return Rates(backend.name, unit)
+
+
+def _phases(backend: Backend, params: Params, s: Sample, clock: Clock) -> dict[str, float]:
+    """The least of two runs, the first of which also pays for fresh memory; "verified" is what a verifier takes."""
+    runs = []
+    for _ in range(2):
+        proof, found = timed_proof(backend, s.shape, b"probe", s.inputs, s.values, {}, params, fresh_seed(), clock)
+        start = clock()
+        channel = VerifyingChannel(params.field, proof)
+        committed = [SentCommitment(role, data.layout, data.root) for role, data in s.inputs]
+        run_task(channel, s.shape, b"probe", committed, params, {}, None)
+        channel.finish()
+        runs.append(found | {"verified": clock() - start})
+    return {name: min(run[name] for run in runs) for name in runs[0]}
+
+
+def _two_unknowns(work: Sequence[float], calls: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """(a, b) ≥ 0 with a·work + b·calls = seconds, of a small task and a large one; noise gives a to the larger."""
+    ratio = calls[1] / calls[0]
+    a = max(seconds[1] - ratio * seconds[0], seconds[1] / 2) / (work[1] - ratio * work[0])
+    return a, max(seconds[0] - a * work[0], 0.0) / calls[0]
+
+
+def _host_rates(params: Params, clock: Clock) -> dict[str, float]:
+    """What NumPy and hashlib do on the host: secrets, and codewords of masks."""
+    code, stream = params.code(1), SecretStream(params.field, bytes(32))
+    rows = stream.elements("rows", 2, code.ell)
+    butterflies = 2 * code.n * (code.n.bit_length() - 1)
+    return {
+        "random": _best(lambda: stream.elements("probe", 1 << 16), clock) / (8 << 16),
+        "transformed": _best(lambda: code.codeword(rows), clock) / butterflies,
+    }
+
+
+def _commit_rates(backend: Backend, params: Params, random: float, clock: Clock) -> tuple[float, float]:
+    """Seconds for a cell of a row and for a compression, from commitments of one row and of many."""
+    works, seconds = [], []
+    for rows in (1, max(8, (1 << 20) // params.ell)):
+        layout = CommitmentLayout.pack([("x", (rows, params.ell))], params.code(1))
+        tensors = {"x": np.random.default_rng(rows).integers(-1000, 1000, (rows, params.ell))}
+        work = commitment_work(layout)
+        works.append(work)
+        seconds.append(_best(lambda c=layout, t=tensors: commit(backend, c, t, bytes(32)), clock) - random * work.random)  # type: ignore[misc]
+    encoded, hashed = _two_unknowns([w.encoded for w in works], [w.hashed for w in works], seconds)
+    return encoded, hashed
+
+
+def _evaluation_rates(unit: dict[str, float], pair: Sequence[Sample], ops: TorchOps, clock: Clock) -> None:
+    """Seconds for a multiply-add, a pass over a cell and an operation, from both samples evaluated as a task's witness is."""
+    a = torch.rand(512, 512, dtype=torch.float64, device=ops.device)
+    unit["macs"] = _best(lambda: float((a @ a)[0, 0]), clock) / 512**3
+    works = [evaluation_work(s.shape.graph) for s in pair]
+    spent = [max(_best(lambda s=s: _evaluate(s, ops), clock) - unit["macs"] * w.macs, 0.0) for s, w in zip(pair, works, strict=True)]  # type: ignore[misc]
+    unit["evaluated"], unit["operations"] = _two_unknowns([w.evaluated for w in works], [w.operations for w in works], spent)
+
+
+def _evaluate(s: Sample, ops: TorchOps) -> None:
+    graph = s.shape.graph
+    given = {(op.commitment, op.tensor_name): s.values[t.index]
+             for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)}
+    wanted = [t for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
+    committed = evaluate(graph, given, wanted, ops)
+    check(graph, evaluate(graph, given, graph.tensors, ops, committed))
+
+
+def _best(work: Callable[[], object], clock: Clock, repeats: int = 3) -> float:
+    """The least time of a few runs."""
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return min(times)

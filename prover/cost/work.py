@@ -1,0 +1,209 @@
+"""Counted work and live memory of one task's proof, from its shape, its claims and the layouts of its inputs alone.
+
+Work is in the units of rates.py. Memory is bytes by name for each phase; the peak is the phase whose sum is largest:
+
+    evaluate   every tensor of the graph as int64, the committed ones twice, the operands of the largest contraction in float64
+    commit     values, inputs (rows, blinding, codewords, salts, levels), rows and codeword of the witness
+    tree       the same and a tree: 16 bytes a leaf in use and 32 for the levels above it
+    products   the same, leaves alone of the tree, the tables of a batch of claims
+    opening    the same without tables, 16 bytes of weights a cell of every row, and the first folded row pairs
+
+A tree's padding and a tensor's absent blocks cost neither memory nor work. Called by tasks/estimate.py and benchmarks/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import prod
+
+from protocol.layout import CommitmentLayout
+from protocol.params import Params
+from protocol.relation.graph import WITNESS, AxisMap, Committed, Gather, Graph, Input, Linear, OneHot, Product, Public
+from protocol.schedule.opening import EXTRA_ROWS
+from protocol.schedule.products import Instance
+from protocol.schedule.task import TaskShape
+from prover.cost.claims import Claims
+
+WORD = 8  # bytes of an element of F, and of an integer
+CODEWORD_KEPT = True  # by CommitmentData: columns are read from it when a commitment is opened
+_HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
+_PLANES = 4  # K codewords R1 and R2, transformed in NumPy where they are made and again where they are checked
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts; sums of tasks are sums of counts. The last three are processor seconds of this machine measured while counting: the
+    schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
+
+    evaluated: float = 0  # passes over cells of int64 tensors
+    operations: float = 0  # tensors evaluated
+    macs: float = 0  # multiply-adds of contractions
+    encoded: float = 0  # cells of rows encoded: witness and inputs
+    hashed: float = 0  # compressions of SHA-256 in leaves and nodes
+    random: float = 0  # bytes of SHAKE-256
+    counted: float = 0  # cells counted for multiplicities
+    leaves: float = 0
+    tree_rounds: float = 0
+    folded: float = 0  # cells of factors folded or weighted
+    instances: float = 0
+    tables: float = 0  # entries of product tables
+    product_rounds: float = 0
+    weighted: float = 0  # cells of claims' weights
+    slots: float = 0
+    opened: float = 0  # cells of rows in the opening's rounds
+    opening_rounds: float = 0
+    transformed: float = 0  # butterflies in NumPy
+    schedule: float = 0
+    verified: float = 0
+    host: float = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def times(self, count: float) -> "Work":
+        return Work(*(count * getattr(self, f.name) for f in fields(self)))
+
+
+def witness_work(shape: TaskShape, params: Params) -> Work:
+    """The witness commitment: pads, multiplicities, rows, masks."""
+    layout = shape.witness_layout(params)
+    counted = sum(x.columns[0].cells for x in shape.graph.lookups)
+    secrets = 16 * (shape.pads + params.ell)
+    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets, transformed=_PLANES * params.n * _log(params.n))
+
+
+def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
+    """Encode, hash, build levels: one compression for a leaf's tag and salt, one for each eight words, two for a node."""
+    rows, code = len(layout.rows), layout.code
+    blocks = 1 + -(-(WORD * (rows + extra) + 9) // 64)
+    return Work(encoded=rows * code.ell, hashed=code.n * (blocks + 2), random=32 * code.n + WORD * rows * code.blinding)
+
+
+def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
+    """Everything from the witness commitment to the last column, inputs committed beforehand."""
+    every, code = [*inputs, shape.witness_layout(params)], params.code(1)
+    trees = shape.plans
+    sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
+    return witness_work(shape, params) + Work(
+        leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
+        folded=sum(f.cells for i in claims.instances for f in i.factors), instances=len(claims.instances),
+        tables=sum(2 << i.variables for i in claims.instances),
+        product_rounds=sum(i.variables for i in claims.instances),
+        weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
+        opened=sum(len(c.rows) * code.ell for c in every),
+        opening_rounds=sum(c.variables for c in every), transformed=_PLANES * params.n * _log(params.n), schedule=claims.seconds,
+    )
+
+
+def verification_work(claims: Claims, params: Params) -> Work:
+    """The schedule again, and the columns' checks."""
+    return Work(verified=claims.seconds, transformed=_PLANES * params.n * _log(params.n))
+
+
+def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Shapes of all committed tensors of a task by (role, name)."""
+    found = {
+        (op.commitment, op.tensor_name): t.shape
+        for t, op in zip(shape.graph.tensors, shape.graph.ops, strict=True) if isinstance(op, Input | Committed)
+    }
+    return found | {(WITNESS, name): size for name, size in shape.witness_tensors()}
+
+
+def evaluation_work(graph: Graph) -> Work:
+    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked."""
+    passes = macs = 0.0
+    hints = {t.index: _HINT_PASSES.get(h.kind, 2) for h in graph.hints for t in h.outputs}
+    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
+        if isinstance(op, Product) and (count := _contracted(op, tensor.axes)) > 1:
+            macs += 2 * tensor.cells * count
+            passes += 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
+        elif isinstance(op, Linear):
+            passes += 2 * sum(1 + t.tensor.cells / max(tensor.cells, 1) for t in op.terms) * tensor.cells
+        elif isinstance(op, Product | OneHot | Gather | AxisMap | Public | Input):
+            passes += 2 * 2 * tensor.cells
+        else:
+            passes += (2 + hints.get(tensor.index, 1)) * tensor.cells
+        passes += 2 * tensor.cells  # bounds
+    passes += sum(4 * len(x.columns) * x.columns[0].cells for x in graph.lookups)
+    return Work(evaluated=passes, operations=2 * len(graph.tensors), macs=macs)
+
+
+def _contracted(op: Product, out: str) -> int:
+    return prod(n for a, n in zip(op.a_axes, op.a.shape, strict=True) if a not in out)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by name for each phase of a task."""
+
+    phases: dict[str, dict[str, int]]
+
+    @property
+    def peak(self) -> int:
+        return max(sum(terms.values()) for terms in self.phases.values())
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+
+def task_memory(
+    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], codeword_kept: bool = CODEWORD_KEPT,
+) -> Memory:
+    """What is alive in each phase."""
+    graph, witness = shape.graph, shape.witness_layout(params)
+    every = [*inputs, witness]
+    values = WORD * sum(t.cells for t in graph.tensors)
+    given = WORD * sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input))
+    own = WORD * sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed))
+    tensors = {"integer values": values, "input tensors": given}
+    held = _held(inputs, codeword_kept)
+    kept = _held(every, codeword_kept, EXTRA_ROWS)
+    words = (len(witness.rows) + EXTRA_ROWS) * witness.code.n * WORD
+    trees = [p.fractions for p in shape.plans]
+    leaves = {"leaves": 16 * max(trees, default=0)}
+    lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
+    cells = [len(c.rows) * c.code.ell for c in every]
+    sizes = [prod(size) for size in _committed(shape).values()]
+    return Memory({
+        "evaluate": tensors | held | {"committed values again": own, "contraction": _contraction(graph)},
+        "commit": tensors | kept | {"codeword while rows are joined": words},
+        "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
+        "products": tensors | kept | leaves | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
+        "opening": tensors | kept | leaves | {
+            "opening weights": 16 * sum(cells), "weights of a tensor": max(2 * 16 * max(sizes), 16 * max(cells)),
+        },
+    })
+
+
+def _held(layouts: Sequence[CommitmentLayout], codeword_kept: bool, extra: int = 0) -> dict[str, int]:
+    """Commitments that can be opened; without its codeword one makes rows anew from the tensors when columns are asked for."""
+    rows = [len(c.rows) for c in layouts]
+    return {
+        "rows": WORD * sum(r * c.code.ell for r, c in zip(rows, layouts, strict=True)),
+        "blinding": WORD * sum(r * c.code.blinding for r, c in zip(rows, layouts, strict=True)),
+        "codewords": WORD * (sum(r * c.code.n for r, c in zip(rows, layouts, strict=True)) + extra * layouts[-1].code.n)
+        if codeword_kept and layouts else 0,
+        "salts and levels": 96 * sum(c.code.n for c in layouts),
+    }
+
+
+def _tables(batch: Sequence[Instance]) -> int:
+    """All tables of one batch of claims, and what the last one is folded from."""
+    return sum(2 * 16 << i.variables for i in batch) + max(WORD * f.cells for i in batch for f in i.factors)
+
+
+def _contraction(graph: Graph) -> int:
+    """Operands of the largest contraction in float64, permuted, and its result."""
+    return max((
+        2 * WORD * (op.a.cells + op.b.cells + tensor.cells)
+        for tensor, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Product) and _contracted(op, tensor.axes) > 1
+    ), default=0)
+
+
+def padded_cells(layout: CommitmentLayout) -> tuple[int, int]:
+    """(valid cells, cells of the rows that exist)."""
+    return sum(prod(slot.tensor.shape) for slot in layout.slots), len(layout.rows) * layout.code.ell
+
+
+def _log(n: int) -> int:
+    return n.bit_length() - 1

@@ -1,0 +1,61 @@
+"""Does every task of a run fit in memory? If one does not, the largest setting that would, found by trying smaller ones.
+
+A machine's need is the program and its largest task (prover/cost/work.py). Called by tasks/plan.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from protocol.errors import VerificationError
+from protocol.manifest import RunManifest
+from protocol.relation.graph import RelationError
+from prover.cost.machine import describe
+from tasks.estimate import Estimate, KindCost, PlanError, kind_memory
+
+SETTINGS = {"batch_size": 1, "gradient_accumulation": 1, "sequence_length": 2, "window_steps": 1}  # with their least values
+
+
+def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int) -> None:
+    """PlanError if a task needs more than `limit` bytes, of which the program itself takes `program`."""
+    worst = max(estimate.kinds, key=lambda kind: kind.memory.peak)
+    if worst.memory.peak + program <= limit:
+        return
+    chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets, rotation_windows=estimate.rotation_windows)
+    found = {name: _largest(chosen, worst.kind, name, limit - program) for name in SETTINGS}
+    fitting = [f"training.{name}: {value}" for name, value in found.items() if value]
+    raise PlanError(f"{_need(worst, program)}, and there are {describe(limit)}; " + (
+        f"what fits, each with the rest as it is, is {' or '.join(fitting)}" if fitting
+        else "no smaller batch, sequence or window alone makes it fit: take a machine with more, or --memory for another one"
+    ))
+
+
+def _need(worst: KindCost, program: int) -> str:
+    phase = worst.memory.peak_phase
+    terms = sorted(worst.memory.phases[phase].items(), key=lambda item: -item[1])[:3]
+    largest = ", ".join(f"{name} {describe(size)}" for name, size in terms)
+    return (f"a task of the kind {worst.kind} needs {describe(worst.memory.peak + program)} of memory in its phase \"{phase}\" "
+            f"({largest}, program {describe(program)})")
+
+
+def _largest(manifest: RunManifest, kind: str, name: str, room: int) -> int:
+    """The largest smaller value of a setting with which tasks of this kind fit; 0 if none does. Memory grows with each of them."""
+    return bisect(SETTINGS[name], getattr(manifest, name) - 1, lambda value: _fits(manifest, kind, {name: value}, room))
+
+
+def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest value in low … high that fits, if smaller ones fit whenever a larger one does; 0 if none does."""
+    found = 0
+    while low <= high:
+        middle = (low + high) // 2
+        low, high, found = (middle + 1, high, middle) if fits(middle) else (low, middle - 1, found)
+    return found
+
+
+def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int) -> bool:
+    smaller = {name: change.get(name, getattr(manifest, name)) for name in SETTINGS}
+    tokens = smaller["batch_size"] * smaller["gradient_accumulation"] * smaller["sequence_length"]
+    try:
+        changed = replace(manifest, **change, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))
+        return kind_memory(changed, kind).peak <= room
+    except (RelationError, VerificationError):
+        return False  # not a run at all
