@@ -1,21 +1,14 @@
 """The verdict spread over processes is the verifier's own, and fails closed."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 import tasks.verify
 import verifier.run
-from examples.services import tree
 from protocol.errors import VerificationError
 from storage.errors import StoreUnavailable
 from storage.ledger import open_ledger
@@ -28,8 +21,6 @@ from verifier.bundle import Bundle
 from verifier.evidence import read_checkpoint, read_rows, verify_bundle
 from verifier.run import Job, RunRecord, RunVerdict, TaskVerdict, check_one, verify_run
 from verifier.task import Evidence
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def evidence_of(built: Built) -> Bundle:
@@ -67,21 +58,6 @@ def test_processes_change_nothing(bundle: Bundle, built: Built, monkeypatch: pyt
     assert [t.task for t in ours.found.tasks] == [t.task for t in theirs.found.tasks]
     assert [t.soundness for t in ours.found.tasks] == [t.soundness for t in theirs.found.tasks]
     assert sorted(seen) == sorted((t.statement_id, 10) for t in theirs.found.tasks)
-
-
-def test_an_interrupt_ends_all_processes_and_is_no_verdict(built: Built) -> None:
-    """Ctrl-C reaches every process of a terminal: one message at most, nobody left, and not the exit code of a rejection."""
-    command = [sys.executable, "-m", "cli", "verify", RUN_ID, *built.arguments, "--workers", "2"]
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as program:
-        end = time.monotonic() + 60
-        while len(children := tree(program.pid)[1:]) < 3:  # two workers and the tracker of multiprocessing
-            assert program.poll() is None and time.monotonic() < end
-        time.sleep(0.2)  # while they start, none of them listens
-        os.killpg(program.pid, signal.SIGINT)
-        output, complaints = program.communicate(timeout=60)
-    assert program.returncode == 130 and output.strip() == "" and "Traceback" not in complaints, complaints
-    while any(Path(f"/proc/{child}").exists() for child in children):  # the tracker ends a moment after the others
-        assert time.monotonic() < end
 
 
 def test_only_a_few_jobs_are_in_memory(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
