@@ -160,6 +160,12 @@ def test_one_rejected_task_leaves_no_bits(world: World) -> None:
     assert shown == {first["task"]: "rejected"} | {item["task"]: "accepted" for item in others}
 
 
+def test_bits_of_nothing_accepted_are_none(world: World) -> None:
+    found = report(judged(world, lambda jobs: iter(())))
+    assert found["reason"].endswith("not checked") and len(found["tasks"]) == len(task_list(world.manifest))
+    assert found["bits"] == found["total_bits"] == 0 and not any(item["bits"] or item["accepted"] for item in found["tasks"])
+
+
 def test_only_an_accepted_run_delivers_an_adapter(world: World) -> None:
     """The id that whoever gets the adapter compares: never of a run that was rejected, or of which a sample was seen."""
     wanted = {name: identity for name, identity in world.ids.items() if name.startswith("delivered/")}

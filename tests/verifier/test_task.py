@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import verifier.task
+from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from protocol.params import profile
 from protocol.soundness import Soundness
@@ -80,6 +81,24 @@ def test_the_first_key_that_differs_is_named() -> None:
     assert first_difference(b'{"a":1,"b":2}', b'{"a":1}') == ("b = 2", "b = None")
     for other in (b'{"a": 1}', b"[]", b"{", b"\xff", b"null", b"[" * 100_000):
         assert first_difference(b'{"a":1}', other) == ("the canonical statement", "other bytes")
+
+
+def test_a_manifest_whose_relation_cannot_be_built_proves_nothing(world: World) -> None:
+    """Exponents are missing, or so large that an intermediate value overflows."""
+    exponents = world.manifest.exponents
+    for wrong in ({}, dict.fromkeys(exponents, 96), dict.fromkeys(exponents, -96)):
+        manifest = replace(world.manifest, exponents=wrong)
+        error = refused("relation", lambda m=manifest: world.verify("layer", world.content("layer"), manifest=m))
+        assert error.where == str(world.task("layer"))
+
+
+def test_a_statement_is_what_follows_from_manifest_and_ids(world: World) -> None:
+    """Any other is refused, and the key that differs is named."""
+    content = json.loads(world.content("head", loss=[5]))
+    for key, value in (("kind", "embed"), ("window", 1), ("manifest", "0" * 64), ("relation", "0" * 64), ("commitments", []), ("more", 1)):
+        changed = canonical_json(content | {key: value})
+        assert refused("statement", lambda c=changed: world.verify("head", c)).expected.startswith(f"{key} = ")
+    refused("statement", lambda: world.verify("head", canonical_json(content) + b"\n"))
 
 
 # sizes -------------------------------------------------------------------------------------------------------------------------------
