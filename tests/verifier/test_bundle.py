@@ -16,12 +16,13 @@ from protocol.errors import VerificationError
 from protocol.statement import task_list
 from tests.cli.build_run import RUN_ID, Built
 from tests.support.bundles import KEYS, OTHER_KEYS, Judge, Source, encode, path, policy, remembered, statement, zipped
-from verifier.bundle import MAX_DIRECTORY, MAX_LINE, MAX_OBJECT, MAX_ROWS, Bundle, LoggedRow, _Guarded, read_bundle
+from verifier.bundle import MAX_DIRECTORY, MAX_LINE, MAX_ROWS, Bundle, LoggedRow, _Guarded, read_bundle
 from verifier.evidence import verify_bundle
 from verifier.log import EMPTY_ROOT
 from verifier.note import Checkpoint
 from verifier.report import report
 from verifier.run import Job, TaskVerdict, check_one
+from verifier.task import MAX_PROOF_BYTES
 
 # honest ---------------------------------------------------------------------------------------------------------------
 
@@ -352,8 +353,8 @@ def test_a_bundle_of_another_version_or_without_a_member_is_none(tmp_path: Path)
 
 
 def test_the_largest_sizes_that_are_read(tmp_path: Path) -> None:
-    """What an exporter may rely on, and what a machine that verifies must have: MiB of a directory, an object, a line, all rows."""
-    assert [size / 2**20 for size in (MAX_DIRECTORY, MAX_OBJECT, MAX_LINE, MAX_ROWS)] == [8, 64, 16, 192]
+    """What an exporter may rely on, and what a machine that verifies must have: MiB of a directory, a line, all rows."""
+    assert [size / 2**20 for size in (MAX_DIRECTORY, MAX_LINE, MAX_ROWS)] == [8, 16, 192]
     assert given(tmp_path).limit == MAX_ROWS
     with (tmp_path / "file").open("wb") as file:
         file.truncate(MAX_DIRECTORY + 1)
@@ -362,6 +363,18 @@ def test_the_largest_sizes_that_are_read(tmp_path: Path) -> None:
         guarded.seek(0)
         with pytest.raises(VerificationError, match="size at bundle"):
             guarded.read()
+
+
+def test_a_bundle_carries_every_proof_that_a_task_may_have(tmp_path: Path) -> None:
+    """Else a run would be accepted in its ledger, and rejected when it is exported."""
+    name, other, header = "0" * 64, "1" * 64, canonical_json({"consistency": [], "run": "r", "since": 0, "version": 1})
+    members = {f"objects/{name}": bytes(MAX_PROOF_BYTES), f"objects/{other}": bytes(MAX_PROOF_BYTES + 1)}
+    (tmp_path / "bundle").write_bytes(zipped({"bundle.json": header, "checkpoint": b"x"} | members))
+    bundle = read_bundle(str(tmp_path / "bundle"))
+    assert len(bundle.read(name)) == MAX_PROOF_BYTES
+    with pytest.raises(VerificationError, match="size at bundle"):
+        bundle.read(other)
+    (tmp_path / "bundle").unlink()  # it is large
 
 
 def test_more_rows_than_may_be_kept(judge: Judge, source: Source) -> None:

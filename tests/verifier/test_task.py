@@ -132,8 +132,8 @@ def test_the_size_is_compared_before_the_statement_is_read(world: World) -> None
     refused("malformed", lambda: world.verify("layer", b"{"))
 
 
-def test_a_proof_has_at_most_256_mebibytes(world: World) -> None:
-    assert MAX_PROOF_BYTES == 256 * 2**20
+def test_a_proof_has_at_most_64_mebibytes(world: World) -> None:
+    assert MAX_PROOF_BYTES == 64 * 2**20
     content = world.content("embed")
     refused("size", lambda: world.verify("embed", content, size=MAX_PROOF_BYTES + 1))
     with pytest.raises(VerificationError) as caught:
