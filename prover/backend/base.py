@@ -78,6 +78,12 @@ class Backend(Protocol):
     def product_round(self, a: U64, b: U64) -> Round:
         """Σ_x A(X, x)·B(X, x) for K(2, 2m) tables."""
 
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        """fold_top by r of both tables of each pair (A, B) with its flag set, then Σ coefs·product_round over the pairs of at least
+        two entries. The results may lie where the tables were, whose cells are lost."""
+
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""
 

@@ -135,6 +135,22 @@ class CpuBackend(HostArrays):
         g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*_halves(a), *_halves(b)))
         return g[0], g[1]
 
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        words, out = [], []
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            a = _planes(a)
+            b = _planes(b, a.shape[1])
+            size = a.shape[1] // 2 if folded else a.shape[1]
+            if size > 1 and size % 2 or size << folded != a.shape[1]:
+                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+            words += [*_at(a), *_at(b), size, int(folded), coef.c0, coef.c1]
+            out.append((a[:, :size], b[:, :size]))
+        items = np.array(words, dtype=np.uint64)
+        g = self._sum("vl_product_rounds", 2, len(tables), 1, (items.ctypes.data,), *((r.c0, r.c1) if r else (0, 0)))
+        return out, (g[0], g[1])
+
     def fold_top(self, a: U64, r: Ext) -> U64:
         a = _planes(a)
         out = np.empty((2, a.shape[1] // 2), dtype=np.uint64)

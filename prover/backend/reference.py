@@ -78,6 +78,19 @@ class ReferenceBackend(HostArrays):
         (a1, a2), (b1, b2) = self._at_one_two(*_halves(a)), self._at_one_two(*_halves(b))
         return self.kdot(a1, b1), self.kdot(a2, b2)
 
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        out, g1, g2 = [], self.field.zero, self.field.zero
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            if folded and r is not None:
+                a, b = self.fold_top(a, r), self.fold_top(b, r)
+            if a.shape[1] > 1:
+                one, two = self.product_round(a, b)
+                g1, g2 = g1 + coef * one, g2 + coef * two
+            out.append((a, b))
+        return out, (g1, g2)
+
     def fold_top(self, a: U64, r: Ext) -> U64:
         return self.field.fold_top(a, r)
 

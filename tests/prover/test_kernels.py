@@ -216,6 +216,22 @@ def test_outer(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int]
     same(cpu.weight(x, u, v), REFERENCE.weight(x, u, v))
 
 
+def test_product_rounds(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    sizes, fold = [1, 2, 2, 16, 64, 64, 40_000, 40_000], [False, False, True, True, False, True, True, False]
+    pairs = [(elements(rng, 2, n), elements(rng, 2, n)) for n in sizes]
+    coefs, r = [scalar(rng) for _ in sizes], scalar(rng)
+    copies = [(a.copy(), b.copy()) for a, b in pairs]
+    for flags, challenge in (([False] * len(sizes), None), (fold, r)):
+        expected, theirs = REFERENCE.product_rounds(pairs, coefs, flags, challenge)
+        made, mine = cpu.product_rounds(copies, coefs, flags, challenge)
+        same(mine, theirs)
+        for one, two in zip(made, expected, strict=True):
+            same(tuple(np.ascontiguousarray(x) for x in one), two)
+    assert cpu.product_rounds([], [], [], r) == ([], (F.zero, F.zero))
+    with pytest.raises(ValueError, match="halves"):
+        cpu.product_rounds([(elements(rng, 2, 7), elements(rng, 2, 7))], [r], [True], r)
+
+
 @pytest.mark.parametrize("terms", [0, 1, 2, 129, 300])  # 128 of them are added up at a time
 def test_outer_sum(cpu: CpuBackend, rng: np.random.Generator, terms: int) -> None:
     for n0, n1 in ((1, 1), (3, 5), (2, 8), (9, 33)):
