@@ -202,6 +202,37 @@ class CudaBackend(DeviceArrays):
         g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*half_planes(a), *half_planes(b)))
         return g[0], g[1]
 
+    def product_rounds(
+        self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[Any, Any]], Round]:
+        """One launch for all pairs that lie here, and the CPU's call for those that lie on the host."""
+        out, g = list(tables), (self.field.zero, self.field.zero)
+        for compute, host in ((self.host.product_rounds, True), (self._product_rounds, False)):
+            some = [k for k, pair in enumerate(tables) if isinstance(pair[0], np.ndarray) is host]
+            if some:
+                made, part = compute([tables[k] for k in some], [coefs[k] for k in some], [fold[k] for k in some], r)
+                g = g[0] + part[0], g[1] + part[1]
+                for k, pair in zip(some, made, strict=True):
+                    out[k] = pair
+        return out, g
+
+    def _product_rounds(
+        self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[Any, Any]], Round]:
+        pairs, out, first = [], [], 0
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            a = self._planes(a)
+            b = self._planes(b, a.shape[1])
+            size = a.shape[1] // 2 if folded else a.shape[1]
+            if size > 1 and size % 2 or size << folded != a.shape[1]:
+                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+            pairs.append((*planes(a), *planes(b), size, int(folded), coef.c0, coef.c1, first))
+            out.append((a[:, :size], b[:, :size]))
+            first += max(1, size // 2)
+        held = self.to_device(np.array(pairs, dtype=np.uint64))
+        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(pairs))
+        return [(self._settled(a), self._settled(b)) for a, b in out], (g[0], g[1])
+
     @where_arrays_are
     def fold_top(self, a: Any, r: Ext) -> Any:
         a = self._planes(a)
