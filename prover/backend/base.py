@@ -51,6 +51,11 @@ class Backend(Protocol):
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
 
+    def hash_rows(self, states: Any, rows: U64, salts: U8, before: int, last: bool) -> Any:
+        """hash_columns in portions: takes in F (r, n), which follow `before` rows, and returns the columns' states (opaque, changed
+        in place; None at first), or their digests (n, 32) if these rows are the last. `before`, and r unless last, are multiples
+        of 8."""
+
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
 

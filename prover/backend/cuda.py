@@ -22,6 +22,7 @@ from protocol.field import I64, U64, Ext
 from prover.backend.base import Round
 from prover.backend.device import HAND_OVER, THREADS, DeviceArrays, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
+from prover.backend.host import check_portion
 from prover.backend.tiled import TILE, Tiled
 
 SCRATCH = 1 << 28  # bytes for transforms at a time
@@ -86,13 +87,20 @@ class CudaBackend(DeviceArrays):
 
     @where_arrays_are
     def hash_columns(self, codeword: Any, salts: Any) -> Any:
-        codeword, salts = self._words(codeword), self._contiguous(salts, np.uint8)
-        rows, n = codeword.shape
+        return self.hash_rows(None, codeword, salts, 0, True)
+
+    def hash_rows(self, states: Any, rows: Any, salts: Any, before: int, last: bool) -> Any:
+        rows, salts = self._words(rows), self._contiguous(salts, np.uint8)
+        count, n = rows.shape
         check_shape(salts, (n, merkle.DIGEST_BYTES))
+        check_portion(states, count, before, last)
         tag = self._tag(merkle.LEAF_TAG)
-        out = self.xp.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8)
-        self._call("vl_hash_columns", 1, n, codeword.data.ptr, salts.data.ptr, tag.data.ptr, out.data.ptr, rows, n)
-        return out
+        out = self.xp.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8) if last else None
+        if states is None and not last:
+            states = self.xp.empty((8, n), dtype=np.uint32)
+        ends = (0 if states is None else self._on_device(states).data.ptr, 0 if out is None else out.data.ptr)
+        self._call("vl_hash_columns", 1, n, rows.data.ptr, salts.data.ptr, tag.data.ptr, *ends, count, before, n)
+        return out if last else states
 
     @where_arrays_are
     def merkle_levels(self, leaves: Any) -> list[Any]:

@@ -26,3 +26,9 @@ class HostArrays:
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))
+
+
+def check_portion(states: Any, rows: int, before: int, last: bool) -> None:
+    """What Backend.hash_rows demands of its arguments: a block of SHA-256 holds eight rows, and a state whole blocks."""
+    if before % 8 or rows % 8 and not last or (states is None) != (before == 0):
+        raise ValueError(f"{rows} rows after {before}, {'the last' if last else 'with more to come'}")

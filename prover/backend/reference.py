@@ -5,7 +5,9 @@ Tests over toy fields run on it, and every other backend must return the same wo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
-from prover.backend.host import HostArrays
+from prover.backend.host import HostArrays, check_portion
 from prover.backend.tiled import Tiled
 
 
@@ -38,6 +40,15 @@ class ReferenceBackend(HostArrays):
         columns = np.ascontiguousarray(codeword.T).astype(">u8")
         digests = [merkle.leaf_digest(s.tobytes(), c.tobytes()) for s, c in zip(salts, columns, strict=True)]
         return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, merkle.DIGEST_BYTES)
+
+    def hash_rows(self, states: Any, rows: U64, salts: U8, before: int, last: bool) -> Any:
+        check_portion(states, len(rows), before, last)
+        states = states or [hashlib.sha256(merkle.LEAF_TAG + salt.tobytes()) for salt in salts]
+        for state, column in zip(states, np.ascontiguousarray(rows.T).astype(">u8"), strict=True):
+            state.update(column.tobytes())
+        if not last:
+            return states
+        return np.frombuffer(b"".join(s.digest() for s in states), dtype=np.uint8).reshape(-1, merkle.DIGEST_BYTES)
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
         return merkle.levels_from_leaves(leaves)

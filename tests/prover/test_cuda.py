@@ -23,6 +23,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_fold_axis,
     test_fractions,
     test_hash_columns,
+    test_hash_in_portions,
     test_merkle_levels,
     test_open,
     test_outer,

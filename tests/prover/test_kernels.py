@@ -292,6 +292,23 @@ def test_hash_columns(cpu: CpuBackend, rng: np.random.Generator, rows: int) -> N
         same(cpu.hash_columns(codeword, salts), REFERENCE.hash_columns(codeword, salts))
 
 
+@pytest.mark.parametrize("portions", [(8, 1), (16, 8, 7), (8, 8, 16), (24, 6)])
+@pytest.mark.parametrize("n", [1, 2, 16, 1024])
+def test_hash_in_portions(cpu: CpuBackend, rng: np.random.Generator, n: int, portions: tuple[int, ...]) -> None:
+    codeword, salts = elements(rng, sum(portions), n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    expected = REFERENCE.hash_columns(codeword, salts)
+    for backend in (cpu, REFERENCE):
+        states, before = None, 0
+        for rows in portions:
+            part = codeword[before : before + rows]
+            states = backend.hash_rows(states, part, salts, before, before + rows == len(codeword))
+            before += rows
+        same(states, expected)
+        for given, rows, earlier, last in ((None, 7, 0, False), (None, 8, 8, False), (states, 8, 4, True), (states, 8, 0, True)):
+            with pytest.raises(ValueError, match="rows after"):
+                backend.hash_rows(given, codeword[:rows], salts, earlier, last)
+
+
 @pytest.mark.parametrize("n", [1, 2, 4, 16, 1024])
 def test_merkle_levels(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:
     leaves = rng.integers(0, 256, (n, 32), dtype=np.uint8)
