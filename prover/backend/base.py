@@ -32,6 +32,7 @@ class Backend(Protocol):
     field: Field
     name: str
     xp: Any
+    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""
