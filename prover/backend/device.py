@@ -62,7 +62,8 @@ class DeviceArrays:
     # ---- places --------------------------------------------------------------------------------------------------
 
     def to_device(self, a: Any) -> Any:
-        return self.xp.asarray(a)
+        """Arrays of another library on this device, as torch's, are shared, not copied."""
+        return self.xp.asarray(a) if isinstance(a, np.ndarray | self.xp.ndarray) else self.xp.from_dlpack(a)
 
     def to_host(self, a: Any) -> Any:
         return self.xp.asnumpy(a)
