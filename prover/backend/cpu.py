@@ -21,7 +21,7 @@ from prover.backend.base import U8, Round
 from prover.backend.field import KernelField
 from prover.backend.field import planes as _at
 from prover.backend.plan import Plan, make_plan
-from prover.backend.tiled import TILE, Tiled, plane_pair
+from prover.backend.tiled import TILE, Tiled, aligned
 from prover.kernels import build
 
 AnyArray = npt.NDArray[Any]
@@ -51,7 +51,7 @@ class CpuBackend:
         rows = _shape(messages, (-1, code.ell))[0]
         _shape(rho, (rows, code.blinding))
         if out is None:
-            out = np.empty((rows, code.n), dtype=np.uint64)
+            out = aligned(rows, code.n)
         _shape(out, (rows, code.n))
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("codewords need contiguous rows of 64-bit words")
@@ -188,7 +188,7 @@ class CpuBackend:
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         (p0, p1), (q0, q1) = p.halves(), q.halves()
         tables, size = self._tables((p0, p1, q0, q1), p0.size)
-        p_cells, q_cells = plane_pair(p0.size), plane_pair(p0.size)
+        p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
         made = self._layer_tiles(tables, p_cells, q_cells)
         words = [word for t in tables for word in _table(t, _at(t.cells))]
         flags = [0 if t.uniform is None else t.uniform.ctypes.data for t in made]

@@ -6,6 +6,7 @@ traffic nor products. Made by prover/argument/tree.py, read by the backends' fra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,12 @@ TILE = 1 << TILE_BITS
 Flags = npt.NDArray[np.bool_]
 
 
-def plane_pair(size: int) -> U64:
-    """An uninitialised K array (2, size) that begins at a cache line, as loads of 64 bytes want it."""
-    words = np.empty(2 * size + 8, dtype=np.uint64)
+def aligned(*shape: int) -> U64:
+    """An uninitialised array of words that begins at a cache line, as loads and stores of 64 bytes want it."""
+    size = math.prod(shape)
+    words = np.empty(size + 8, dtype=np.uint64)
     first = -words.ctypes.data % 64 // 8
-    return words[first : first + 2 * size].reshape(2, size)
+    return words[first : first + size].reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Tiled:
     @staticmethod
     def filled(size: int, value: int) -> Tiled:
         """A table of `size` entries, all equal to an element of F; tiled if it is large enough."""
-        cells = plane_pair(size)
+        cells = aligned(2, size)
         if size < 4 * TILE:
             cells[0], cells[1] = value, 0
             return Tiled(cells)

@@ -15,6 +15,7 @@ from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
 from protocol.schedule.opening import Query
 from prover.backend.base import Backend
+from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
 
 
@@ -100,7 +101,7 @@ def commit(
     rows = build_rows(backend, layout, tensors)
     rho = stream.elements("rho", len(rows), code.blinding)
     salts = stream.salts("salts", code.n)
-    codeword = np.empty((len(rows) + sum(len(x) for x in extra), code.n), dtype=np.uint64)
+    codeword = aligned(len(rows) + sum(len(x) for x in extra), code.n)
     backend.encode(code, rows, rho, codeword[: len(rows)])
     if extra:
         codeword[len(rows) :] = np.concatenate(extra)
