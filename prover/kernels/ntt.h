@@ -192,6 +192,9 @@ static VL_FN void pass(const Body& body, u64 count) {
 #ifdef VL_512
 #define VL_BASE 64
 #include "ntt64.h"
+#elif defined(VL_WIDE)
+#define VL_BASE 16
+#include "ntt16.h"
 #else
 #define VL_BASE 1
 static VL_FN void dif_base(u64*, const u64*, const u64*) {}
