@@ -1,6 +1,6 @@
 """What this machine does in a second, measured with the prover's own parts in about a second and a half.
 
-A small and a larger task of the same kind (a matrix product, its rescaling, a product of cells, its rescaling) are committed,
+A small and a larger task of the same kind (a matrix product, its rescaling, products of cells, their rescaling) are committed,
 proved phase by phase (phases.py) and counted (work.py). Of each phase two figures are unknown, seconds for a unit of work and
 for a call (a round, a claim, a slot), and two measurements give both. Sizes double until the larger proof takes LEAST seconds, so
 that a device which is faster than its calls is still measured at work. Nothing is kept: another load gives other rates.
@@ -27,16 +27,17 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.claims import Claims, record_claims
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import Work, commitment_work, evaluation_work, proof_work
+from prover.cost.work import Work, commitment_work, evaluation_work, proof_work, verification_work
 from prover.executor.evaluate import check, evaluate
 from prover.executor.torch_ops import TorchOps
 from prover.randomness import SecretStream, fresh_seed
 
 LEAST = 0.4  # seconds of the larger proof
-SMALL, LARGE = 8, 256  # tokens and widths of the two tasks
+SMALL, LARGE, DEEP = 8, 128, 6  # widths of the two tasks, and how many products the larger one has
 UNITS = {  # unit of work → (its calls, the phase that it is measured in)
     "leaves": ("tree_rounds", "tree"), "folded": ("instances", "claims"), "tables": ("product_rounds", "products"),
-    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"),
+    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"), "schedule": ("openings", "schedule"),
+    "verified": ("checks", "verified"),
 }
 
 
@@ -65,19 +66,20 @@ class Sample:
     claims: Claims
 
 
-def sample_graph(size: int) -> Graph:
-    """y = rescale(x·Wᵀ), z = rescale(y∘y): [t,d]·[o,d] with t = 2·size, d = size and an odd part in o = 11·size/4, as models have."""
+def sample_graph(size: int, depth: int) -> Graph:
+    """y_0 = rescale(x·Wᵀ), y_k = rescale(y_{k−1}∘y_{k−1}): [t,d]·[o,d] with t = 2·size, d = size, and an odd part in o as models have."""
     g = Graph()
     x = g.input("x_in", "x", "td", (2 * size, size), -(1 << 15), (1 << 15) - 1)
     w = g.input("base", "W", "od", (11 * size // 4, size), -(1 << 11), (1 << 11) - 1)
-    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y")
-    rescale(g, g.product("yy", "to,to->to", y, y), 16, 16, "z")
+    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y0")
+    for k in range(1, depth):
+        y = rescale(g, g.product(f"square{k}", "to,to->to", y, y), 16, 16, f"y{k}")
     return g
 
 
-def sample(backend: Backend, params: Params, size: int, ops: TorchOps) -> Sample:
+def sample(backend: Backend, params: Params, size: int, depth: int, ops: TorchOps) -> Sample:
     """Random integers in it, inputs committed."""
-    graph, random = sample_graph(size), np.random.default_rng(size)
+    graph, random = sample_graph(size, depth), np.random.default_rng(size)
     given = {
         (op.commitment, op.tensor_name): random.integers(t.lo // 2, t.hi // 2, t.shape)
         for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)
@@ -99,20 +101,22 @@ def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time
     size, spent = LARGE, 0.0
     while spent < LEAST:
         start = clock()
-        large = sample(backend, params, size, ops)
+        large = sample(backend, params, size, DEEP, ops)
         last = _phases(backend, params, large, clock)
         spent, size = clock() - start, 2 * size
-    small = sample(backend, params, SMALL, ops)
+    small = sample(backend, params, SMALL, 2, ops)
     pair, phases = (small, large), (_phases(backend, params, small, clock), last)
-    works = [proof_work(s.shape, s.claims, params, [data.layout for _, data in s.inputs]) for s in pair]
+    layouts = [[data.layout for _, data in s.inputs] for s in pair]
+    works = [
+        proof_work(s.shape, s.claims, params, found) + verification_work(s.claims, params, found)
+        for s, found in zip(pair, layouts, strict=True)
+    ]
     for name, (calls, phase) in UNITS.items():
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
-        unit[name], unit[calls] = _two_unknowns(work, count, [p[phase] for p in phases])
+        host = works[0].transformed * unit["transformed"] / 3 if name in ("schedule", "verified") else 0.0
+        unit[name], unit[calls] = _two_unknowns(work, count, [max(p[phase] - host, 0.0) for p in phases])
     unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in large.shape.plans], clock) / works[1].counted
     _evaluation_rates(unit, pair, ops, clock)
-    counted, transforms = sum(s.claims.seconds for s in pair), works[0].transformed * unit["transformed"]
-    for name in ("schedule", "verified"):  # half of a proof's transforms, those of a verifier
-        unit[name] = max(sum(p[name] for p in phases) - transforms, counted / 2) / counted
     return Rates(backend.name, unit)
 
 

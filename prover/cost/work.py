@@ -31,8 +31,8 @@ _PLANES = 4  # K codewords R1 and R2, transformed in NumPy where they are made a
 
 @dataclass(frozen=True)
 class Work:
-    """Counts; sums of tasks are sums of counts. The last three are processor seconds of this machine measured while counting: the
-    schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
+    """Counts; sums of tasks are sums of counts. `schedule`, `verified` and `host` are processor seconds of this machine measured
+    while counting: the schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
 
     evaluated: float = 0  # passes over cells of int64 tensors
     operations: float = 0  # tensors evaluated
@@ -53,7 +53,10 @@ class Work:
     opening_rounds: float = 0
     transformed: float = 0  # butterflies in NumPy
     schedule: float = 0
+    openings: float = 0  # commitments whose columns are opened
     verified: float = 0
+    checks: float = 0  # commitments whose columns are checked
+    fresh: float = 0  # bytes of memory that the system has to give again
     host: float = 0
 
     def __add__(self, other: "Work") -> "Work":
@@ -91,12 +94,13 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
         weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
         opened=sum(len(c.rows) * code.ell for c in every),
         opening_rounds=sum(c.variables for c in every), transformed=_PLANES * params.n * _log(params.n), schedule=claims.seconds,
+        openings=len(every),
     )
 
 
-def verification_work(claims: Claims, params: Params) -> Work:
+def verification_work(claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
     """The schedule again, and the columns' checks."""
-    return Work(verified=claims.seconds, transformed=_PLANES * params.n * _log(params.n))
+    return Work(verified=claims.seconds, checks=len(inputs) + 1, transformed=_PLANES * params.n * _log(params.n))
 
 
 def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
