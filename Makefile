@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-peers cross wheel crash gateway cluster-demo gateway-test clean
+.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-peers cross wheel crash gateway cluster-demo gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 
 attacks: $(STAMP)  ## all attack campaigns, one line each; a survivor fails (about an hour on one core; CASES=n honest statements)
 	$(BIN)/python -m pytest -m attacks
+
+attacks-cuda: $(STAMP)  ## every attack test of a CI run on the CUDA backend, on a device emulated by the C++ compiler (about ten minutes)
+	VERILORA_TEST_BACKEND=emulated $(BIN)/python -m pytest -n 2 --dist loadscope tests/attacks
 
 fuzz: $(STAMP)  ## coverage-guided hostile input for the verifier (FUZZ_SECONDS for each of nine targets, by default 60)
 	$(BIN)/pip install --quiet atheris==3.0.0

@@ -47,7 +47,7 @@ def measure_machine(backend: Backend) -> Machine:
     threads = int(os.environ.get("VERILORA_THREADS", os.cpu_count() or 1))
     rates = []
     for log_size in (15, 16, 17, 18):  # the best of these: calls weigh on small arrays, memory on large ones
-        a, b = random_elements((2, 1 << log_size)), random_elements((2, 1 << log_size), 2)
+        a, b = (backend.to_device(random_elements((2, 1 << log_size), seed)) for seed in (1, 2))
         seconds = median_seconds(lambda a=a, b=b: [backend.kdot(a, b) for _ in range(32)])  # type: ignore[misc]
         rates.append(32 * 4 * (1 << log_size) / seconds)
     data = bytes(1 << 24)

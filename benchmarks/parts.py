@@ -19,7 +19,7 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument.prove import prove_task
-from prover.argument.tree import FractionTreeProver
+from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.randomness import fresh_seed
@@ -27,11 +27,11 @@ from prover.randomness import fresh_seed
 
 def commit_seconds_per_value(backend: Backend, code: Code, rows: int) -> float:
     """Encode, hash and build the tree: seconds per committed value."""
-    values, rho = random_elements((rows, code.ell)), random_elements((rows, code.blinding), 2)
-    salts = np.zeros((code.n, 32), dtype=np.uint8)
+    values, rho, salts = map(backend.to_device, (
+        random_elements((rows, code.ell)), random_elements((rows, code.blinding), 2), np.zeros((code.n, 32), dtype=np.uint8)))
 
     def work() -> None:
-        backend.merkle_levels(backend.hash_columns(backend.encode(code, values, rho), salts))
+        backend.to_host(backend.merkle_levels(backend.hash_columns(backend.encode(code, values, rho), salts))[-1])
 
     return median_seconds(work) / values.size
 
@@ -54,8 +54,8 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
     graph = Graph()
     graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
     (plan,) = TaskShape(graph, field).plans
-    values: list[IntArray] = [np.random.default_rng(3).integers(0, 2**16, rows)]
-    counts = {"range:16": np.bincount(values[0], minlength=1 << 16).astype(np.int64)}
+    values = [backend.to_device(np.random.default_rng(3).integers(0, 2**16, rows))]
+    counts = count_multiplicities(backend, plan, values)
 
     before = _usage()[1]
 

@@ -74,8 +74,12 @@ class Code:
         return ntt(self.field, total)
 
     def evaluate(self, coefs: U64, positions: npt.NDArray[np.int64]) -> U64:
-        """Values (…, t) at the points of D with these positions."""
-        return np.ascontiguousarray(self.codeword(coefs)[..., positions])
+        """Values (…, t) of short polynomials at the points of D with these positions, without the rest of the codeword."""
+        f, x = self.field, self.points(positions)[:, None]
+        powers = np.ones_like(x)  # (t, 1, 2, 4, …)
+        while powers.shape[1] < coefs.shape[-1]:
+            powers, x = np.concatenate([powers, f.mul(powers, x)], axis=1), f.mul(x, x)
+        return f.dot(coefs[..., None, :], powers[:, : coefs.shape[-1]])
 
     def points(self, positions: npt.NDArray[np.int64]) -> U64:
         """The points shift·g^i of D for the given positions."""

@@ -11,7 +11,6 @@ Sums are exact modulo p because the low and high 32-bit halves are added apart (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ I64 = npt.NDArray[np.int64]
 _P64 = 2**64 - 2**32 + 1
 _EPS = np.uint64(2**32 - 1)  # 2^64 mod p, and the mask of a low half
 _S32 = np.uint64(32)
-_FEW = 16  # entries; below that Python's integers are faster than a dozen calls of NumPy
+_FEW = 32  # products over F, or four times as many over K: up to that Python's integers are faster than dozens of calls of NumPy
 _BLOCK = 1 << 14  # products go through NumPy in blocks whose temporaries stay in the cache
 
 
@@ -95,9 +94,9 @@ class Field:
         if self.p != _P64:
             return np.asarray(a * b % np.uint64(self.p), dtype=np.uint64)
         a, b = np.asarray(a), np.asarray(b)
-        if a.shape == b.shape and a.size <= _FEW:
-            pairs = zip(a.reshape(-1).tolist(), b.reshape(-1).tolist())
-            return np.array([x * y % _P64 for x, y in pairs], dtype=np.uint64).reshape(a.shape)
+        pairs = np.broadcast(a, b)
+        if pairs.size <= _FEW:
+            return np.array([int(x) * int(y) % _P64 for x, y in pairs], dtype=np.uint64).reshape(pairs.shape)
         return _blocked((), self._mul_block, a, b)
 
     def _mul_block(self, a: U64, b: U64) -> U64:
@@ -178,12 +177,12 @@ class Field:
 
     def kmul(self, a: U64, b: U64) -> U64:
         """(a0 + a1 X)(b0 + b1 X), Karatsuba: three products over F and one by the constant w."""
-        if a.size <= 2 * _FEW and b.size <= 2 * _FEW and self.p == _P64:
-            planes = [np.broadcast_arrays(a[k], b[k]) for k in (0, 1)]
-            (a0, b0), (a1, b1) = ([x.reshape(-1).tolist() for x in plane] for plane in planes)
+        both = np.broadcast(a[0], b[0])
+        if both.size <= 4 * _FEW and self.p == _P64:
+            (a0, b0), (a1, b1) = ([x.reshape(-1).tolist() for x in np.broadcast_arrays(a[k], b[k])] for k in (0, 1))
             real = [(x0 * y0 + self.w * x1 * y1) % _P64 for x0, y0, x1, y1 in zip(a0, b0, a1, b1)]
             cross = [(x0 * y1 + x1 * y0) % _P64 for x0, y0, x1, y1 in zip(a0, b0, a1, b1)]
-            return np.array([real, cross], dtype=np.uint64).reshape(2, *planes[0][0].shape)
+            return np.array([real, cross], dtype=np.uint64).reshape(2, *both.shape)
         return _blocked((2,), self._kmul_block, a[0], b[0], a[1], b[1])
 
     def _kmul_block(self, a0: U64, b0: U64, a1: U64, b1: U64) -> U64:
@@ -229,11 +228,12 @@ class Field:
 
     def eq_table(self, point: U64) -> U64:
         """eq(point, x) for all x in {0,1}^m, most significant variable first: (2, m) to (2, 2^m)."""
-        table = self.lift(np.ones(1, dtype=np.uint64))
-        for i in range(point.shape[1] - 1, -1, -1):
-            ones = self.kmul(table, point[:, i : i + 1])
-            table = np.concatenate([self.sub(table, ones), ones], axis=1)
-        return table
+        m = point.shape[1]
+        if m < 2:
+            one = self.lift(np.ones(1, dtype=np.uint64))
+            return np.concatenate([self.sub(one, point), point], axis=1) if m else one
+        high, low = self.eq_table(point[:, : m // 2]), self.eq_table(point[:, m // 2 :])
+        return self.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable of a multilinear table to r: (2, 2m) to (2, m), a[x] + r·(a[x + m] - a[x])."""
@@ -274,8 +274,8 @@ class Field:
 
 def _blocked(lead: tuple[int, ...], compute: Callable[..., U64], *arrays: U64) -> U64:
     """compute(*arrays), elementwise with broadcasting, in flat blocks; its results have shape lead + (entries,)."""
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
-    size = math.prod(shape)
+    both = np.broadcast(*arrays)
+    shape, size = both.shape, both.size
     if size <= _BLOCK:
         return compute(*(np.atleast_1d(x) for x in arrays)).reshape(lead + shape)
     flat = [x.reshape(1) if x.size == 1 else np.broadcast_to(x, shape).reshape(-1) for x in arrays]

@@ -68,7 +68,7 @@ class TensorLayout:
         k = len(self.shape)
         order = [*range(lead), *(lead + 2 * a for a in range(k)), *(lead + 2 * a + 1 for a in range(k))]
         moved = values.reshape((*values.shape[:lead], *split)).transpose(order)
-        return np.ascontiguousarray(moved).reshape(*values.shape[:lead], -1, 1 << self.block_bits)
+        return moved.reshape(*values.shape[:lead], -1, 1 << self.block_bits)
 
     def axis_points(self, point: U64) -> list[U64]:
         """Split a point (2, variables) into the coordinates of each axis: digit bits, then low bits."""
@@ -168,7 +168,7 @@ class CommitmentLayout:
 def eq_index(field: Field, point: U64, index: int) -> Ext:
     """eq(point, bits of index), most significant first, as an Ext."""
     total, m = field.one, point.shape[1]
-    for i in range(m):
-        r = Ext.from_array(field, point[:, i])
-        total = total * (r if index >> (m - 1 - i) & 1 else field.one - r)
+    for i, (c0, c1) in enumerate(point.T.tolist()):
+        r = Ext(c0, c1, field)
+        total = total * (r if index >> (m - 1 - i) & 1 else 1 - r)
     return total

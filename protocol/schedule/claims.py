@@ -53,9 +53,9 @@ def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
 
 def contract(field: Field, values: U64, weights: Weights) -> Ext:
     """⟨⊗weights, values⟩ for field values (…shape), last axis first."""
-    total = field.lift(values)
-    for w in reversed(weights):
-        total = field.ksum(field.kmul(total, w))  # plane by plane, so w meets the last axis
+    total = np.stack([field.dot(values, plane) for plane in weights[-1]]) if weights else field.lift(values)
+    for w in reversed(weights[:-1]):
+        total = field.kdot(total, w)  # plane by plane, so w meets the last axis
     return Ext.from_array(field, total)
 
 

@@ -92,25 +92,27 @@ class CombinedWeights:
             out.setdefault(term.place[0], []).append(term)
         return out
 
-    def at(self, commitment: Committed, point: U64) -> Ext:
-        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩."""
+    def at(self, commitment: Committed, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> Ext:
+        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩; `memo` keeps eq by
+        shape, for every commitment whose point has the same last coordinates."""
         layout, field = commitment.layout, self.field
-        memo: dict[tuple[int, ...], list[U64]] = {}
-        at_slot: dict[str, tuple[Ext, list[U64]]] = {}
+        terms = self.by_role.get(commitment.role, [])
+        slots = {name: layout.slot_eq(field, layout.by_name[name], point, memo) for name in {term.place[1] for term in terms}}
+        # the weight vectors that meet each eq vector, each once; by identity, and all are alive: terms and memo hold them
+        meeting: dict[int, tuple[U64, dict[int, U64]]] = {}
+        for term in terms:
+            for weight, eq in zip(term.weights, slots[term.place[1]][1], strict=True):
+                meeting.setdefault(id(eq), (eq, {}))[1][id(weight)] = weight
         dots: dict[tuple[int, int], Ext] = {}
+        for key, (eq, weights) in meeting.items():
+            products = field.kdot(np.stack(list(weights.values()), axis=1), eq[:, None, :])
+            dots |= {(key, weight): Ext(c0, c1, field) for weight, (c0, c1) in zip(weights, products.T.tolist(), strict=True)}
         total = field.zero
-        for term in self.by_role.get(commitment.role, []):
-            name = term.place[1]
-            slot = layout.by_name[name]
-            if name not in at_slot:
-                at_slot[name] = layout.slot_eq(field, slot, point, memo)
-            lead, eqs = at_slot[name]
+        for term in terms:
+            lead, eqs = slots[term.place[1]]
             value = term.coef * lead
             for weight, eq in zip(term.weights, eqs, strict=True):
-                key = (id(weight), id(eq))  # both are alive as long as `dots`: terms and memo hold them
-                if key not in dots:
-                    dots[key] = Ext.from_array(field, field.kdot(weight, eq))
-                value = value * dots[key]
+                value = value * dots[id(eq), id(weight)]
             total = total + value
         return total
 
@@ -157,10 +159,10 @@ def prove_opening(
     start = Form(combined.target)
     point, claim = sumcheck(channel, "opening/round", start, variables, prover, pool="tail")
     ends = channel.secrets("opening/ends", len(commitments), lambda: prover.ends() if prover else (), pool="tail")
-    checked = claim
+    checked, memo = claim, dict[tuple[int, ...], list[U64]]()
     for commitment, y in zip(commitments, ends, strict=True):
         free = variables - commitment.layout.variables
-        coef = combined.at(commitment, as_point(point[free:]))
+        coef = combined.at(commitment, as_point(point[free:]), memo)
         for r in point[:free]:
             coef = coef * (1 - r)
         checked = checked - y.scale(coef)
@@ -185,12 +187,13 @@ def _check_rows(
     masked = prover.masked_rows(rho) if prover else (field.zeros(2, 0), field.zeros(2, 0))
     v1 = channel.clear("opening/v1", length, lambda: masked[0])
     v2 = channel.clear("opening/v2", short.length, lambda: masked[1])
-    z = field.eq_table(as_point(point[len(point) - (witness.ell.bit_length() - 1) :]))
-    left = Ext.from_array(field, field.kdot(witness.message_of(v1), z))
-    tail = short.message_of(v2)
-    for (_, index), value in form.terms.items():
-        left = left - value * Ext.from_array(field, tail[:, index])
-    check_equal("opening-relation", "opening/sigma", Ext.from_array(field, sigma) + rho * form.const, left, channel)
+    if channel.checking:
+        z = field.eq_table(as_point(point[len(point) - (witness.ell.bit_length() - 1) :]))
+        left = Ext.from_array(field, field.kdot(witness.message_of(v1), z))
+        tail = short.message_of(v2)
+        for (_, index), value in form.terms.items():
+            left = left - value * Ext.from_array(field, tail[:, index])
+        check_equal("opening-relation", "opening/sigma", Ext.from_array(field, sigma) + rho * form.const, left)
     if prover:
         prover.before_positions()
     positions = channel.positions("opening/positions", witness.n, queries)
@@ -198,6 +201,8 @@ def _check_rows(
     offset = len(point)
     for number, (commitment, gamma) in enumerate(zip(commitments, gammas, strict=True)):
         columns = _open_columns(channel, commitment, number, positions, prover)
+        if not channel.checking:
+            continue
         rows = len(commitment.layout.rows)
         q = commitment.layout.row_weights(field, as_point(point[offset - commitment.layout.variables :]))
         part = field.ksum(np.stack([field.mul(columns[:rows].T, q[k]) for k in range(2)]))
@@ -206,8 +211,9 @@ def _check_rows(
             extra = columns[rows:]
             expected1 = field.add(expected1, extra[0:2])
             expected2 = field.add(extra[4:6], field.kscale(extra[2:4], rho))
-    check_columns("column-check", "opening/v1", witness.evaluate(v1, positions), expected1, channel)
-    check_columns("column-check", "opening/v2", short.evaluate(v2, positions), expected2, channel)
+    if channel.checking:
+        check_columns("column-check", "opening/v1", witness.codeword(v1)[:, positions], expected1)
+        check_columns("column-check", "opening/v2", short.evaluate(v2, positions), expected2)
 
 
 def _open_columns(
@@ -231,12 +237,12 @@ def _open_columns(
     return np.ascontiguousarray(by_position.T)
 
 
-def check_equal(reason: str, where: str, expected: Ext, actual: Ext, channel: Channel) -> None:
-    if channel.checking and expected != actual:
+def check_equal(reason: str, where: str, expected: Ext, actual: Ext) -> None:
+    if expected != actual:
         raise VerificationError(reason, where, repr(expected), repr(actual))
 
 
-def check_columns(reason: str, where: str, expected: U64, actual: U64, channel: Channel) -> None:
-    if channel.checking and not np.array_equal(expected, actual):
+def check_columns(reason: str, where: str, expected: U64, actual: U64) -> None:
+    if not np.array_equal(expected, actual):
         bad = int(np.flatnonzero(np.any(expected != actual, axis=0))[0])
         raise VerificationError(reason, where, "v(x) as the columns say", f"a mismatch at query {bad}")

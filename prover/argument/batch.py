@@ -5,36 +5,40 @@ A' and B' are tables over the shared axes, each axis padded with zeros to a powe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext
+from protocol.field import U64, Ext
 from protocol.layout import bits_of
 from protocol.relation.graph import OneHot
 from protocol.schedule.products import Instance
 from prover.backend.base import Backend
 
 
-def outer(backend: Backend, weights: Sequence[U64]) -> U64:
-    """⊗ weights flattened, last axis fastest: K (2, Π n)."""
-    field = backend.field
-    total = field.lift(np.ones(1, dtype=np.uint64))
-    for w in weights:
-        n0, n1 = total.shape[1], w.shape[1]
-        grown = field.zeros(2, n0 * n1)
-        backend.add_outer(grown, 0, total, np.ascontiguousarray(w))
-        total = grown
+def outer(backend: Backend, weights: Sequence[U64]) -> Any:
+    """⊗ weights (on the host) flattened, last axis fastest: K (2, Π n) where the backend computes."""
+    if not weights:
+        return ones(backend, 1)
+    total = backend.to_device(np.ascontiguousarray(weights[0]))
+    for w in weights[1:]:
+        total = backend.outer_sum(total[:, None], backend.to_device(np.ascontiguousarray(w))[:, None])
     return total
 
 
-def fold_factor(backend: Backend, values: I64, axes: str, keep: str, weights: dict[str, U64], scale: dict[str, U64]) -> U64:
+def ones(backend: Backend, n: int) -> Any:
+    """Weights 1: K (2, n)."""
+    return backend.lift(backend.xp.ones(n, dtype=np.uint64))
+
+
+def fold_factor(backend: Backend, values: Any, axes: str, keep: str, weights: dict[str, U64], scale: dict[str, U64]) -> Any:
     """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape)."""
     field = backend.field
     gone = [x for x in axes if x not in keep]
     order = [axes.index(x) for x in (*gone, *keep)]
     sizes = dict(zip(axes, values.shape, strict=True))
     kept = tuple(sizes[x] for x in keep)
-    moved = np.ascontiguousarray(values.transpose(order))
+    moved = backend.xp.ascontiguousarray(values.transpose(order))
     if gone:
         flat = moved.reshape(1, int(np.prod([sizes[x] for x in gone])), -1)
         table = backend.fold_axis(flat, outer(backend, [weights[x] for x in gone])).reshape(2, -1)
@@ -43,31 +47,31 @@ def fold_factor(backend: Backend, values: I64, axes: str, keep: str, weights: di
             table = backend.kmul(table, outer(backend, full))
     elif scale:
         full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
-        table = backend.weight(moved.reshape(-1, kept[-1]), outer(backend, full[:-1]), full[-1])
+        table = backend.weight(moved.reshape(-1, kept[-1]), outer(backend, full[:-1]), outer(backend, full[-1:]))
     else:
-        table = field.lift(field.embed(moved.reshape(-1)))
+        table = backend.lift(moved.reshape(-1))
     return table.reshape(2, *kept)
 
 
-def digit_factor(backend: Backend, instance: Instance, low: I64) -> U64:
+def digit_factor(backend: Backend, instance: Instance, low: Any) -> Any:
     """B'(.., i) = Σ_j w_v(i·base + j)·low(.., j): K (2, batch…, i)."""
-    field, matrix = backend.field, instance.digit_matrix
+    xp, matrix = backend.xp, backend.to_device(instance.digit_matrix)
     rows = low.reshape(-1, low.shape[-1])
-    if bool(np.all(np.count_nonzero(rows, axis=1) == 1)) and bool(np.all(rows.max(axis=1) == 1)):
-        table = matrix.transpose(0, 2, 1)[:, np.argmax(rows, axis=1), :]
+    if bool((xp.count_nonzero(rows, axis=1) == 1).all()) and bool((rows.max(axis=1) == 1).all()):
+        table = matrix.transpose(0, 2, 1)[:, rows.argmax(axis=1), :]
     else:  # a witness that is not one-hot is still proved as it is
-        table = field.zeros(2, len(rows), matrix.shape[1])
-        for j in range(rows.shape[1]):
-            table = field.add(table, field.kmulf(matrix[:, None, :, j], field.embed(rows[:, j])[:, None]))
+        table = xp.zeros((2, len(rows), matrix.shape[1]), dtype=np.uint64)
+        for i in range(matrix.shape[1]):
+            table[:, :, i] = backend.fold_axis(rows[:, :, None], xp.ascontiguousarray(matrix[:, i])).reshape(2, -1)
     return table.reshape(2, *low.shape[:-1], matrix.shape[1])
 
 
-def pad_axes(table: U64) -> U64:
+def pad_axes(backend: Backend, table: Any) -> Any:
     """Zero-pad every axis to a power of two and flatten: K (2, 2^variables)."""
     shape = tuple(1 << bits_of(n) for n in table.shape[1:])
     if shape == table.shape[1:]:
-        return np.ascontiguousarray(table.reshape(2, -1))
-    out = np.zeros((2, *shape), dtype=np.uint64)
+        return backend.xp.ascontiguousarray(table.reshape(2, -1))
+    out = backend.xp.zeros((2, *shape), dtype=np.uint64)
     out[(slice(None), *(slice(n) for n in table.shape[1:]))] = table
     return out.reshape(2, -1)
 
@@ -76,8 +80,8 @@ def pad_axes(table: U64) -> U64:
 class _Running:
     """One instance in the batch: tables, its coefficient times Π(1 − r), its sum while it waits."""
 
-    a: U64
-    b: U64
+    a: Any
+    b: Any
     coef: Ext
     waiting: int
     total: Ext
@@ -86,9 +90,9 @@ class _Running:
 class ProductBatchProver:
     """Implements BatchProver; `claim` prepares an instance before its batch begins."""
 
-    def __init__(self, backend: Backend, values: Sequence[I64]) -> None:
+    def __init__(self, backend: Backend, values: Sequence[Any]) -> None:
         self.backend, self.values = backend, values
-        self.prepared: dict[int, tuple[U64, U64, Ext]] = {}
+        self.prepared: dict[int, tuple[Any, Any, Ext]] = {}
 
     def claim(self, instance: Instance) -> Ext:
         a_tensor, b_tensor = instance.factors
@@ -103,7 +107,7 @@ class ProductBatchProver:
             scale = {x: by_axis[x] for x in shared if x in by_axis}
             left = fold_factor(self.backend, a, op.a_axes, shared, by_axis, scale)
             right = fold_factor(self.backend, b, op.b_axes, shared, by_axis, {})
-        tables = pad_axes(left), pad_axes(right)
+        tables = pad_axes(self.backend, left), pad_axes(self.backend, right)
         total = self.backend.kdot(*tables)
         self.prepared[id(instance)] = (*tables, total)
         return total

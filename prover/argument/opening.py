@@ -5,18 +5,20 @@ Cost: W is one K element per committed cell; rounds over row variables pair exis
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from protocol.channel import Form
 from protocol.code import Code
-from protocol.field import I64, U64, Ext
+from protocol.field import I64, U64, Ext, Field
 from protocol.relation.graph import WITNESS
+from protocol.schedule.constraints import CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.batch import outer
 from prover.backend.base import Backend
-from prover.commitment.commit import CommitmentData, physical_starts
+from prover.commitment.commit import CommitmentData, place_blocks, place_of
 from prover.randomness import SecretStream
 
 
@@ -41,27 +43,32 @@ class Masks:
             short,
         )
 
-    def codewords(self, backend: Backend) -> list[U64]:
+    def codewords(self, backend: Backend) -> list[Any]:
         """R1, P', R2 on D: F (2, n) each."""
-        return [
-            self.short.codeword(self.r1),
-            backend.encode(self.short, self.tails, self.tails_rho),
-            self.short.codeword(self.r2),
-        ]
+        tails = backend.encode(self.short, backend.to_device(self.tails), backend.to_device(self.tails_rho))
+        return [codeword(backend, self.short, self.r1), tails, codeword(backend, self.short, self.r2)]
+
+
+def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`."""
+    length = coefs.shape[-1]
+    ell = 1 << (length.bit_length() - 1)
+    wide = Code(backend.field, ell, code.n, length - ell)
+    return backend.encode(wide, wide.message_of(coefs), np.ascontiguousarray(coefs[..., ell:]))
 
 
 @dataclass
 class _Running:
     """One commitment in the sumcheck."""
 
-    f: U64
-    w: U64
+    f: Any
+    w: Any
     index: I64  # virtual indices of the rows held
     row_bits: int
-    waiting: int
-    total: Ext
+    waiting: int  # rounds before its own begin
+    total: Ext  # Σ f·w, if it waits
     coef: Ext
-    row: U64 | None = None  # q_cᵀM_c once all row variables are bound
+    row: Any = None  # q_cᵀM_c once all row variables are bound
 
     def pairs(self) -> tuple[I64, I64, I64]:
         """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
@@ -88,41 +95,45 @@ class OpeningProverImpl:
         self.running = []
         for role, c in zip(self.roles, self.commitments, strict=True):
             w = self._weights(role, c, weights)
-            rows = np.arange(len(c.rows), dtype=np.int64)
-            # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
-            _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
+            waiting, total = variables - c.layout.variables, field.zero
+            if waiting:  # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
+                rows = np.arange(len(c.rows), dtype=np.int64)
+                _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
             row_bits = c.layout.variables - c.layout.column_bits
-            item = _Running(c.rows, w, c.layout.rows, row_bits, variables - c.layout.variables, total, field.one)
+            item = _Running(c.rows, w, c.layout.rows, row_bits, waiting, total, field.one)
             self._settle(item)
             self.running.append(item)
 
-    def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> U64:
+    def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> Any:
         """W_c on the existing rows, K (2, R, ℓ)."""
-        field, layout = self.backend.field, c.layout
-        flat = field.zeros(2, c.rows.size)
-        by_slot: dict[str, list] = {}  # type: ignore[type-arg]
+        backend, layout = self.backend, c.layout
+        flat = backend.xp.zeros((2, c.rows.size), dtype=np.uint64)
+        by_slot: dict[str, list[CellTerm]] = {}
         for term in weights.by_role.get(role, []):
             by_slot.setdefault(term.place[1], []).append(term)
+        leads: dict[tuple[int, ...], U64] = {}  # by the identity of weights, which the terms keep alive
         for name, terms in by_slot.items():
             slot = layout.by_name[name]
-            shape = slot.tensor.shape
-            natural = field.zeros(2, int(np.prod(shape, dtype=np.int64)))
+            u, v = [], []
             for term in terms:
-                lead = outer(self.backend, term.weights[:-1])
-                last = term.weights[-1] if term.weights else field.lift(np.ones(1, dtype=np.uint64))
-                self.backend.add_outer(natural, 0, field.kscale(lead, term.coef), np.ascontiguousarray(last))
-            arranged = slot.tensor.arrange(natural.reshape(2, *shape))
-            size = 1 << slot.tensor.block_bits
-            for i, start in enumerate(physical_starts(layout, name).tolist()):
-                flat[:, start : start + size] = arranged[:, i, :]
+                first = term.weights[:-1]
+                key = tuple(id(w) for w in first)
+                if key not in leads:
+                    leads[key] = outer(backend, first)
+                u.append(leads[key])
+                v.append(_scaled(backend.field, term.weights[-1:], term.coef))
+            place = place_of(layout, name)
+            last = backend.to_device(np.stack(v, axis=1))
+            natural = backend.outer_sum(backend.xp.stack(u, axis=1), last, None if place is None else flat[:, place])
+            if place is None:
+                place_blocks(layout, flat, name, slot.tensor.arrange(natural.reshape(2, *slot.tensor.shape)))
         return flat.reshape(2, len(c.rows), layout.code.ell)
 
     def _settle(self, item: _Running) -> None:
         """Once no row variable is left the tables become K (2, ℓ)."""
         if item.row_bits == 0 and item.row is None:
-            field = self.backend.field
-            item.row = field.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0]
-            item.f, item.w = np.ascontiguousarray(item.row), np.ascontiguousarray(item.w[:, 0])
+            item.row = self.backend.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0]
+            item.f, item.w = item.row, item.w[:, 0]
 
     def round(self) -> tuple[Ext, Ext]:
         g1 = g2 = self.backend.field.zero
@@ -160,7 +171,7 @@ class OpeningProverImpl:
         field = self.backend.field
         witness = self.commitments[self.roles.index(WITNESS)].layout
         z = self.backend.eq_table(as_point(self.point[len(self.point) - witness.column_bits :]))
-        total = self.backend.kdot(witness.code.message_of(self.masks.r1), z)
+        total = self.backend.kdot(self.backend.to_device(witness.code.message_of(self.masks.r1)), z)
         short = self.masks.short.message_of(self.masks.r2)
         for (_, index), value in tail_form.terms.items():
             total = total - value * Ext.from_array(field, short[:, index])
@@ -169,13 +180,18 @@ class OpeningProverImpl:
 
     def masked_rows(self, rho: Ext) -> tuple[U64, U64]:
         field = self.backend.field
-        v1 = self.masks.r1.copy()
-        for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
-            layout = c.layout
-            q = layout.row_weights(field, as_point(self.point[len(self.point) - layout.variables :]))
-            rho_row = self.backend.fold_axis(c.rho[None], q).reshape(2, -1)
-            u = layout.code.coefficients(item.row, rho_row)
-            v1[:, : u.shape[1]] = field.add(v1[:, : u.shape[1]], field.kscale(u, rho * gamma))
+        backend, field = self.backend, self.backend.field
+        v1 = self.masks.r1
+        if self.running:  # Σ γ_c·q_cᵀM_c: messages and blinding are added up, then one transform gives coefficients
+            longest = max((c.layout.code for c in self.commitments), key=lambda code: code.blinding)
+            code = Code(field, longest.ell, longest.n, longest.blinding)
+            message, blinding = field.zeros(2, code.ell), field.zeros(2, code.blinding)
+            for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
+                q = c.layout.row_weights(field, as_point(self.point[len(self.point) - c.layout.variables :]))
+                part = backend.to_host(backend.fold_axis(c.rho[None], backend.to_device(q))).reshape(2, -1)
+                message = field.add(message, field.kscale(backend.to_host(item.row), gamma))
+                blinding[:, : part.shape[1]] = field.add(blinding[:, : part.shape[1]], field.kscale(part, gamma))
+            v1 = field.add(v1, field.kscale(code.coefficients(message, blinding), rho))
         tails = self.masks.short.coefficients(self.masks.tails, self.masks.tails_rho)
         return v1, field.add(self.masks.r2, field.kscale(tails, rho))
 
@@ -184,3 +200,8 @@ class OpeningProverImpl:
 
     def open(self, commitment: int, positions: I64) -> Query:
         return self.commitments[commitment].query(positions)
+
+
+def _scaled(field: Field, last: Sequence[U64], coef: Ext) -> U64:
+    """coef times the weights of a term's last axis; a term without axes has the weight 1."""
+    return field.kscale(np.ascontiguousarray(last[0]) if last else field.lift(np.ones(1, dtype=np.uint64)), coef)

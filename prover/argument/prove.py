@@ -1,10 +1,11 @@
 """Prove one task: arrays in, proof bytes out. Called by tasks/; knows nothing of stores or orchestration."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext, Field
+from protocol.field import U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, IntArray
@@ -46,27 +47,28 @@ class TaskProverImpl:
 
     def __init__(
         self, backend: Backend, shape: TaskShape, inputs: Sequence[tuple[str, CommitmentData]], layout: CommitmentLayout,
-        values: Sequence[I64], seed: bytes, spend: Callable[[], None],
+        values: Sequence[Any], seed: bytes, spend: Callable[[], None],
     ) -> None:
         self.backend, self.shape = backend, shape
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        self.values, self.counts = values, [count_multiplicities(plan, values) for plan in shape.plans]
-        tensors: dict[str, np.ndarray] = {
+        self.values = list(map(backend.to_device, values))
+        self.counts = [count_multiplicities(backend, plan, self.values) for plan in shape.plans]
+        tensors: dict[str, Any] = {
             plan.multiplicity(table): rows for plan, counts in zip(shape.plans, self.counts) for table, rows in counts.items()
         }
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)
         for tensor, op in zip(shape.graph.tensors, shape.graph.ops, strict=True):
             if isinstance(op, CommittedOp) and op.commitment == WITNESS:
-                tensors[op.tensor_name] = values[tensor.index]
+                tensors[op.tensor_name] = self.values[tensor.index]
         layouts = [data.layout for _, data in inputs] + [layout]
         blinding = max(x.code.blinding for x in layouts)
         masks = Masks.draw(stream, layout.code, tail_count(layouts), blinding)
         self.tails = masks.tails
         self.witness = commit(backend, layout, tensors, seed, masks.codewords(backend))
-        self.batch = ProductBatchProver(backend, values)
+        self.batch = ProductBatchProver(backend, self.values)
         roles = [role for role, _ in inputs] + [WITNESS]
         self.opening = OpeningProverImpl(backend, roles, [data for _, data in inputs] + [self.witness], masks, spend)
 
@@ -99,11 +101,12 @@ class TaskProverImpl:
 
 
 def prove_task(
-    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[Any],
     published: Mapping[str, IntArray], params: Params, seed: bytes, spend: Callable[[], None],
 ) -> bytes:
     """The proof of one task. `inputs` are the statement's commitments in order; `values` holds every tensor of the
-    graph; `seed` is fresh per attempt; `spend` persists the opening budget and is called before positions are drawn."""
+    graph, on the host or where the backend computes; `seed` is fresh per attempt; `spend` persists the opening budget and is
+    called before positions are drawn."""
     prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
     channel = ProvingChannel(backend.field, prover.pads, prover.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]

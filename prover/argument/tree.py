@@ -6,10 +6,11 @@ use, 32 for the levels above it; a level is folded where it lies.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext
+from protocol.field import U64, Ext
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
 from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
@@ -17,34 +18,32 @@ from prover.backend.base import Backend
 from prover.backend.tiled import TILE_BITS, Tiled
 
 
-def count_multiplicities(plan: LeafPlan, values: Sequence[I64]) -> dict[str, I64]:
+def count_multiplicities(backend: Backend, plan: LeafPlan, values: Sequence[Any]) -> dict[str, Any]:
     """How often each table row is looked up in this tree, by table; values outside the table are not counted (they have no row)."""
-    out = {name: np.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
+    out = {name: backend.xp.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
     for block in plan.blocks:
-        if block.lookup is None:
-            continue
-        counts = out[block.table]
-        index = values[block.lookup.columns[0].index][block.cells].reshape(-1) - table_columns(block.table)[0][0]
-        inside = index[(index >= 0) & (index < len(counts))]
-        counts += np.bincount(inside, minlength=len(counts))
+        if block.lookup is not None:
+            column = values[block.lookup.columns[0].index][block.cells]
+            backend.count(column, int(table_columns(block.table)[0][0]), out[block.table])
     return out
 
 
 class FractionTreeProver:
     """Implements TreeProver after `build`."""
 
-    def __init__(self, backend: Backend, plan: LeafPlan, values: Sequence[I64], multiplicities: Mapping[str, I64]) -> None:
+    def __init__(self, backend: Backend, plan: LeafPlan, values: Sequence[Any], multiplicities: Mapping[str, Any]) -> None:
         self.backend, self.plan, self.values, self.multiplicities = backend, plan, values, multiplicities
         self.levels: list[tuple[Tiled, Tiled]] = []
 
     def build(self, fingerprint: Fingerprint) -> None:
-        field, size = self.backend.field, 1 << self.plan.variables
-        p, q = Tiled.filled(size, 0), Tiled.filled(size, 1)
+        backend, size = self.backend, 1 << self.plan.variables
+        minus_one, zero = -backend.field.one, backend.field.zero
+        p, q = Tiled.filled(size, 0, backend.xp), Tiled.filled(size, 1, backend.xp)
         for block in self.plan.blocks:
             constant = fingerprint.constant(self.plan, block.table)
             if block.lookup is None:
-                columns = list(table_columns(block.table))
-                numerator = field.neg(field.embed(self.multiplicities[block.table]))
+                columns = list(map(backend.to_device, table_columns(block.table)))
+                numerator = self.multiplicities[block.table]
             else:
                 columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
                 numerator = None
@@ -53,13 +52,13 @@ class FractionTreeProver:
             for start, cell, length in _runs(block):
                 end = start + length
                 q.open(start, end)
-                self.backend.lincomb_ints([a[cell : cell + length] for a in arranged], coefs, constant, q.cells[:, start:end])
+                backend.lincomb_ints([a[cell : cell + length] for a in arranged], coefs, constant, q.cells[:, start:end])
                 if numerator is None:
                     p.set(start, end, 1)
                 else:
                     p.open(start, end)
-                    p.cells[0, start:end], p.cells[1, start:end] = numerator[cell : cell + length], 0
-        self.levels = [(p, q)]
+                    backend.lincomb_ints([numerator[cell : cell + length]], [minus_one], zero, p.cells[:, start:end])
+        self.levels = [(p.placed(backend.to_device), q.placed(backend.to_device))]
         while self.levels[-1][0].size > 1:
             self.levels.append(self.backend.fraction_layer(*self.levels[-1]))
 

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 from protocol.field import GOLDILOCKS
 from prover.backend.base import Backend
 from prover.backend.reference import ReferenceBackend
 
-NAMES = ("auto", "cpu", "reference")
+NAMES = ("auto", "cpu", "cuda", "reference")
+
+
+def cuda_module() -> ModuleType | None:
+    """The module cupy if it is installed and finds a device."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        return None
+    try:
+        return cupy if cupy.cuda.runtime.getDeviceCount() else None
+    except cupy.cuda.runtime.CUDARuntimeError:  # no driver, or one that is too old
+        return None
 
 
 def select(name: str = "auto") -> Backend:
     """The backend of that name over Goldilocks; `auto` is the fastest one this machine can run."""
+    if name not in NAMES:
+        raise ValueError(f"unknown backend {name!r}, choose one of {', '.join(NAMES)}")
     if name == "reference":
         return ReferenceBackend(GOLDILOCKS)
-    if name in ("auto", "cpu"):
-        from prover.backend.cpu import CpuBackend  # builds the kernels on first use
+    cupy = cuda_module() if name in ("auto", "cuda") else None
+    if cupy is not None:
+        from prover.backend.cuda import CudaBackend  # compiles the kernels on first use
 
-        return CpuBackend()
-    raise ValueError(f"unknown backend {name!r}, choose one of {', '.join(NAMES)}")
+        return CudaBackend(cupy)
+    if name == "cuda":
+        raise RuntimeError("no CUDA device, or CuPy is not installed: pip install 'verilora[gpu]'")
+    from prover.backend.cpu import CpuBackend  # builds the kernels on first use
+
+    return CpuBackend()

@@ -1,8 +1,10 @@
 """The array interface through which the prover computes; one implementation per device, all bit-equal.
 
+Arrays are those of the module `xp` (NumPy, or CuPy where they lie on a GPU). What a task is given and what goes into its transcript
+is on the host and moved by `to_device` and `to_host`; points, row indices and weights of fractions may be NumPy arrays anywhere.
 Shapes: F arrays u64, canonical; K arrays two planes (2, …) u64; integer tensors i64. Arguments are contiguous or are
 copied; results are new contiguous arrays unless said otherwise. `reference.py` defines every method in NumPy for any
-field, `cpu.py` runs the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
+field, `cpu.py` and `cuda.py` run the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
 
 A round method returns a polynomial's values (g(1), g(2)) at X = 1 and X = 2; the top (most significant) variable of a
 table of 2m entries is the choice between its halves [0, m) and [m, 2m).
@@ -11,7 +13,7 @@ table of 2m entries is the choice between its halves [0, m) and [m, 2m).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +31,31 @@ class Backend(Protocol):
 
     field: Field
     name: str
+    xp: Any
 
-    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
-        """F (R, ell) and blinding F (R, B) to codewords F (R, n), as protocol.code.Code.encode."""
+    def to_device(self, a: Any) -> Any:
+        """A host array as an array of `xp`; one of `xp` as it is."""
+
+    def to_host(self, a: Any) -> Any:
+        """The NumPy array of an array of `xp`; a NumPy array as it is."""
+
+    def embed(self, x: I64) -> U64:
+        """Signed integers to F, any shape."""
+
+    def lift(self, x: I64 | U64) -> U64:
+        """i64 or F (…) to K (2, …)."""
+
+    def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
+        """F (R, ell) and blinding F (R, B) to codewords F (R, n), `out` if given, as protocol.code.Code.encode."""
 
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
+
+    def count(self, x: I64, first: int, counts: I64) -> None:
+        """In place counts[v − first] += 1 for each entry v of x; entries without a place are left out."""
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         """Σ_i w_i·x[…, i, …]: x i64 or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
@@ -77,8 +95,8 @@ class Backend(Protocol):
         """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The results may
         lie where the tables were, whose cells are lost."""
 
-    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
-        """In place dst[:, offset + i·n1 + j] += u_i·v_j over K."""
+    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
+        """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""
 
     def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
         """Σ over row pairs (lo[i], hi[i]) and columns of F(X, …)·W(X, …); f F (R, ell) or K (2, R, ell), w K (2, R, ell);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ import numpy.typing as npt
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import GOLDILOCKS, I64, U64, Ext
+from protocol.field import I64, U64, Ext, Field
 from prover.backend.base import U8, Round
+from prover.backend.field import KernelField
+from prover.backend.field import planes as _at
+from prover.backend.host import HostArrays
 from prover.backend.plan import Plan, make_plan
 from prover.backend.tiled import TILE, Tiled, plane_pair
 from prover.kernels import build
@@ -26,28 +29,33 @@ AnyArray = npt.NDArray[Any]
 _SIGNATURE = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
 
 
-class CpuBackend:
+class CpuBackend(HostArrays):
     """Backend over Goldilocks; `level` picks a library other than this machine's (tests)."""
 
     name = "cpu"
 
     def __init__(self, level: str | None = None) -> None:
-        self.field = GOLDILOCKS
         self._library = build.library(level)
+        self.field: Field = KernelField(self._call)
+        self._kernels: dict[str, Callable[[bytes, int, int], None]] = {}
         self._library.vl_keep_memory()
         self._plans: dict[Code, Plan] = {}
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
-    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
+    def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         plan = self._plans.get(code)
         if plan is None:
             plan = self._plans[code] = make_plan(code)
         messages, rho = _words(messages), _words(rho)
         rows = _shape(messages, (-1, code.ell))[0]
         _shape(rho, (rows, code.blinding))
-        out = np.empty((rows, code.n), dtype=np.uint64)
+        if out is None:
+            out = np.empty((rows, code.n), dtype=np.uint64)
+        _shape(out, (rows, code.n))
+        if out.dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("codewords need contiguous rows of 64-bit words")
         tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.slots)
         words = [x.ctypes.data for x in (messages, rho, out, *tables)]
         self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
@@ -75,6 +83,12 @@ class CpuBackend:
 
     # ---- folds and products --------------------------------------------------------------------------------------
 
+    def count(self, x: I64, first: int, counts: I64) -> None:
+        x = np.ascontiguousarray(x, dtype=np.int64)
+        if counts.dtype != np.int64 or not counts.flags.c_contiguous:
+            raise ValueError("counts need contiguous signed words")
+        self._call("vl_count", 1, x.size, x.ctypes.data, counts.ctypes.data, first & 2**64 - 1, counts.size)
+
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
         held: AnyArray = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
@@ -98,11 +112,7 @@ class CpuBackend:
         return out
 
     def kmul(self, a: U64, b: U64) -> U64:
-        shape = np.broadcast_shapes(a.shape, b.shape)
-        a, b = (_words(np.broadcast_to(x, shape)).reshape(2, -1) for x in (a, b))
-        out = np.empty_like(a)
-        self._call("vl_kmul", 1, a.shape[1], *_at(a), *_at(b), *_at(out))
-        return out.reshape(shape)
+        return self.field.kmul(a, b)
 
     def kdot(self, a: U64, b: U64) -> Ext:
         a = _planes(a)
@@ -110,12 +120,7 @@ class CpuBackend:
         return self._sum("vl_kdot", 1, 1, a.shape[1], (*_at(a), *_at(b)))[0]
 
     def eq_table(self, point: U64) -> U64:
-        m = point.shape[1]
-        out = np.empty((2, 1 << m), dtype=np.uint64)
-        out[:, 0] = (1, 0)
-        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            self._call("vl_eq_step", 1, 1 << k, *_at(out), *_at(out), 1 << k, r0, r1)
-        return out
+        return self.field.eq_table(point)
 
     def eq_suffixes(self, point: U64) -> list[U64]:
         tables = [self.field.one.array()[:, None]]
@@ -150,12 +155,15 @@ class CpuBackend:
         self._call("vl_lincomb_ints", 1, size, *words)
         return out
 
-    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
-        u, v = _planes(u), _planes(v)
-        end = offset + u.shape[1] * v.shape[1]
-        if dst.dtype != np.uint64 or dst.strides[-1] != 8 or not 0 <= offset <= end <= dst.shape[1]:
-            raise ValueError(f"add_outer: cells {offset} to {end} of {dst.shape} {dst.dtype}")
-        self._call("vl_add_outer", u.shape[1], v.shape[1], *_at(dst[:, offset:end]), *_at(u), *_at(v), v.shape[1])
+    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
+        u, v = _words(u), _words(v)
+        _, terms, n0 = _shape(u, (2, -1, -1))
+        n1 = _shape(v, (2, terms, -1))[2]
+        if out is None:
+            out = np.empty((2, n0 * n1), dtype=np.uint64)
+        _written(out, n0 * n1)
+        self._call("vl_outer_sum", n0, n1, *_at(u), *_at(v), *_at(out), terms, n0, n1)
+        return out
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 
@@ -253,8 +261,10 @@ class CpuBackend:
 
     def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
         if n0 and n1:
-            kernel = getattr(self._library, name)
-            kernel.argtypes = _SIGNATURE
+            kernel = self._kernels.get(name)
+            if kernel is None:
+                kernel = self._kernels[name] = getattr(self._library, name)
+                kernel.argtypes = _SIGNATURE
             kernel(struct.pack(f"{len(words)}Q", *words), n0, n1)
 
     def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
@@ -292,11 +302,6 @@ def _table(t: Tiled) -> tuple[int, ...]:
     if t.uniform is None or t.values is None:
         return (*_at(t.cells), 0, 0, 0)
     return (*_at(t.cells), t.uniform.ctypes.data, *_at(t.values))
-
-
-def _at(a: AnyArray) -> tuple[int, int]:
-    first = int(a.ctypes.data)
-    return first, first + a.strides[0]
 
 
 def _halves(a: U64) -> tuple[int, int, int, int]:

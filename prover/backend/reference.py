@@ -13,10 +13,11 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
+from prover.backend.host import HostArrays
 from prover.backend.tiled import Tiled
 
 
-class ReferenceBackend:
+class ReferenceBackend(HostArrays):
     """Backend over `field` in NumPy."""
 
     name = "reference"
@@ -26,8 +27,12 @@ class ReferenceBackend:
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
-    def encode(self, code: Code, messages: U64, rho: U64) -> U64:
-        return code.encode(messages, rho)
+    def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
+        codewords = code.encode(messages, rho)
+        if out is None:
+            return codewords
+        out[...] = codewords
+        return out
 
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         columns = np.ascontiguousarray(codeword.T).astype(">u8")
@@ -38,6 +43,10 @@ class ReferenceBackend:
         return merkle.levels_from_leaves(leaves)
 
     # ---- folds and products --------------------------------------------------------------------------------------
+
+    def count(self, x: I64, first: int, counts: I64) -> None:
+        index = x.reshape(-1).astype(np.uint64) - np.uint64(first % 2**64)  # modulo 2^64: below `first` is large
+        counts += np.bincount(index[index < len(counts)].astype(np.int64), minlength=len(counts))
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         f = self.field
@@ -82,11 +91,13 @@ class ReferenceBackend:
         out[...] = total
         return out
 
-    def add_outer(self, dst: U64, offset: int, u: U64, v: U64) -> None:
+    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         f = self.field
-        block = f.kmul(u[:, :, None], v[:, None, :]).reshape(2, -1)
-        end = offset + block.shape[1]
-        dst[:, offset:end] = f.add(dst[:, offset:end], block)
+        total = np.zeros((2, u.shape[2] * v.shape[2]), dtype=np.uint64) if out is None else out
+        total[...] = 0
+        for t in range(u.shape[1]):
+            total[...] = f.add(total, f.kmul(u[:, t, :, None], v[:, t, None, :]).reshape(2, -1))
+        return total
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ traffic nor products. Made by prover/argument/tree.py, read by the backends' fra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +20,10 @@ TILE = 1 << TILE_BITS
 Flags = npt.NDArray[np.bool_]
 
 
-def plane_pair(size: int) -> U64:
+def plane_pair(size: int, xp: Any = np) -> U64:
     """An uninitialised K array (2, size) that begins at a cache line, as loads of 64 bytes want it."""
+    if xp is not np:  # allocators of devices align by themselves
+        return xp.empty((2, size), dtype=np.uint64)  # type: ignore[no-any-return]
     words = np.empty(2 * size + 8, dtype=np.uint64)
     first = -words.ctypes.data % 64 // 8
     return words[first : first + 2 * size].reshape(2, size)
@@ -27,16 +31,19 @@ def plane_pair(size: int) -> U64:
 
 @dataclass(frozen=True, eq=False)
 class Tiled:
-    """cells K (2, n); uniform (n / TILE,) with values K (2, n / TILE), canonical everywhere, or both None: no tile is uniform."""
+    """cells K (2, n); uniform (n / TILE,) with values K (2, n / TILE), canonical everywhere, or both None: no tile is uniform.
+
+    While leaves are written (`filled`, `set`, `open`) flags and values are NumPy arrays wherever the cells lie; `placed` moves them.
+    """
 
     cells: U64
     uniform: Flags | None = None
     values: U64 | None = None
 
     @staticmethod
-    def filled(size: int, value: int) -> Tiled:
+    def filled(size: int, value: int, xp: Any = np) -> Tiled:
         """A table of `size` entries, all equal to an element of F; tiled if it is large enough."""
-        cells = plane_pair(size)
+        cells = plane_pair(size, xp)
         if size < 4 * TILE:
             cells[0], cells[1] = value, 0
             return Tiled(cells)
@@ -55,7 +62,8 @@ class Tiled:
         first, last = start // TILE, (end - 1) // TILE
         for tile in {first, last}:
             if self.uniform[tile] and (tile * TILE < start or end < (tile + 1) * TILE):
-                self.cells[:, tile * TILE : (tile + 1) * TILE] = self.values[:, tile : tile + 1]
+                for plane in (0, 1):
+                    self.cells[plane, tile * TILE : (tile + 1) * TILE] = self.values[plane, tile]
         self.uniform[first : last + 1] = False
 
     def set(self, start: int, end: int, value: int) -> None:
@@ -71,11 +79,19 @@ class Tiled:
             if edge[0] < edge[1]:
                 self.set(*edge, value)
 
+    def placed(self, place: Callable[[Any], Any]) -> Tiled:
+        """The table with each of its arrays moved."""
+        if self.uniform is None or self.values is None:
+            return Tiled(place(self.cells))
+        return Tiled(place(self.cells), place(self.uniform), place(self.values))
+
     def dense(self) -> Tiled:
         """The same table, all cells written (in place)."""
         if self.uniform is not None and self.values is not None:
-            for tile in np.flatnonzero(self.uniform):
-                self.cells[:, tile * TILE : (tile + 1) * TILE] = self.values[:, tile : tile + 1]
+            for plane in (0, 1):
+                cells = self.cells[plane].reshape(-1, TILE)
+                cells *= (~self.uniform).astype(np.uint64)[:, None]
+                cells += (self.values[plane] * self.uniform)[:, None]
         return Tiled(self.cells)
 
     def halves(self) -> tuple[Tiled, Tiled]:

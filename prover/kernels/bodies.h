@@ -19,6 +19,71 @@ VL_FN K<V> loose_add(K<V> x, K<V> y) {  // plane a any
     return K<V>{addr(x.a, y.a), canon(addr(x.b, y.b))};
 }
 
+struct Mul {  // out = a·b over F
+    const u64 *a, *b;
+    u64* out;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        store(out + j, gmul(load<V>(a + j), load<V>(b + j)));
+    }
+};
+
+struct Embed {  // signed integers to F
+    const i64* x;
+    u64* out;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        store(out + j, load_int<V>(x + j));
+    }
+};
+
+struct Count {  // counts[x - first] += 1 where that is a place
+    const i64* x;
+    u64* counts;
+    u64 first, size;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        for (u64 k = j; k < j + Lanes<V>::count; ++k) {
+            const u64 place = (u64)x[k] - first;
+            if (place < size) {
+#ifdef VL_CUDA
+                atomicAdd(counts + place, 1ULL);
+#else
+                ++counts[place];
+#endif
+            }
+        }
+    }
+};
+
+struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
+    const u64* x;
+    u64* out;
+    u64 n;
+    VL_FN u64 cost() const { return n; }
+    template <class V>
+    VL_FN void at(u64 i, u64) const {
+        Acc<u64> sum;
+        sum.clear();
+        for (u64 k = 0; k < n; ++k) sum.mac(x[i * n + k], 1);
+        out[i] = sum.value();
+    }
+};
+
+struct KScaleBy {  // out = r·a
+    const u64 *a0, *a1;
+    u64 *out0, *out1;
+    u64 r0, r1;
+    VL_FN u64 cost() const { return 3; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        kstore(out0, out1, j, kmul(kload<V>(a0, a1, j), kspread<V>(r0, r1)));
+    }
+};
+
 struct KMul {  // out = a·b
     const u64 *a0, *a1, *b0, *b1;
     u64 *out0, *out1;
@@ -148,16 +213,22 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     }
 };
 
-struct AddOuter {  // index (i, j): dst[i·n1 + j] += u_i·v_j
-    u64 *dst0, *dst1;
+struct OuterSum {  // index (i, j): Σ_t u[t, i]·v[t, j]
     const u64 *u0, *u1, *v0, *v1;
-    u64 n1;
-    VL_FN u64 cost() const { return 3; }
+    u64 *out0, *out1;
+    u64 terms, n0, n1;
+    VL_FN u64 cost() const { return 3 * terms; }
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
-        K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
-        u64 at = i * n1 + j;
-        kstore(dst0, dst1, at, kadd(kload<V>(dst0, dst1, at), uv));
+        K<V> sum = kspread<V>(0, 0);
+        for (u64 t = 0; t < terms; t += KSum<V>::TERMS) {
+            KSum<V> part;
+            part.clear();
+            for (u64 k = t; k < terms && k < t + KSum<V>::TERMS; ++k)
+                part.mac(kspread<V>(u0[k * n0 + i], u1[k * n0 + i]), kload<V>(v0, v1, k * n1 + j));
+            sum = kadd(sum, part.lanes());
+        }
+        kstore(out0, out1, i * n1 + j, sum);
     }
 };
 
@@ -227,6 +298,17 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
     }
 };
 
+VL_MAP(vl_mul, Mul)
+VL_MAP(vl_embed, Embed)
+#ifdef VL_CUDA
+VL_MAP(vl_count, Count)
+#else
+VL_EXPORT void vl_count(const Count* body, u64, u64 n) {  // one thread: two would count in the same places
+    for (u64 j = 0; j < n; ++j) body->at<u64>(0, j);
+}
+#endif
+VL_MAP(vl_sum_last, SumLast)
+VL_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
 VL_SUM(vl_kdot, KDot)
 VL_MAP(vl_eq_step, EqStep)
@@ -239,7 +321,7 @@ VL_MAP(vl_fold_last_int, FoldLast<0>)
 VL_MAP(vl_fold_last_f, FoldLast<1>)
 VL_MAP(vl_fold_last_k, FoldLast<2>)
 VL_MAP(vl_weight, Weight)
-VL_MAP(vl_add_outer, AddOuter)
+VL_MAP(vl_outer_sum, OuterSum)
 VL_MAP(vl_lincomb_ints, Lincomb)
 VL_SUM(vl_open_round_f, OpenRound<1>)
 VL_SUM(vl_open_round_k, OpenRound<2>)

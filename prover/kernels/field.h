@@ -230,7 +230,7 @@ struct KScale {  // multiplication by one element of K; x and c may be loose, th
 };
 
 template <class V>
-struct KSum;  // Σ x·y over K of a tile, ended by one value
+struct KSum;  // Σ x·y over K of up to TERMS terms, ended by one value, or by one for each lane
 
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
     u64 low = gadd(s.low.value(), s.f0.value());
@@ -239,8 +239,10 @@ VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
 
 template <>
 struct KSum<u64> {
+    enum { TERMS = 1 << 30 };
     KAcc<u64> sum;
     VL_FN void clear() { sum.clear(); }
     VL_FN void mac(K<u64> x, K<u64> y) { sum.mac(x, y); }
     VL_FN K<u64> value() const { return kvalue(sum); }
+    VL_FN K<u64> lanes() const { return kvalue(sum); }
 };

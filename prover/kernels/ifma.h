@@ -84,7 +84,8 @@ struct KScale<V8> {
 };
 
 template <>
-struct KSum<V8> {  // Karatsuba, for the differences are taken once; up to 2^7 terms
+struct KSum<V8> {  // Karatsuba, for the differences are taken once
+    enum { TERMS = 1 << 7 };
     Limbs low, high, cross;
     VL_FN void clear() { low.clear(), high.clear(), cross.clear(); }
     VL_FN void mac(K<V8> x, K<V8> y) {
@@ -100,5 +101,9 @@ struct KSum<V8> {  // Karatsuba, for the differences are taken once; up to 2^7 t
         sum.clear();
         drain(s, sum);
         return kvalue(sum);
+    }
+    VL_FN K<V8> lanes() const {
+        V8 real = canon(reduce_limbs(low)), seven = canon(reduce_limbs(high));
+        return K<V8>{gadd(canon(mul7(seven)), real), gsub(canon(subr(reduce_limbs(cross), real)), seven)};
     }
 };

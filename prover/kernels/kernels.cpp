@@ -10,7 +10,10 @@
 #ifdef VL_CUDA
 VL_MAP(vl_hash_columns, HashColumn)
 VL_MAP(vl_hash_pairs, HashPair)
+#include "device.h"
+#include "device_ntt.h"
 #else
+#include "sha16.h"
 #include "shani.h"
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -28,12 +31,13 @@ VL_EXPORT void vl_keep_memory() {
 }
 
 VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
-#ifdef VL_SHANI
-    if (has_sha() && n % 2 == 0) {
+#ifdef VL_SHA_LANES
+    if (has_sha() && n % VL_SHA_LANES == 0) {
         const u64 strip = n < SHA_STRIP ? n : SHA_STRIP;
         const HashColumn h = *given;
+        const u64 blocks = column_blocks(h.rows);
         parallel((n + strip - 1) / strip, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
-            for (u64 k = lo; k < hi; ++k) hash_strip(h, k * strip, n - k * strip < strip ? n - k * strip : strip);
+            for (u64 k = lo; k < hi; ++k) hash_strip(h, k * strip, n - k * strip < strip ? n - k * strip : strip, blocks);
         });
         return;
     }
@@ -42,11 +46,11 @@ VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
 }
 
 VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
-#ifdef VL_SHANI
-    if (has_sha() && n % 2 == 0) {
+#ifdef VL_SHA_LANES
+    if (has_sha() && n % VL_SHA_LANES == 0) {
         const HashPair h = *given;
-        parallel(n / 2, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
-            for (u64 k = lo; k < hi; ++k) hash_two_pairs(h, 2 * k);
+        parallel(n / VL_SHA_LANES, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
+            for (u64 k = lo; k < hi; ++k) hash_nodes(h, VL_SHA_LANES * k);
         });
         return;
     }

@@ -3,7 +3,7 @@
 // A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
 // for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
-// values go to the body's `out` (two words each; on CUDA per block: out[2·SUMS·block …], added up by the caller).
+// values go to the body's `out` (two words each; on CUDA after a word that counts blocks, see add_over_grid).
 // VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row;
 // with VL_ENTRYWISE, which CUDA implies and a test sets for the CPU, it is VL_SUM, so the body that GPUs run is run there too.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
@@ -12,34 +12,81 @@
 
 #ifdef VL_CUDA
 #define VL_ENTRYWISE
-#define VL_THREADS 256
+#ifndef VL_THREADS
+#define VL_THREADS 128  // threads of a block, a power of two; launches use as many
+#endif
+
+// The indices (i, j) that a thread visits, a whole grid at a time: one division in all, none a step.
+struct Walk {
+    u64 i, j, step_i, step_j, n0, n1;
+    VL_FN Walk(u64 rows, u64 columns) : n0(rows), n1(columns) {
+        const u64 first = blockIdx.x * (u64)blockDim.x + threadIdx.x, step = (u64)gridDim.x * blockDim.x;
+        i = first / n1, j = first % n1, step_i = step / n1, step_j = step % n1;
+    }
+    VL_FN bool inside() const { return i < n0; }
+    VL_FN void next() {
+        i += step_i, j += step_j;
+        if (j >= n1) j -= n1, ++i;
+    }
+};
+
+// value[w] of thread 0 becomes the sum over the block's threads; `part` is shared, W words a thread. All threads call it.
+template <int W>
+VL_FN void add_over_block(u64* value, u64* part) {
+    const u32 me = threadIdx.x, count = blockDim.x;
+    for (int w = 0; w < W; ++w) part[w * count + me] = value[w];
+    for (u32 half = count / 2; half; half /= 2) {
+        __syncthreads();
+        if (me < half)
+            for (int w = 0; w < W; ++w) part[w * count + me] = gadd(part[w * count + me], part[w * count + me + half]);
+    }
+    if (me == 0)
+        for (int w = 0; w < W; ++w) value[w] = part[w * count];
+    __syncthreads();
+}
+
+// The same over the grid, in one launch: the block that comes last adds up what the others left. out: a word that counts
+// blocks (0 before and after), W words of result, W words a block.
+template <int W>
+VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
+    __shared__ bool last;
+    add_over_block<W>(value, part);
+    u64* left = out + 1 + W;
+    if (threadIdx.x == 0) {
+        for (int w = 0; w < W; ++w) left[blockIdx.x * (u64)W + w] = value[w];
+        __threadfence();
+        last = atomicAdd((u32*)out, 1u) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (int w = 0; w < W; ++w) value[w] = 0;
+    for (u64 block = threadIdx.x; block < gridDim.x; block += blockDim.x)
+        for (int w = 0; w < W; ++w) value[w] = gadd(value[w], ((const volatile u64*)left)[block * W + w]);
+    add_over_block<W>(value, part);
+    if (threadIdx.x == 0) {
+        for (int w = 0; w < W; ++w) out[1 + w] = value[w];
+        *(u32*)out = 0;
+    }
+}
 
 #define VL_MAP(NAME, BODY)                                                                     \
-    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) {                               \
-        for (u64 x = blockIdx.x * (u64)blockDim.x + threadIdx.x; x < n0 * n1;                  \
-             x += (u64)gridDim.x * blockDim.x)                                                 \
-            body.template at<u64>(x / n1, x % n1);                                             \
+    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
+        for (Walk at(n0, n1); at.inside(); at.next()) body.template at<u64>(at.i, at.j);       \
     }
 
 #define VL_SUM(NAME, BODY)                                                                     \
-    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) {                               \
-        __shared__ u64 part[VL_THREADS];                                                       \
+    extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
+        __shared__ u64 part[2 * BODY::SUMS * VL_THREADS];                                      \
         KAcc<u64> sums[BODY::SUMS];                                                            \
         for (int s = 0; s < BODY::SUMS; ++s) sums[s].clear();                                  \
-        for (u64 x = blockIdx.x * (u64)blockDim.x + threadIdx.x; x < n0 * n1;                  \
-             x += (u64)gridDim.x * blockDim.x)                                                 \
-            body.template at<u64>(x / n1, x % n1, sums);                                       \
-        for (int w = 0; w < 2 * BODY::SUMS; ++w) {                                             \
-            K<u64> value = kvalue(sums[w / 2]);                                                \
-            part[threadIdx.x] = w % 2 ? value.b : value.a;                                     \
-            for (u32 half = blockDim.x / 2; half; half /= 2) {                                 \
-                __syncthreads();                                                               \
-                if (threadIdx.x < half)                                                        \
-                    part[threadIdx.x] = gadd(part[threadIdx.x], part[threadIdx.x + half]);     \
-            }                                                                                  \
-            if (threadIdx.x == 0) body.out[blockIdx.x * 2 * BODY::SUMS + w] = part[0];         \
-            __syncthreads();                                                                   \
+        for (Walk at(n0, n1); at.inside(); at.next()) body.template at<u64>(at.i, at.j, sums); \
+        u64 value[2 * BODY::SUMS];                                                             \
+        for (int s = 0; s < BODY::SUMS; ++s) {                                                 \
+            const K<u64> sum = kvalue(sums[s]);                                                \
+            value[2 * s] = sum.a, value[2 * s + 1] = sum.b;                                    \
         }                                                                                      \
+        add_over_grid<2 * BODY::SUMS>(value, part, body.out);                                  \
     }
 
 #define VL_ROWS VL_SUM

@@ -7,8 +7,10 @@
 
 #ifdef VL_CUDA
 #define VL_CONST __constant__
+#define VL_UNROLL _Pragma("unroll")  // the schedule of a block lives in registers only where its indices are constants
 #else
 #define VL_CONST static const
+#define VL_UNROLL
 #endif
 
 VL_CONST u32 SHA_K[64] = {
@@ -26,7 +28,9 @@ VL_FN u32 rotr(u32 x, int s) { return x >> s | x << (32 - s); }
 VL_FN void sha_compress(u32* state, const u32* block) {
     u32 w[16], a = state[0], b = state[1], c = state[2], d = state[3];
     u32 e = state[4], f = state[5], g = state[6], h = state[7];
+    VL_UNROLL
     for (int i = 0; i < 16; ++i) w[i] = block[i];
+    VL_UNROLL
     for (int i = 0; i < 64; ++i) {
         if (i >= 16) {
             u32 x = w[(i + 1) & 15], y = w[(i + 14) & 15];

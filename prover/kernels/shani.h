@@ -1,78 +1,103 @@
-// SHA-256 of columns and nodes with x86's SHA instructions, two messages at a time; chosen at run time by CPUID.
+// SHA-256 of columns and nodes with x86's SHA instructions, two messages at a time, on processors without AVX-512 (sha16.h);
+// chosen at run time by CPUID.
+//
+// These instructions exist in the old encoding alone, which keeps the upper halves of vector registers: while these are in use,
+// some Intel processors take more than a hundred times as long for each (docs/log.md, "Committing"). So everything here is
+// compiled without AVX; a compiler clears the halves before it calls such a function. <immintrin.h> cannot be inlined into one,
+// hence vectors of the language and three builtins that GCC and Clang share.
 #pragma once
-#if defined(__x86_64__) && !defined(VL_CUDA)
-#define VL_SHANI 1
+#if defined(__x86_64__) && !defined(VL_512) && !defined(VL_CUDA)
+#define VL_SHA_LANES 2
 #include <cpuid.h>
-#include <immintrin.h>
 
-#define SHA_TARGET __attribute__((target("sha,sse4.1,ssse3")))
+#include <cstring>
+
+#define SHA_TARGET __attribute__((target("sha,sse4.1,ssse3,no-avx")))
+#ifdef __clang__
+#define SHA_PICK(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHA_PICK(x, y, ...) __builtin_shuffle(x, y, decltype(x){__VA_ARGS__})
+#endif
+
+typedef u32 Quad __attribute__((vector_size(16)));
+typedef u8 Octets __attribute__((vector_size(16)));
+typedef int Signed __attribute__((vector_size(16)));  // what the builtins are declared with
 
 static bool has_sha() {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
 }
 
+static inline SHA_TARGET Quad quad(const void* at) {
+    Quad x;
+    std::memcpy(&x, at, 16);
+    return x;
+}
+static inline SHA_TARGET Quad two_rounds(Quad cdgh, Quad abef, Quad words) {
+    return (Quad)__builtin_ia32_sha256rnds2((Signed)cdgh, (Signed)abef, (Signed)words);
+}
+static inline SHA_TARGET Quad next_words(Quad w0, Quad w1, Quad w2, Quad w3) {  // words t … t+3 from the sixteen before
+    Quad partial = (Quad)__builtin_ia32_sha256msg1((Signed)w0, (Signed)w1) + SHA_PICK(w2, w3, 1, 2, 3, 4);
+    return (Quad)__builtin_ia32_sha256msg2((Signed)partial, (Signed)w3);
+}
+static inline SHA_TARGET Quad big_endian(const void* at) {  // four words
+    Octets x = (Octets)quad(at);
+    return (Quad)SHA_PICK(x, x, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
+}
+
 struct ShaState {
-    __m128i abef, cdgh;
+    Quad abef, cdgh;
 };
 
-static inline SHA_TARGET void sha_two(ShaState& s, ShaState& t, __m128i* m, __m128i* n) {
+static inline SHA_TARGET void sha_two(ShaState& s, ShaState& t, Quad* m, Quad* n) {
     const ShaState s0 = s, t0 = t;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
         const int k = i & 3, k1 = (i + 1) & 3, k2 = (i + 2) & 3, k3 = (i + 3) & 3;
         if (i >= 4) {
-            m[k] = _mm_sha256msg2_epu32(
-                _mm_add_epi32(_mm_sha256msg1_epu32(m[k], m[k1]), _mm_alignr_epi8(m[k3], m[k2], 4)), m[k3]);
-            n[k] = _mm_sha256msg2_epu32(
-                _mm_add_epi32(_mm_sha256msg1_epu32(n[k], n[k1]), _mm_alignr_epi8(n[k3], n[k2], 4)), n[k3]);
+            m[k] = next_words(m[k], m[k1], m[k2], m[k3]);
+            n[k] = next_words(n[k], n[k1], n[k2], n[k3]);
         }
-        const __m128i round = _mm_loadu_si128((const __m128i*)(SHA_K + 4 * i));
-        __m128i x = _mm_add_epi32(m[k], round), y = _mm_add_epi32(n[k], round);
-        s.cdgh = _mm_sha256rnds2_epu32(s.cdgh, s.abef, x);
-        t.cdgh = _mm_sha256rnds2_epu32(t.cdgh, t.abef, y);
-        s.abef = _mm_sha256rnds2_epu32(s.abef, s.cdgh, _mm_shuffle_epi32(x, 0x0E));
-        t.abef = _mm_sha256rnds2_epu32(t.abef, t.cdgh, _mm_shuffle_epi32(y, 0x0E));
+        const Quad round = quad(SHA_K + 4 * i);
+        const Quad x = m[k] + round, y = n[k] + round;
+        s.cdgh = two_rounds(s.cdgh, s.abef, x);
+        t.cdgh = two_rounds(t.cdgh, t.abef, y);
+        s.abef = two_rounds(s.abef, s.cdgh, SHA_PICK(x, x, 2, 3, 2, 3));
+        t.abef = two_rounds(t.abef, t.cdgh, SHA_PICK(y, y, 2, 3, 2, 3));
     }
-    s.abef = _mm_add_epi32(s.abef, s0.abef), s.cdgh = _mm_add_epi32(s.cdgh, s0.cdgh);
-    t.abef = _mm_add_epi32(t.abef, t0.abef), t.cdgh = _mm_add_epi32(t.cdgh, t0.cdgh);
+    s.abef += s0.abef, s.cdgh += s0.cdgh;
+    t.abef += t0.abef, t.cdgh += t0.cdgh;
 }
 
-static inline SHA_TARGET __m128i swap_bytes(const u8* at) {
-    const __m128i order = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
-    return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)at), order);
+static inline SHA_TARGET ShaState sha_start() {
+    return ShaState{Quad{SHA_START[5], SHA_START[4], SHA_START[1], SHA_START[0]},
+                    Quad{SHA_START[7], SHA_START[6], SHA_START[3], SHA_START[2]}};
 }
 
-static inline ShaState sha_start() {
-    return ShaState{_mm_set_epi32((int)SHA_START[0], (int)SHA_START[1], (int)SHA_START[4], (int)SHA_START[5]),
-                    _mm_set_epi32((int)SHA_START[2], (int)SHA_START[3], (int)SHA_START[6], (int)SHA_START[7])};
-}
-
-static inline void sha_digest(u8* out, const ShaState& s) {
-    u32 ef[4], gh[4];
-    _mm_storeu_si128((__m128i*)ef, s.abef);
-    _mm_storeu_si128((__m128i*)gh, s.cdgh);
-    const u32 words[8] = {ef[3], ef[2], gh[3], gh[2], ef[1], ef[0], gh[1], gh[0]};
-    bytes_of(out, words, 8);
+static inline SHA_TARGET void sha_digest(u8* out, const ShaState& s) {
+    const Quad upper = SHA_PICK(s.abef, s.cdgh, 3, 2, 7, 6), lower = SHA_PICK(s.abef, s.cdgh, 1, 0, 5, 4);
+    const Quad a = big_endian(&upper), e = big_endian(&lower);
+    std::memcpy(out, &a, 16);
+    std::memcpy(out + 16, &e, 16);
 }
 
 static const u64 SHA_STRIP = 512;  // states (32 bytes each) and eight rows of a strip fit the first cache
 
-static SHA_TARGET void hash_strip(const HashColumn& h, u64 begin, u64 width) {  // width even, at most SHA_STRIP
+// width even, at most SHA_STRIP; `blocks` = column_blocks(h.rows)
+static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 blocks) {
     alignas(64) ShaState state[SHA_STRIP];
     u64 one[SHA_STRIP], zero[SHA_STRIP], bits[SHA_STRIP];
     for (u64 c = 0; c < width; ++c) one[c] = 1ULL << 63, zero[c] = 0, bits[c] = (64 + 8 * h.rows) * 8;
     for (u64 c = 0; c < width; c += 2) {
-        __m128i m[4], n[4];
+        Quad m[4], n[4];
         for (int k = 0; k < 2; ++k) {
-            m[k] = n[k] = swap_bytes(h.tag + 16 * k);
-            m[2 + k] = swap_bytes(h.salts + 32 * (begin + c) + 16 * k);
-            n[2 + k] = swap_bytes(h.salts + 32 * (begin + c + 1) + 16 * k);
+            m[k] = n[k] = big_endian(h.tag + 16 * k);
+            m[2 + k] = big_endian(h.salts + 32 * (begin + c) + 16 * k);
+            n[2 + k] = big_endian(h.salts + 32 * (begin + c + 1) + 16 * k);
         }
         state[c] = state[c + 1] = sha_start();
         sha_two(state[c], state[c + 1], m, n);
     }
-    const u64 blocks = column_blocks(h.rows);
     for (u64 b = 0; b < blocks; ++b) {
         const u64* row[8];
         for (u64 k = 0; k < 8; ++k) {
@@ -81,12 +106,11 @@ static SHA_TARGET void hash_strip(const HashColumn& h, u64 begin, u64 width) {  
         }
         if (b == blocks - 1) row[7] = bits;
         for (u64 c = 0; c < width; c += 2) {
-            __m128i m[4], n[4];
+            Quad m[4], n[4];
             for (int k = 0; k < 4; ++k) {
-                __m128i x = _mm_loadu_si128((const __m128i*)(row[2 * k] + c));
-                __m128i y = _mm_loadu_si128((const __m128i*)(row[2 * k + 1] + c));
-                m[k] = _mm_shuffle_epi32(_mm_unpacklo_epi64(x, y), 0xB1);  // high word of each value first
-                n[k] = _mm_shuffle_epi32(_mm_unpackhi_epi64(x, y), 0xB1);
+                const Quad x = quad(row[2 * k] + c), y = quad(row[2 * k + 1] + c);
+                m[k] = SHA_PICK(x, y, 1, 0, 5, 4);  // high word of each value first
+                n[k] = SHA_PICK(x, y, 3, 2, 7, 6);
             }
             sha_two(state[c], state[c + 1], m, n);
         }
@@ -94,22 +118,22 @@ static SHA_TARGET void hash_strip(const HashColumn& h, u64 begin, u64 width) {  
     for (u64 c = 0; c < width; ++c) sha_digest(h.out + 32 * (begin + c), state[c]);
 }
 
-static SHA_TARGET void hash_two_pairs(const HashPair& h, u64 j) {
+static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j) {
     ShaState s = sha_start(), t = s;
     const u8 *a = h.below + 64 * j, *b = a + 64;
-    __m128i m[4], n[4];
+    Quad m[4], n[4];
     for (int k = 0; k < 2; ++k) {
-        m[k] = n[k] = swap_bytes(h.tag + 16 * k);
-        m[2 + k] = swap_bytes(a + 16 * k);
-        n[2 + k] = swap_bytes(b + 16 * k);
+        m[k] = n[k] = big_endian(h.tag + 16 * k);
+        m[2 + k] = big_endian(a + 16 * k);
+        n[2 + k] = big_endian(b + 16 * k);
     }
     sha_two(s, t, m, n);
     for (int k = 0; k < 2; ++k) {
-        m[k] = swap_bytes(a + 32 + 16 * k);
-        n[k] = swap_bytes(b + 32 + 16 * k);
+        m[k] = big_endian(a + 32 + 16 * k);
+        n[k] = big_endian(b + 32 + 16 * k);
     }
-    m[2] = n[2] = _mm_set_epi32(0, 0, 0, (int)0x80000000u);
-    m[3] = n[3] = _mm_set_epi32(96 * 8, 0, 0, 0);
+    m[2] = n[2] = Quad{0x80000000u, 0, 0, 0};
+    m[3] = n[3] = Quad{0, 0, 0, 96 * 8};
     sha_two(s, t, m, n);
     sha_digest(h.out + 32 * j, s);
     sha_digest(h.out + 32 * (j + 1), t);

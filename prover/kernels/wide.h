@@ -34,6 +34,7 @@ VL_FN K<VL_WIDE> kvalue(const KAcc<VL_WIDE>& s) {
 #else
 template <>
 struct KSum<VL_WIDE> {
+    enum { TERMS = 1 << 30 };
     KAcc<VL_WIDE> sum;
     VL_FN void clear() { sum.clear(); }
     VL_FN void mac(K<VL_WIDE> x, K<VL_WIDE> y) { sum.mac(x, y); }
@@ -43,6 +44,7 @@ struct KSum<VL_WIDE> {
         drain(sum, total);
         return kvalue(total);
     }
+    VL_FN K<VL_WIDE> lanes() const { return kvalue(sum); }
 };
 #endif
 #endif

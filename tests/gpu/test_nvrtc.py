@@ -1,17 +1,22 @@
-"""The kernel source compiles for CUDA (NVRTC needs no device): every kernel of the CPU library is there, nothing spills."""
+"""The kernel source compiles for CUDA (NVRTC needs no device): every kernel is there, no register spills, blocks fit an SM."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
+from prover.backend.device import THREADS
 from prover.kernels import build
+from prover.kernels.source import single_source
 
 ONLY_ON_CPU = {"vl_encode", "vl_keep_memory"}
+REGISTERS = 65536 // (3 * THREADS)  # of an SM's, so that at least three blocks run on one
+SHARED = 48 << 10  # bytes a block may have without asking
 
 
 def nvrtc() -> ctypes.CDLL:
@@ -25,17 +30,13 @@ def nvrtc() -> ctypes.CDLL:
     return ctypes.CDLL(str(found[0]))
 
 
+@functools.cache
 def compile_for(arch: str) -> tuple[str, str]:
-    """PTX and log of kernels.cpp for one architecture."""
-    lib = nvrtc()
-    headers = sorted(build.SOURCE.glob("*.h"))
-    program = ctypes.c_void_p()
-    texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
-    names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
-    source = (build.SOURCE / "kernels.cpp").read_bytes()
-    assert lib.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", len(headers), texts, names) == 0
-    options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--ptxas-options=-v", b"--ptxas-options=-warn-spills"]
-    status = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    """PTX and log of the kernel source for one architecture, as prover/backend/cuda.py has it compiled."""
+    lib, program = nvrtc(), ctypes.c_void_p()
+    assert lib.nvrtcCreateProgram(ctypes.byref(program), single_source().encode(), b"kernels.cu", 0, None, None) == 0
+    options = [f"--gpu-architecture={arch}", "--std=c++17", f"-DVL_THREADS={THREADS}", "--ptxas-options=-v"]
+    status = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
     size = ctypes.c_size_t()
     lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
@@ -50,12 +51,32 @@ def compile_for(arch: str) -> tuple[str, str]:
 
 def source_kernels() -> set[str]:
     text = "".join(f.read_text() for f in build.SOURCE.iterdir() if f.suffix in (".h", ".cpp"))
-    return set(re.findall(r"\b(vl_\w+)", text)) - ONLY_ON_CPU
+    code = re.sub(r"//.*", "", text)
+    return set(re.findall(r"\b(vl_\w+)", code)) - ONLY_ON_CPU
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-def test_source_compiles(arch: str) -> None:
+def test_every_kernel_is_in_the_module(arch: str) -> None:
     ptx, log = compile_for(arch)
     assert "error" not in log
-    assert "spill" not in log.replace("0 bytes spill stores", "").replace("0 bytes spill loads", "")
     assert set(re.findall(r"\.entry (vl_\w+)", ptx)) == source_kernels()
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_registers_suffice(arch: str) -> None:
+    """What ptxas says of each kernel: no local memory, and at least three blocks fit a multiprocessor."""
+    parts = re.split(r"Compiling entry function '(vl_\w+)'", compile_for(arch)[1])
+    assert set(parts[1::2]) == source_kernels()
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        stack, stores, loads = map(int, re.search(  # type: ignore[union-attr]
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text).groups())
+        registers = int(re.search(r"Used (\d+) registers", text)[1])  # type: ignore[index]
+        shared = re.search(r"(\d+) bytes smem", text)
+        assert (stack, stores, loads) == (0, 0, 0), name
+        assert registers <= REGISTERS, (name, registers)
+        assert shared is None or int(shared[1]) <= SHARED, name
+
+
+def test_a_header_is_pasted_once() -> None:
+    source = single_source()
+    assert "#include \"" not in source and source.count("struct KMul {") == 1

@@ -60,7 +60,7 @@ def test_goldilocks_reduction_at_its_edges() -> None:
     assert Field._reduce128(lo, hi).tolist() == [(h * 2**64 + x) % f.p for x, h in pairs]
 
 
-@pytest.mark.parametrize("n", [1, 2, _FEW - 1, _FEW, _FEW + 1, 2 * _FEW, 2 * _FEW + 1])
+@pytest.mark.parametrize("n", [1, 2, _FEW - 1, _FEW, _FEW + 1, 4 * _FEW, 4 * _FEW + 1])
 def test_few_and_many_entries_are_multiplied_alike(n: int) -> None:
     """Small products are made by Python's integers, larger ones by NumPy; so are those that broadcast."""
     f, rng = GOLDILOCKS, np.random.default_rng(n)
@@ -117,6 +117,18 @@ def test_scalars(f: Field) -> None:
     assert hash(f.ext(1)) == hash(f.one) and f.ext(1, 1) != 1 and not f.zero and bool(f.ext(0, 1))
     with pytest.raises(ZeroDivisionError):
         x / f.zero
+
+
+@pytest.mark.parametrize("m", [0, 1, 2, 5, 8, 15])
+def test_eq_table_by_bits(m: int) -> None:
+    """The table of the last variables, doubled variable by variable."""
+    f, rng = GOLDILOCKS, np.random.default_rng(m)
+    point = rng.integers(0, f.p, (2, m), dtype=np.uint64)
+    table = f.lift(np.ones(1, dtype=np.uint64))
+    for i in range(m - 1, -1, -1):
+        ones = f.kmul(table, point[:, i : i + 1])
+        table = np.concatenate([f.sub(table, ones), ones], axis=1)
+    assert np.array_equal(f.eq_table(point), table)
 
 
 def test_eq_table_and_folding() -> None:

@@ -18,6 +18,7 @@ from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
 from prover.backend.tiled import TILE, TILE_BITS, Tiled
 from prover.kernels import build
+from tests.support.cuda import stand_in
 
 P = F.p
 EDGES = [0, 1, 2, P - 1, P - 2, P - 2**32, 2**32 - 1, 2**32, 2**32 + 1, P - 2**32 - 1, 2**63, 2**48, P - 7]
@@ -213,11 +214,31 @@ def test_outer(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int]
     u, v = elements(rng, 2, shape[0]), elements(rng, 2, shape[1])
     x = integers(rng, *shape)
     same(cpu.weight(x, u, v), REFERENCE.weight(x, u, v))
-    mine = elements(rng, 2, x.size + 11)
+
+
+@pytest.mark.parametrize("terms", [0, 1, 2, 129, 300])  # 128 of them are added up at a time
+def test_outer_sum(cpu: CpuBackend, rng: np.random.Generator, terms: int) -> None:
+    for n0, n1 in ((1, 1), (3, 5), (2, 8), (9, 33)):
+        u, v = elements(rng, 2, terms, n0), elements(rng, 2, terms, n1)
+        same(cpu.outer_sum(u, v), REFERENCE.outer_sum(u, v))
+        mine = elements(rng, 2, n0 * n1 + 11)
+        theirs = mine.copy()
+        cpu.outer_sum(u, v, mine[:, 3 : 3 + n0 * n1])
+        REFERENCE.outer_sum(u, v, theirs[:, 3 : 3 + n0 * n1])
+        same(mine, theirs)
+    top = np.full((2, terms, 9), P - 1, dtype=np.uint64)
+    same(cpu.outer_sum(top, top), REFERENCE.outer_sum(top, top))
+
+
+@pytest.mark.parametrize("first", [-7, 0, 3, -(2**63), 2**63 - 5])
+def test_count(cpu: CpuBackend, rng: np.random.Generator, first: int) -> None:
+    x = np.concatenate([rng.integers(-20, 20, 1001), np.array(INT_EDGES)]).reshape(2, -1)
+    mine = rng.integers(0, 5, 11)
     theirs = mine.copy()
-    cpu.add_outer(mine, 3, u, v)
-    REFERENCE.add_outer(theirs, 3, u, v)
+    cpu.count(x, first, mine)
+    REFERENCE.count(x, first, theirs)
     same(mine, theirs)
+    assert cpu.count(np.array([first, first + 4, first]), first, mine) is None and mine[0] == theirs[0] + 2
 
 
 @pytest.mark.parametrize("ell", [1, 2, 4, 8, 64, 1024])
@@ -240,7 +261,12 @@ CODES = [(1, 2, 1), (2, 8, 3), (4, 16, 12), (4, 4, 0), (8, 32, 5), (16, 64, 20),
 def test_encode(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, blinding: int) -> None:
     code = Code(F, ell, n, blinding)
     messages, rho = elements(rng, 3, ell), elements(rng, 3, blinding)
-    same(cpu.encode(code, messages, rho), REFERENCE.encode(code, messages, rho))
+    expected = REFERENCE.encode(code, messages, rho)
+    same(cpu.encode(code, messages, rho), expected)
+    for backend in (cpu, REFERENCE):
+        room = elements(rng, 5, n)
+        backend.encode(code, messages, rho, room[1:4])
+        same(room[1:4], expected)
 
 
 @pytest.mark.parametrize("rows", [*range(1, 18), 40])
@@ -298,12 +324,24 @@ def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> 
         cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 3))
     with pytest.raises(ValueError, match="halves"):
         cpu.fold_top(elements(rng, 2, 7), F.one)
-    with pytest.raises(ValueError, match="add_outer"):
-        cpu.add_outer(elements(rng, 2, 5), 0, elements(rng, 2, 2), elements(rng, 2, 3))
+    with pytest.raises(ValueError, match="shape"):
+        cpu.outer_sum(elements(rng, 2, 1, 2), elements(rng, 2, 1, 3), elements(rng, 2, 5))
+    with pytest.raises(ValueError, match="shape"):
+        cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 2), elements(rng, 2, 32))
+    with pytest.raises(ValueError, match="contiguous"):
+        cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 2), elements(rng, 1, 64)[:, ::2])
+    with pytest.raises(ValueError, match="counts"):
+        cpu.count(integers(rng, 3), 0, elements(rng, 4))
 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert select("auto").name == "cpu" and select("reference").name == "reference"
+    assert select("cpu").name == "cpu" and select("reference").name == "reference"
+    for module, name in ((None, "cpu"), (stand_in.module(), "cuda")):
+        monkeypatch.setattr("prover.backend.cuda_module", lambda module=module: module)
+        assert select("auto").name == name
+    monkeypatch.setattr("prover.backend.cuda_module", lambda: None)
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        select("cuda")
     with pytest.raises(ValueError, match="unknown backend"):
         select("abacus")
     monkeypatch.setenv("VERILORA_KERNEL_LEVEL", "x86-64-v9")

@@ -16,6 +16,7 @@ from prover.backend.base import Backend
 from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
+from tests.support.cuda.emulated import emulated
 
 TOY = Params("toy", GOLDILOCKS, 32, 128, 12)
 
@@ -84,6 +85,8 @@ def verify(proof: bytes, committed: list[Committed], g: Graph, published: dict[s
 def test_backends_make_the_same_proof_and_it_verifies() -> None:
     proof, committed, g, published = prove(ReferenceBackend(GOLDILOCKS))
     assert prove(CpuBackend())[0] == proof
+    for hand_over, threads in ((0, 32), (64, 128)):
+        assert prove(emulated(hand_over, threads))[0] == proof
     verify(proof, committed, g, published)
 
 

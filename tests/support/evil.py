@@ -31,6 +31,7 @@ from prover.argument import prove as prove_module
 from prover.argument.channel import ProvingChannel
 from prover.argument.prove import TaskProverImpl
 from prover.argument.tree import count_multiplicities
+from prover.backend.base import Backend
 from prover.commitment import commit as commit_module
 from prover.commitment.commit import CommitmentData, as_field, commit
 from prover.executor.evaluate import RelationBroken, _Evaluation, check
@@ -138,17 +139,17 @@ def execute(case: Case, lie: Lie) -> list[IntArray]:
     return [found[i] for i in range(len(case.graph.tensors))]
 
 
-def _garbage_rows(layout: Any, tensors: Mapping[str, np.ndarray]) -> U64:
-    rows = _build_rows(layout, tensors)
-    blank = _build_rows(layout, {name: np.ones_like(np.asarray(t), dtype=np.uint64) for name, t in tensors.items()})
+def _garbage_rows(b: Backend, layout: Any, tensors: Mapping[str, Any]) -> Any:
+    rows = _build_rows(b, layout, tensors)
+    blank = _build_rows(b, layout, {name: np.ones(t.shape, dtype=np.uint64) for name, t in tensors.items()})
     noise = np.random.default_rng(5).integers(0, 1 << 62, rows.shape).astype(np.uint64)
-    return np.where(blank == 0, noise, rows)
+    return b.xp.where(blank == 0, b.to_device(noise), rows)
 
 
-def _garbage_axes(table: U64) -> U64:
-    padded, blank = _pad_axes(table), _pad_axes(np.ones_like(table))
+def _garbage_axes(b: Backend, table: Any) -> Any:
+    padded, blank = _pad_axes(b, table), _pad_axes(b, b.xp.ones_like(table))
     noise = np.random.default_rng(6).integers(0, 1 << 62, padded.shape).astype(np.uint64)
-    return np.where(blank == 0, noise, padded)
+    return b.xp.where(blank == 0, b.to_device(noise), padded)
 
 
 _build_rows, _pad_axes = commit_module.build_rows, batch_module.pad_axes
@@ -158,12 +159,14 @@ _build_rows, _pad_axes = commit_module.build_rows, batch_module.pad_axes
 def _patched(lie: Lie, seen: dict[str, np.ndarray]) -> Iterator[None]:
     """The prover's functions with the lie's changes; `seen` receives the tensors of the witness commitment."""
 
-    def counts(plan: Any, values: Any) -> dict[str, IntArray]:
-        out = count_multiplicities(plan, values)
+    def counts(b: Backend, plan: Any, values: Any) -> dict[str, Any]:
+        out = {table: b.to_host(rows) for table, rows in count_multiplicities(b, plan, values).items()}
         names = {plan.multiplicity(table).removeprefix("multiplicity/"): table for table in out}
-        return out | {names[n]: change(out[names[n]].copy()) for n, change in lie.multiplicities.items() if n in names}
+        changed = out | {names[n]: change(out[names[n]].copy()) for n, change in lie.multiplicities.items() if n in names}
+        return {table: b.to_device(rows) for table, rows in changed.items()}
 
-    def commit_witness(b: Any, layout: Any, tensors: dict[str, np.ndarray], key: bytes, extra: Any) -> CommitmentData:
+    def commit_witness(b: Backend, layout: Any, made: dict[str, Any], key: bytes, extra: Any) -> CommitmentData:
+        tensors = {name: b.to_host(t) for name, t in made.items()}
         if lie.witness:
             lie.witness(tensors)
         seen.update(tensors)
@@ -203,14 +206,14 @@ def violated_constraints(
     channel.bind("statement", statement)
     channel.clear_bytes("witness/root", 32, lambda: b"")
     system = schedule._reduce(channel, shape, published, None)
-    pools = {name: as_field(field, np.asarray(cells[WITNESS, name])).tolist() for name in ("pad", "product")}
+    pools = {name: as_field(backend(), np.asarray(cells[WITNESS, name])).tolist() for name in ("pad", "product")}
     out = set()
     for constraint in system.constraints:
         total = constraint.form.const
         for (pool, index), coef in constraint.form.terms.items():
             total = total + coef * field.ext(*pools[pool][index])
         for term in constraint.terms:
-            values, weights = as_field(field, np.asarray(cells[term.place])), term.weights
+            values, weights = as_field(backend(), np.asarray(cells[term.place])), term.weights
             if values.ndim == 1:  # multiplicities are long and mostly zero
                 rows = np.flatnonzero(values)
                 values, weights = values[rows], (np.ascontiguousarray(weights[0][:, rows]),)

@@ -1,0 +1,91 @@
+"""protocol/field.py's products and sums on the compiled kernels: bit for bit what GOLDILOCKS computes.
+
+The schedule (protocol/schedule) does its own algebra with the channel's field: weights of claims, forms, eq tables. With NumPy
+that took a prover as long as half of its kernels, most of it in calls on a few hundred entries. The CPU backend's field is this one;
+the verifier never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
+
+
+class KernelField(Field):
+    """Goldilocks; `call` runs a kernel by name on an index space (prover/backend/cpu.py)."""
+
+    _call: Callable[..., None]
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        super().__init__(GOLDILOCKS.p, GOLDILOCKS.w, GOLDILOCKS.generator, GOLDILOCKS.two_adicity)
+        object.__setattr__(self, "_call", call)
+
+    def embed(self, x: I64) -> U64:
+        out = np.empty(np.shape(x), dtype=np.uint64)
+        x = np.ascontiguousarray(x, dtype=np.int64)
+        self._call("vl_embed", 1, x.size, x.ctypes.data, out.ctypes.data)
+        return out
+
+    def mul(self, a: U64, b: U64) -> U64:
+        shape = _common(np.shape(a), np.shape(b))
+        a, b = _fit(a, shape), _fit(b, shape)
+        out = np.empty(shape, dtype=np.uint64)
+        self._call("vl_mul", 1, out.size, a.ctypes.data, b.ctypes.data, out.ctypes.data)
+        return out
+
+    def sum(self, a: U64) -> U64:
+        a = np.ascontiguousarray(a, dtype=np.uint64)
+        out = np.zeros(a.shape[:-1], dtype=np.uint64)
+        self._call("vl_sum_last", out.size, 1, a.ctypes.data, out.ctypes.data, a.shape[-1])
+        return out
+
+    def kmul(self, a: U64, b: U64) -> U64:
+        shape = (2, *_common(a.shape[1:], b.shape[1:]))
+        a, b = _kfit(a, shape), _kfit(b, shape)
+        out = np.empty(shape, dtype=np.uint64)
+        self._call("vl_kmul", 1, out.size // 2, *planes(a), *planes(b), *planes(out))
+        return out
+
+    def kmulf(self, a: U64, b: U64) -> U64:
+        shape = (2, *_common(a.shape[1:], b.shape))
+        return self.mul(_kfit(a, shape), _fit(b, shape))
+
+    def kscale(self, a: U64, r: Ext) -> U64:
+        a = np.ascontiguousarray(a, dtype=np.uint64)
+        out = np.empty(a.shape, dtype=np.uint64)
+        self._call("vl_kscale", 1, out.size // 2, *planes(a), *planes(out), r.c0, r.c1)
+        return out
+
+    def eq_table(self, point: U64) -> U64:
+        out = np.empty((2, 1 << point.shape[1]), dtype=np.uint64)
+        out[:, 0] = (1, 0)
+        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
+            self._call("vl_eq_step", 1, 1 << k, *planes(out), *planes(out), 1 << k, r0, r1)
+        return out
+
+
+def planes(a: npt.NDArray[Any]) -> tuple[int, int]:
+    """Addresses of the two planes of a K array."""
+    first = int(a.ctypes.data)
+    return first, first + a.strides[0]
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return a if a == b else np.broadcast_shapes(a, b)
+
+
+def _fit(a: U64, shape: tuple[int, ...]) -> U64:
+    """An F array spread to this shape, contiguous."""
+    return np.ascontiguousarray(a if np.shape(a) == shape else np.broadcast_to(a, shape), dtype=np.uint64)
+
+
+def _kfit(a: U64, shape: tuple[int, ...]) -> U64:
+    """A K array spread to this shape, contiguous; axes that it lacks come after its planes."""
+    if a.shape == shape:
+        return np.ascontiguousarray(a, dtype=np.uint64)
+    return _fit(a.reshape(2, *[1] * (len(shape) - a.ndim), *a.shape[1:]), shape)

@@ -1,0 +1,138 @@
+"""The CUDA backend on the emulated device (tests/support/cuda) against the NumPy definition: the tests of the CPU kernels, and its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol.code import Code
+from protocol.field import GOLDILOCKS as F
+from prover.backend.tiled import TILE, Tiled
+from tests.prover.test_kernels import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
+    REFERENCE,
+    elements,
+    integers,
+    rng,
+    same,
+    scalar,
+    test_all_edge_products,
+    test_count,
+    test_elementwise,
+    test_encode,
+    test_eq_table,
+    test_fold_axis,
+    test_fractions,
+    test_hash_columns,
+    test_merkle_levels,
+    test_open,
+    test_outer,
+    test_outer_sum,
+    test_sums_carry,
+    test_sums_of_a_tile_carry,
+    test_tables,
+    test_wrong_shapes_are_refused,
+    weights,
+)
+from tests.support.cuda import stand_in
+from tests.support.cuda.emulated import Carried, emulated
+from tests.support.cuda.emulator import LaunchFailed
+
+DEVICE_ONLY = emulated(hand_over=0, threads=32)
+
+
+@pytest.fixture(scope="module", params=[(0, 32), (64, 128)], ids=["device alone", "handing over"])
+def cpu(request: pytest.FixtureRequest) -> Carried:
+    return Carried(emulated(*request.param))
+
+
+@pytest.mark.parametrize("shape", [(200, 5, 1), (1, 70_000, 1), (3, 9_001, 2), (40, 1, 1), (500, 130, 1)])
+def test_folds_in_parts(cpu: Carried, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:  # noqa: F811
+    """More rows than blocks, and fewer outputs than threads."""
+    w = elements(rng, 2, shape[1])
+    for x in (integers(rng, *shape), elements(rng, *shape), elements(rng, 2, *shape)):
+        same(cpu.fold_axis(x, w), REFERENCE.fold_axis(x, w))
+
+
+@pytest.mark.parametrize("n", [1, 5, 300])
+def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  # noqa: F811
+    x, f = integers(rng, 2, n), elements(rng, 2, n)
+    x[x == -(2**63)] += 1
+    for each in (x, f):
+        same(cpu.lift(each), REFERENCE.lift(each))
+    same(cpu.embed(x), REFERENCE.embed(x))
+
+
+def test_a_row_of_the_largest_kind(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
+    """2^16 words: two passes through memory before a block finishes."""
+    code = Code(F, 1 << 16, 1 << 17, 70)
+    messages, blinding = elements(rng, 1, code.ell), elements(rng, 1, code.blinding)
+    same(cpu.encode(code, messages, blinding), REFERENCE.encode(code, messages, blinding))
+
+
+def test_rows_are_encoded_in_portions(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("prover.backend.cuda.SCRATCH", 8 * (64 + 256) * 3)
+    code = Code(F, 64, 256, 7)
+    messages, blinding = elements(rng, 10, 64), elements(rng, 10, 7)
+    same(Carried(DEVICE_ONLY).encode(code, messages, blinding), REFERENCE.encode(code, messages, blinding))
+
+
+def test_small_tables_are_handed_to_the_host(rng: np.random.Generator) -> None:  # noqa: F811
+    backend, r = emulated(64, 128), scalar(rng)
+    place = backend.to_device
+    assert isinstance(backend.fold_top(place(elements(rng, 2, 128)), r), np.ndarray)
+    assert isinstance(backend.fold_top(place(elements(rng, 2, 256)), r), stand_in.ndarray)
+    tables = [Tiled(place(elements(rng, 2, 128))) for _ in range(4)]
+    assert all(isinstance(t.cells, np.ndarray) for t in backend.fraction_layer(*tables[:2]))
+    suffixes = backend.eq_suffixes(elements(rng, 2, 8))
+    assert [isinstance(t, np.ndarray) for t in suffixes] == [True] * 7 + [False] * 2
+    before = stand_in.Counted.launches
+    backend.kmul(elements(rng, 2, 8), elements(rng, 2, 8))
+    assert stand_in.Counted.launches == before
+
+
+def test_a_round_is_one_launch_and_one_small_copy(rng: np.random.Generator) -> None:  # noqa: F811
+    h = 4 * TILE
+    tables = [Tiled(DEVICE_ONLY.to_device(elements(rng, 2, 4 * h))) for _ in range(4)]
+    low, high = map(DEVICE_ONLY.to_device, weights(rng, h))
+    counted = stand_in.Counted
+    counted.bytes = counted.copies = counted.launches = 0
+    DEVICE_ONLY.fraction_fold_round(tables, scalar(rng), low, high, scalar(rng))
+    assert (counted.launches, counted.copies, counted.bytes) == (1, 1, 32)
+
+
+def test_the_emulated_device_is_strict() -> None:
+    """A barrier in a branch, and a struct of another size, do not pass."""
+    source = """
+    typedef unsigned long long u64;
+    struct Body { u64* out; };
+    extern "C" __global__ void vl_bad(Body body, u64 n0, u64) { if (threadIdx.x < n0) __syncthreads(); body.out[0] = 1; }
+    """
+    launch = stand_in.RawModule(code=source).get_function("vl_bad")
+    out = stand_in.empty(1, dtype=np.uint64)
+
+    def run(words: int, n0: int) -> None:
+        body = np.array([out.data.ptr] * words, dtype=np.uint64).view(f"V{8 * words}")
+        launch((1,), (32,), (body, np.uint64(n0), np.uint64(1)))
+
+    run(1, 32)
+    run(1, 0)
+    with pytest.raises(LaunchFailed, match="barrier"):
+        run(1, 31)
+    run(1, 32)
+    with pytest.raises(LaunchFailed, match="size"):
+        run(2, 32)
+
+
+def test_nothing_crosses_unasked(rng: np.random.Generator) -> None:  # noqa: F811
+    """A host array where the device's is needed, and the other way round, is refused."""
+    a = elements(rng, 2, 8)
+    there = DEVICE_ONLY.to_device(a)
+    with pytest.raises(TypeError, match="host"):
+        DEVICE_ONLY.kdot(there, a)
+    with pytest.raises(TypeError, match="conversion"):
+        np.asarray(there)
+    with pytest.raises(TypeError):
+        a + there
+    with pytest.raises(TypeError, match="device array"):
+        np.where(there == there, there, there)
+    assert DEVICE_ONLY.to_device(there) is there

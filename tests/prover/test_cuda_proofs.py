@@ -1,0 +1,62 @@
+"""Whole proofs of every kind of task on the emulated device: the bytes that the CPU backend makes, and nothing large comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.statement import task_list
+from prover.argument.prove import prove_task
+from prover.backend import select
+from prover.backend.base import Backend
+from prover.commitment.commit import commit
+from tests.support.cuda import stand_in
+from tests.support.cuda.emulated import emulated
+from tests.support.stage import PARAMS, Case, Stage, seed
+from tests.toy import ODD, toy
+
+KINDS = ("range", "rotate", "embed", "clip", "head", "layer")
+
+
+@pytest.fixture(scope="module")
+def every_kind() -> dict[str, Case]:
+    """Odd sizes; a layer in the middle, with clipped AdamW, rotated between windows."""
+    made = Stage(toy(sizes=ODD, layers=2, steps=4, batch_size=1, sequence_length=4, examples=3, target_modules=("o_proj",),
+                     rotation_windows=1, kind="adamw", max_grad_norm="0.5"))
+    tasks = {t.kind: t for t in task_list(made.toy.manifest)}
+    assert set(tasks) == set(KINDS)
+    return {kind: made.case(t.kind, t.window, t.layer, t.part) for kind, t in tasks.items()}
+
+
+def prove(backend: Backend, case: Case) -> bytes:
+    inputs = []
+    for role, name in case.task.commitments:
+        inputs.append((role, commit(backend, case.stage.layout(name), case.stage.arrays[str(name)], seed(str(name)))))
+    published = case.published()
+    return prove_task(backend, case.shape, case.statement(published), inputs, case.values, published, PARAMS, seed("attempt"), lambda: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bytes(every_kind: dict[str, Case], kind: str) -> None:
+    case = every_kind[kind]
+    expected = prove(select("cpu"), case)
+    for hand_over in (0, 256):
+        assert prove(emulated(hand_over, 32), case) == expected
+    assert prove(emulated(), case) == expected
+
+
+def test_what_comes_back_is_small(every_kind: dict[str, Case]) -> None:
+    """Round values, small tables, opened columns, trees of digests: nothing of the size of the witness or of a codeword."""
+    case, counted = every_kind["layer"], stand_in.Counted
+    largest, get = [0], stand_in.ndarray.get
+
+    def watched(self: stand_in.ndarray) -> object:
+        largest[0] = max(largest[0], self.nbytes)
+        return get(self)
+
+    counted.bytes = counted.copies = counted.launches = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stand_in.ndarray, "get", watched)
+        prove(emulated(256, 32), case)
+    n, rows = PARAMS.n, len(case.shape.witness_layout(PARAMS).rows)
+    assert largest[0] <= max(32 * n, 8 * PARAMS.queries * (rows + 6)), "leaves of a tree, or the columns of one opening"
+    assert counted.launches

@@ -1,0 +1,205 @@
+"""A stand-in for the module `cupy`, over the emulated device: what prover/backend/cuda.py and the prover use of CuPy, no more.
+
+Its arrays are no NumPy arrays: NumPy cannot convert them, they do not mix with NumPy arrays, and the only ways between the two
+are `asarray` and `asnumpy` (or `get`, `tolist`, `item`, `tobytes`), as with CuPy, so a forgotten copy or array module is
+an error here as it is on a device. `copies` counts bytes that came back to the host. Fresh arrays hold garbage.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.support.cuda import emulator
+
+Scalar = (int, float, bool, np.generic)
+GARBAGE = 0xA5
+
+
+class Counted:
+    """What went from the device to the host since the test set it to 0, and how many launches there were."""
+
+    bytes = 0
+    copies = 0
+    launches = 0
+
+
+class ndarray:
+    """A device array. `_held` is its memory."""
+
+    __array_ufunc__ = None  # NumPy arrays and operators do not take it
+
+    def __init__(self, held: np.ndarray) -> None:
+        self._held = held
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()` instead.")
+
+    def __array_function__(self, func: Any, *_: Any) -> Any:
+        raise TypeError(f"numpy.{func.__name__} on a device array")
+
+    # what an array says of itself
+    shape = property(lambda self: self._held.shape)
+    dtype = property(lambda self: self._held.dtype)
+    ndim = property(lambda self: self._held.ndim)
+    size = property(lambda self: self._held.size)
+    nbytes = property(lambda self: self._held.nbytes)
+    strides = property(lambda self: self._held.strides)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._held.flags.c_contiguous))
+    T = property(lambda self: ndarray(self._held.T))
+    data = property(lambda self: SimpleNamespace(ptr=self._held.ctypes.data))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    # to the host, in the open
+    def get(self) -> np.ndarray:
+        Counted.bytes += self.nbytes
+        Counted.copies += 1
+        return self._held.copy()
+
+    def tolist(self) -> Any:
+        return self.get().tolist()
+
+    def item(self) -> Any:
+        return self.get().item()
+
+    def tobytes(self) -> bytes:
+        return self.get().tobytes()
+
+    def __bool__(self) -> bool:
+        return bool(self.get())
+
+    def __int__(self) -> int:
+        return int(self.get())
+
+    # on the device
+    def __getitem__(self, key: Any) -> ndarray:
+        return ndarray(np.asarray(self._held[_key(key)]))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._held[_key(key)] = _operand(value)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_key(k) for k in key)
+    if isinstance(key, np.ndarray | list):
+        raise TypeError("a device array is indexed by device arrays")
+    return key._held if isinstance(key, ndarray) else key
+
+
+def _operand(value: Any) -> Any:
+    if isinstance(value, ndarray):
+        return value._held
+    if isinstance(value, Scalar):
+        return value
+    raise TypeError(f"Unsupported type {type(value)}")
+
+
+def _method(name: str) -> Any:
+    def call(self: ndarray, *arguments: Any, **named: Any) -> ndarray:
+        return ndarray(np.asarray(getattr(self._held, name)(*arguments, **named)))
+
+    return call
+
+
+def _operator(name: str, in_place: bool = False) -> Any:
+    def call(self: ndarray, *others: Any) -> Any:
+        result = getattr(self._held, name)(*(_operand(x) for x in others))
+        return self if in_place else NotImplemented if result is NotImplemented else ndarray(np.asarray(result))
+
+    return call
+
+
+for each in ("reshape", "transpose", "copy", "astype", "ravel", "any", "all", "max", "min", "sum", "view", "argmax"):
+    setattr(ndarray, each, _method(each))
+for each in ("add", "radd", "sub", "rsub", "mul", "rmul", "and", "rand", "or", "xor", "lshift", "rshift", "eq", "ne", "lt", "le", "gt",
+             "ge", "neg", "invert", "mod", "floordiv"):
+    setattr(ndarray, f"__{each}__", _operator(f"__{each}__"))
+for each in ("iadd", "isub", "imul", "iand", "ior"):
+    setattr(ndarray, f"__{each}__", _operator(f"__{each}__", in_place=True))
+
+
+def _function(name: str) -> Any:
+    def call(*arguments: Any, **named: Any) -> ndarray:
+        def plain(x: Any) -> Any:
+            if isinstance(x, np.ndarray):
+                raise TypeError(f"cupy.{name} of a NumPy array")
+            return [plain(y) for y in x] if isinstance(x, list | tuple) else x._held if isinstance(x, ndarray) else x
+
+        return ndarray(np.asarray(getattr(np, name)(*map(plain, arguments), **{k: plain(v) for k, v in named.items()})))
+
+    return call
+
+
+def _garbage(shape: Any, dtype: Any) -> np.ndarray:
+    out = np.empty(shape, dtype=dtype)
+    out.view(np.uint8).reshape(-1)[...] = GARBAGE
+    return out if out.dtype != np.bool_ else np.ones(shape, dtype=dtype)
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    return ndarray(_garbage(shape, dtype) if np.prod(shape, dtype=np.int64) else np.empty(shape, dtype))
+
+
+def asarray(a: Any, dtype: Any = None) -> ndarray:
+    """A device array as it is, a NumPy array or list as a copy on the device."""
+    if isinstance(a, ndarray):
+        return a if dtype in (None, a.dtype) else a.astype(dtype)
+    return ndarray(np.array(a, dtype=dtype, order="C"))
+
+
+def asnumpy(a: Any) -> np.ndarray:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
+    if not isinstance(a, ndarray):
+        raise TypeError("cupy.ascontiguousarray of a host array")
+    return a if a._held.flags.c_contiguous and dtype in (None, a.dtype) else ndarray(np.ascontiguousarray(a._held, dtype=dtype))
+
+
+def from_dlpack(a: Any) -> ndarray:
+    """Another library's device array without a copy (here: a tensor in this machine's memory)."""
+    return ndarray(np.from_dlpack(a))
+
+
+class RawModule:
+    """A compiled CUDA source; only NVRTC's options that the emulator understands have an effect."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        self._library, self._names = emulator.compiled(code, options)
+
+    def get_function(self, name: str) -> Any:
+        if name not in self._names:
+            raise RuntimeError(f"CUDA_ERROR_NOT_FOUND: {name}")
+
+        def call(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            body, n0, n1 = args
+            if not isinstance(body, np.ndarray) or body.size != 1:
+                raise TypeError("a NumPy array of size 1 passes its element by value, others are refused")
+            if type(n0) is not np.uint64 or type(n1) is not np.uint64:
+                raise TypeError("extents are 64-bit words")
+            if not 0 < grid[0] < 2**31 or len(grid) != 1 or len(block) != 1:
+                raise ValueError(f"grid {grid}, block {block}")
+            Counted.launches += 1
+            emulator.launch(self._library, name, grid[0], block[0], body, int(n0), int(n1))
+
+        return call
+
+
+def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
+    """The module, of a device with this many multiprocessors and bytes."""
+    names = ("stack", "concatenate", "where", "arange", "zeros", "ones", "full", "zeros_like", "ones_like", "count_nonzero", "bincount",
+             "argmax")
+    device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory))
+    return SimpleNamespace(
+        __name__="cupy", ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
+        from_dlpack=from_dlpack, RawModule=RawModule, cuda=SimpleNamespace(Device=lambda: device),
+        **{name: _function(name) for name in names})
