@@ -12,31 +12,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import SHAPES, Shape
-from benchmarks.stage import stage
-from protocol.manifest import RunManifest
-from protocol.params import Params, profile
-from protocol.statement import Task, commitment_layout
+from benchmarks.shapes import Shape
+from benchmarks.stage import foretold, stage
 from prover.backend import select
-from prover.cost.forecast import PARTS, Counted, Forecast, forecast
-from prover.cost.machine import describe, resident_bytes
+from prover.cost.forecast import PARTS
+from prover.cost.machine import resident_bytes
 from prover.cost.rates import measure
-from prover.executor.torch_ops import TorchOps
 
 POINTS = [  # width, tokens, rank, kind of task
     (128, 128, 8, "layer"), (256, 64, 4, "layer"), (256, 512, 8, "layer"), (512, 256, 16, "layer"), (1024, 128, 8, "layer"),
     (1024, 256, 32, "layer"), (256, 512, 8, "head"), (1024, 256, 8, "head"), (512, 256, 8, "embed"),
 ]
-
-
-def foretold(manifest: RunManifest, task: Task, params: Params) -> Forecast:
-    """One task of a manifest that has budgets."""
-    counted = Counted.of(lambda: task.graph(manifest), params.field)
-    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments])
 
 
 def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
@@ -60,7 +49,8 @@ def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
     }
 
 
-HEAD = f"{'task':7}{'width':>6}{'tokens':>7}{'rank':>5}{'lookups/M':>10}  " + "".join(f"{part + ' s':>18}" for part in (*PARTS, "all")) + f"{'peak MB':>18}"
+HEAD = f"{'task':7}{'width':>6}{'tokens':>7}{'rank':>5}{'lookups/M':>10}  "
+HEAD += "".join(f"{title:>18}" for title in (*(f"{part} s" for part in (*PARTS, "all")), "peak MB"))
 
 
 def line(row: dict[str, Any]) -> str:

@@ -113,9 +113,10 @@ def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time
     ]
     for name, (calls, phase) in UNITS.items():
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
-        host = works[0].transformed * unit["transformed"] / 3 if name in ("schedule", "verified") else 0.0
+        host = works[0].transformed * unit["transformed"] / 2 if name in ("schedule", "verified") else 0.0
         unit[name], unit[calls] = _two_unknowns(work, count, [max(p[phase] - host, 0.0) for p in phases])
-    unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in large.shape.plans], clock) / works[1].counted
+    held = list(map(backend.to_device, large.values))
+    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, held) for p in large.shape.plans], clock) / works[1].counted
     _evaluation_rates(unit, pair, ops, clock)
     return Rates(backend.name, unit)
 

@@ -3,7 +3,7 @@
 Work is in the units of rates.py. Memory is bytes by name for each phase; the peak is the phase whose sum is largest:
 
     evaluate   every tensor of the graph as int64, the committed ones twice, the operands of the largest contraction in float64
-    commit     values, inputs (rows, blinding, codewords, salts, levels), rows and codeword of the witness
+    commit     values, inputs and witness (rows, blinding, codewords, salts, levels)
     tree       the same and a tree: 16 bytes a leaf in use and 32 for the levels above it
     products   the same, leaves alone of the tree, the tables of a batch of claims
     opening    the same without tables, 16 bytes of weights a cell of every row, and the first folded row pairs
@@ -26,7 +26,7 @@ from prover.cost.claims import Claims
 WORD = 8  # bytes of an element of F, and of an integer
 CODEWORD_KEPT = True  # by CommitmentData: columns are read from it when a commitment is opened
 _HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
-_PLANES = 4  # K codewords R1 and R2, transformed in NumPy where they are made and again where they are checked
+_PLANES = 2  # of an element of K
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Work:
     openings: float = 0  # commitments whose columns are opened
     verified: float = 0
     checks: float = 0  # commitments whose columns are checked
-    fresh: float = 0  # bytes of memory that the system has to give again
     host: float = 0
 
     def __add__(self, other: "Work") -> "Work":
@@ -71,7 +70,7 @@ def witness_work(shape: TaskShape, params: Params) -> Work:
     layout = shape.witness_layout(params)
     counted = sum(x.columns[0].cells for x in shape.graph.lookups)
     secrets = 16 * (shape.pads + params.ell)
-    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets, transformed=_PLANES * params.n * _log(params.n))
+    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets)
 
 
 def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
@@ -93,7 +92,7 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
         product_rounds=sum(i.variables for i in claims.instances),
         weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
         opened=sum(len(c.rows) * code.ell for c in every),
-        opening_rounds=sum(c.variables for c in every), transformed=_PLANES * params.n * _log(params.n), schedule=claims.seconds,
+        opening_rounds=sum(c.variables for c in every), transformed=2 * _PLANES * params.ell * _log(params.ell), schedule=claims.seconds,
         openings=len(every),
     )
 
@@ -162,7 +161,6 @@ def task_memory(
     tensors = {"integer values": values, "input tensors": given}
     held = _held(inputs, codeword_kept)
     kept = _held(every, codeword_kept, EXTRA_ROWS)
-    words = (len(witness.rows) + EXTRA_ROWS) * witness.code.n * WORD
     trees = [p.fractions for p in shape.plans]
     leaves = {"leaves": 16 * max(trees, default=0)}
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
@@ -170,11 +168,11 @@ def task_memory(
     sizes = [prod(size) for size in _committed(shape).values()]
     return Memory({
         "evaluate": tensors | held | {"committed values again": own, "contraction": _contraction(graph)},
-        "commit": tensors | kept | {"codeword while rows are joined": words},
+        "commit": tensors | kept,
         "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
         "products": tensors | kept | leaves | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
         "opening": tensors | kept | leaves | {
-            "opening weights": 16 * sum(cells), "weights of a tensor": max(2 * 16 * max(sizes), 16 * max(cells)),
+            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": 16 * max(*sizes, *cells),
         },
     })
 
