@@ -151,7 +151,8 @@ def step(
     spent = total["inputs"] + total["prove"]
     if rows:
         print(f"all {len(rows)} of {len(tasks)}: train {s.train_seconds:.2f} s, witness {total['evaluate']:.2f} s, "
-              f"prove {spent:.2f} s, verify {total['verify']:.2f} s; {sums['valid'] / 1e6 / spent:.1f} M values/s ({sums['padded'] / 1e6 / spent:.1f} M padded), "
+              f"prove {spent:.2f} s, verify {total['verify']:.2f} s")
+        print(f"  {sums['valid'] / 1e6 / spent:.1f} M values/s ({sums['padded'] / 1e6 / spent:.1f} M padded), "
               f"{sums['lookups'] / 1e6 / spent:.1f} M lookups/s, {describe(sums['proof_bytes'])} of proofs")
     return {"shape": name, "layers": layers, "tokens": tokens, "train_seconds": s.train_seconds, "tasks": rows,
             "of": len(tasks), "seconds": total, **sums}
