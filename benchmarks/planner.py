@@ -78,10 +78,11 @@ def real_manifest(name: str, tokens: int) -> RunManifest:
         small.model, vocab=x.vocab_size, hidden=x.hidden_size, layers=x.num_hidden_layers, heads=x.num_attention_heads,
         kv_heads=x.num_key_value_heads, head_dim=x.head_dim, ffn=x.intermediate_size,
     )
-    exponents = dict(small.exponents)
+    longer = (tokens // 64).bit_length() - 1  # sums over tokens grow with their number
+    exponents = {k: v - longer if k.endswith(".grad") else v for k, v in small.exponents.items()}
     for layer in range(1, model.layers):
-        exponents |= {k.replace("/0/", f"/{layer}/"): v for k, v in small.exponents.items() if "/0/" in k}
-        exponents |= {f"base/{layer}/{k.removeprefix('base/0/')}": v for k, v in small.exponents.items() if k.startswith("base/0/")}
+        exponents |= {k.replace("/0/", f"/{layer}/"): v for k, v in exponents.copy().items() if "/0/" in k}
+        exponents |= {f"base/{layer}/{k.removeprefix('base/0/')}": v for k, v in exponents.copy().items() if k.startswith("base/0/")}
         exponents[f"dx/{layer + 1}"] = small.exponents["dx/1"]
     return replace(small, model=model, sequence_length=tokens, exponents=exponents, loss_tokens=(tokens,))
 

@@ -17,7 +17,7 @@ from math import prod
 
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
-from protocol.relation.graph import WITNESS, AxisMap, Committed, Gather, Graph, Input, Linear, OneHot, Product, Public
+from protocol.relation.graph import WITNESS, Committed, Graph, Input, Linear, Product
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -35,7 +35,7 @@ class Work:
     while counting: the schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
 
     evaluated: float = 0  # passes over cells of int64 tensors
-    operations: float = 0  # tensors evaluated
+    operations: float = 0  # calls of the array library for them
     macs: float = 0  # multiply-adds of contractions
     encoded: float = 0  # cells of rows encoded: witness and inputs
     hashed: float = 0  # compressions of SHA-256 in leaves and nodes
@@ -112,22 +112,24 @@ def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
 
 
 def evaluation_work(graph: Graph) -> Work:
-    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked."""
-    passes = macs = 0.0
+    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked: calls of
+    the array library, and the cells that they pass over."""
+    passes = calls = macs = 0.0
     hints = {t.index: _HINT_PASSES.get(h.kind, 2) for h in graph.hints for t in h.outputs}
     for tensor, op in zip(graph.tensors, graph.ops, strict=True):
         if isinstance(op, Product) and (count := _contracted(op, tensor.axes)) > 1:
             macs += 2 * tensor.cells * count
-            passes += 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
+            steps, cells = 2 * 8, 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
         elif isinstance(op, Linear):
-            passes += 2 * sum(1 + t.tensor.cells / max(tensor.cells, 1) for t in op.terms) * tensor.cells
-        elif isinstance(op, Product | OneHot | Gather | AxisMap | Public | Input):
-            passes += 2 * 2 * tensor.cells
+            steps, cells = 2 * (1 + 4 * len(op.terms)), 2 * sum(tensor.cells + t.tensor.cells for t in op.terms)
+        elif isinstance(op, Committed):
+            steps = 3 + hints.get(tensor.index, 1)
+            cells = steps * tensor.cells
         else:
-            passes += (2 + hints.get(tensor.index, 1)) * tensor.cells
-        passes += 2 * tensor.cells  # bounds
+            steps, cells = 2 * 3, 2 * 2 * tensor.cells
+        calls, passes = calls + steps + 4, passes + cells + 2 * tensor.cells  # bounds, twice
     passes += sum(4 * len(x.columns) * x.columns[0].cells for x in graph.lookups)
-    return Work(evaluated=passes, operations=2 * len(graph.tensors), macs=macs)
+    return Work(evaluated=passes, operations=calls + 4 * len(graph.lookups), macs=macs)
 
 
 def _contracted(op: Product, out: str) -> int:
