@@ -100,7 +100,7 @@ class Opened:
 
     @property
     def size(self) -> int:
-        return self.data.codeword.nbytes + self.data.rows.nbytes + sum(x.nbytes for x in self.tensors.values())
+        return self.data.nbytes + sum(x.nbytes for x in self.tensors.values())
 
 
 class RunContext:

@@ -10,14 +10,15 @@ never stored. Of two attempts at one statement the first row stands and the othe
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
-from protocol.relation.graph import IntArray
 from protocol.schedule.task import TaskShape
 from protocol.statement import Task, statement_content, statement_id
 from prover.argument.prove import prove_task
 from prover.executor.evaluate import RelationBroken, check
+from prover.executor.torch_ops import ops_beside
 from prover.randomness import fresh_seed
 from prover.witness.task import outputs, task_values
 from storage.derive import budget_of
@@ -60,7 +61,7 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
     ids = {name: row.commitment_id for name, row in rows.items()}
     opened = [(role, context.opened(name)) for role, name in task.commitments]
     shape, values = _witness(context, task, opened)
-    published = {item.name: values[item.tensor.index] for item in shape.graph.published}
+    published = {item.name: context.backend.to_host(values[item.tensor.index]) for item in shape.graph.published}
     content = statement_content(context.manifest, task, shape.graph.digest(), ids, published)
     ledger.append(StatementRow(identity, context.run_id, task.kind, task.window, task.layer, task.part, content.decode()))
     attempt = secrets.token_hex(8)
@@ -103,17 +104,18 @@ def _proved(context: RunContext, task: Task, row: ProofRow, fresh: bool) -> Prov
     return Proved(str(task), row.statement_id, row.object_digest, row.size, row.seconds, fresh)
 
 
-def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) -> tuple[TaskShape, list[IntArray]]:
-    """All tensors of the task, recomputed; they satisfy the relation and agree with what was committed."""
+def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) -> tuple[TaskShape, list[Any]]:
+    """All tensors of the task where the backend computes, recomputed; they satisfy the relation and agree with what was committed."""
+    ops = ops_beside(context.backend.name)
     inputs = {(role, name): array for role, item in opened for name, array in item.tensors.items()}
     window = context.manifest.windows()[task.window] if task.window >= 0 else None
-    graph, values = task_values(context.manifest, task.kind, window, task.subject, inputs)
+    graph, values = task_values(context.manifest, task.kind, window, task.subject, inputs, ops)
     by_index = dict(enumerate(values))
     try:
-        check(graph, by_index)
+        check(graph, by_index, ops if ops.keep else None)
     except RelationBroken as error:  # its text ends in a secret value
         raise RunError(f"{task}: the relation does not hold, {str(error).split(' = ')[0]}") from None
     for key, array in outputs(graph, by_index).items():
-        if not (array == inputs[key]).all():
+        if not (array == ops.result(ops.load(inputs[key]))).all():
             raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")
-    return TaskShape(graph, context.params.field), values
+    return TaskShape(graph, context.params.field), list(map(context.backend.to_device, values))

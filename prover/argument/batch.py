@@ -78,12 +78,12 @@ def pad_axes(backend: Backend, table: Any) -> Any:
 
 @dataclass
 class _Running:
-    """One instance in the batch: tables, its coefficient times Π(1 − r), its sum while it waits."""
+    """One instance in the batch: tables, its coefficient (times Π(1 − r) of the rounds before its own), its sum."""
 
     a: Any
     b: Any
     coef: Ext
-    waiting: int
+    waiting: int  # rounds before its own begin
     total: Ext
 
 
@@ -113,29 +113,40 @@ class ProductBatchProver:
         return total
 
     def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
-        variables = max(i.variables for i in instances)
+        field, variables = self.backend.field, max(i.variables for i in instances)
         self.running = []
+        self.passed, self.waiting_sum = field.one, field.zero  # Π(1 − r) so far; Σ coef·total of those that wait
         for instance, coef in zip(instances, coefs, strict=True):
             a, b, total = self.prepared.pop(id(instance))
-            self.running.append(_Running(a, b, coef, variables - instance.variables, total))
+            item = _Running(a, b, coef, variables - instance.variables, total)
+            self.running.append(item)
+            if item.waiting:
+                self.waiting_sum = self.waiting_sum + coef * total
+        self._advance(None)
+
+    def _advance(self, r: Ext | None) -> None:
+        """Fold the tables that run, let those begin whose turn it is, and compute the next round of all."""
+        fold = [r is not None and not x.waiting for x in self.running]
+        if r is not None:
+            self.passed = self.passed * (1 - r)
+            for item in self.running:
+                item.waiting = max(0, item.waiting - 1)
+        active = [(x, f) for x, f in zip(self.running, fold, strict=True) if not x.waiting]
+        for item, folded in active:
+            if r is not None and not folded:
+                self.waiting_sum = self.waiting_sum - item.coef * item.total
+                item.coef = item.coef * self.passed
+        tables = [(x.a, x.b) for x, _ in active]
+        tables, (g1, g2) = self.backend.product_rounds(tables, [x.coef for x, _ in active], [f for _, f in active], r)
+        for (item, _), (a, b) in zip(active, tables, strict=True):
+            item.a, item.b = a, b
+        self.next = g1, g2 - self.passed * self.waiting_sum  # (1 − X)·sum of what waits: 0 at 1 and −sum at 2
 
     def round(self) -> tuple[Ext, Ext]:
-        g1 = g2 = self.backend.field.zero
-        for item in self.running:
-            if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2
-                g2 = g2 - item.coef * item.total
-            else:
-                one, two = self.backend.product_round(item.a, item.b)
-                g1, g2 = g1 + item.coef * one, g2 + item.coef * two
-        return g1, g2
+        return self.next
 
     def bind(self, r: Ext) -> None:
-        for item in self.running:
-            if item.waiting:
-                item.waiting -= 1
-                item.coef = item.coef * (1 - r)
-            else:
-                item.a, item.b = self.backend.fold_top(item.a, r), self.backend.fold_top(item.b, r)
+        self._advance(r)
 
     def ends(self) -> list[tuple[Ext, Ext]]:
         field = self.backend.field

@@ -32,6 +32,7 @@ class Backend(Protocol):
     field: Field
     name: str
     xp: Any
+    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""
@@ -50,6 +51,11 @@ class Backend(Protocol):
 
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
+
+    def hash_rows(self, states: Any, rows: U64, salts: U8, before: int, last: bool) -> Any:
+        """hash_columns in portions: takes in F (r, n), which follow `before` rows, and returns the columns' states (opaque, changed
+        in place; None at first), or their digests (n, 32) if these rows are the last. `before`, and r unless last, are multiples
+        of 8."""
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
@@ -77,6 +83,12 @@ class Backend(Protocol):
 
     def product_round(self, a: U64, b: U64) -> Round:
         """Σ_x A(X, x)·B(X, x) for K(2, 2m) tables."""
+
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        """fold_top by r of both tables of each pair (A, B) with its flag set, then Σ coefs·product_round over the pairs of at least
+        two entries. The results may lie where the tables were, whose cells are lost."""
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""

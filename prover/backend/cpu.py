@@ -20,7 +20,7 @@ from protocol.field import I64, U64, Ext, Field
 from prover.backend.base import U8, Round
 from prover.backend.field import KernelField
 from prover.backend.field import planes as _at
-from prover.backend.host import HostArrays
+from prover.backend.host import HostArrays, check_portion
 from prover.backend.plan import Plan, make_plan
 from prover.backend.tiled import TILE, Tiled, plane_pair
 from prover.kernels import build
@@ -62,13 +62,21 @@ class CpuBackend(HostArrays):
         return out
 
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
-        codeword, salts = _words(codeword), np.ascontiguousarray(salts, dtype=np.uint8)
-        rows, n = codeword.shape
+        digests: U8 = self.hash_rows(None, codeword, salts, 0, True)
+        return digests
+
+    def hash_rows(self, states: Any, rows: U64, salts: U8, before: int, last: bool) -> Any:
+        rows, salts = _words(rows), np.ascontiguousarray(salts, dtype=np.uint8)
+        count, n = rows.shape
         _shape(salts, (n, merkle.DIGEST_BYTES))
+        check_portion(states, count, before, last)
         tag = np.frombuffer(merkle.LEAF_TAG, dtype=np.uint8)
-        out = np.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8)
-        self._call("vl_hash_columns", 1, n, *(x.ctypes.data for x in (codeword, salts, tag, out)), rows, n)
-        return out
+        out = np.empty((n, merkle.DIGEST_BYTES) if last else (0,), dtype=np.uint8)
+        if states is None:
+            states = np.empty((0 if last else 8, n), dtype=np.uint32)
+        words = [x.ctypes.data for x in (rows, salts, tag, states)]
+        self._call("vl_hash_columns", 1, n, *words, out.ctypes.data if last else 0, count, before, n)
+        return out if last else states
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
         tag = np.frombuffer(merkle.NODE_TAG, dtype=np.uint8)
@@ -134,6 +142,22 @@ class CpuBackend(HostArrays):
         b = _planes(b, a.shape[1])
         g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*_halves(a), *_halves(b)))
         return g[0], g[1]
+
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        words, out = [], []
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            a = _planes(a)
+            b = _planes(b, a.shape[1])
+            size = a.shape[1] // 2 if folded else a.shape[1]
+            if size > 1 and size % 2 or size << folded != a.shape[1]:
+                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+            words += [*_at(a), *_at(b), size, int(folded), coef.c0, coef.c1]
+            out.append((a[:, :size], b[:, :size]))
+        items = np.array(words, dtype=np.uint64)
+        g = self._sum("vl_product_rounds", 2, len(tables), 1, (items.ctypes.data,), *((r.c0, r.c1) if r else (0, 0)))
+        return out, (g[0], g[1])
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         a = _planes(a)

@@ -22,6 +22,7 @@ from protocol.field import I64, U64, Ext
 from prover.backend.base import Round
 from prover.backend.device import HAND_OVER, THREADS, DeviceArrays, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
+from prover.backend.host import check_portion
 from prover.backend.tiled import TILE, Tiled
 
 SCRATCH = 1 << 28  # bytes for transforms at a time
@@ -86,13 +87,20 @@ class CudaBackend(DeviceArrays):
 
     @where_arrays_are
     def hash_columns(self, codeword: Any, salts: Any) -> Any:
-        codeword, salts = self._words(codeword), self._contiguous(salts, np.uint8)
-        rows, n = codeword.shape
+        return self.hash_rows(None, codeword, salts, 0, True)
+
+    def hash_rows(self, states: Any, rows: Any, salts: Any, before: int, last: bool) -> Any:
+        rows, salts = self._words(rows), self._contiguous(salts, np.uint8)
+        count, n = rows.shape
         check_shape(salts, (n, merkle.DIGEST_BYTES))
+        check_portion(states, count, before, last)
         tag = self._tag(merkle.LEAF_TAG)
-        out = self.xp.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8)
-        self._call("vl_hash_columns", 1, n, codeword.data.ptr, salts.data.ptr, tag.data.ptr, out.data.ptr, rows, n)
-        return out
+        out = self.xp.empty((n, merkle.DIGEST_BYTES), dtype=np.uint8) if last else None
+        if states is None and not last:
+            states = self.xp.empty((8, n), dtype=np.uint32)
+        ends = (0 if states is None else self._on_device(states).data.ptr, 0 if out is None else out.data.ptr)
+        self._call("vl_hash_columns", 1, n, rows.data.ptr, salts.data.ptr, tag.data.ptr, *ends, count, before, n)
+        return out if last else states
 
     @where_arrays_are
     def merkle_levels(self, leaves: Any) -> list[Any]:
@@ -201,6 +209,37 @@ class CudaBackend(DeviceArrays):
         b = self._planes(b, a.shape[1])
         g = self._sum("vl_product_round", 2, 1, a.shape[1] // 2, (*half_planes(a), *half_planes(b)))
         return g[0], g[1]
+
+    def product_rounds(
+        self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[Any, Any]], Round]:
+        """One launch for all pairs that lie here, and the CPU's call for those that lie on the host."""
+        out, g = list(tables), (self.field.zero, self.field.zero)
+        for compute, host in ((self.host.product_rounds, True), (self._product_rounds, False)):
+            some = [k for k, pair in enumerate(tables) if isinstance(pair[0], np.ndarray) is host]
+            if some:
+                made, part = compute([tables[k] for k in some], [coefs[k] for k in some], [fold[k] for k in some], r)
+                g = g[0] + part[0], g[1] + part[1]
+                for k, pair in zip(some, made, strict=True):
+                    out[k] = pair
+        return out, g
+
+    def _product_rounds(
+        self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[Any, Any]], Round]:
+        pairs, out, first = [], [], 0
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            a = self._planes(a)
+            b = self._planes(b, a.shape[1])
+            size = a.shape[1] // 2 if folded else a.shape[1]
+            if size > 1 and size % 2 or size << folded != a.shape[1]:
+                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+            pairs.append((*planes(a), *planes(b), size, int(folded), coef.c0, coef.c1, first))
+            out.append((a[:, :size], b[:, :size]))
+            first += max(1, size // 2)
+        held = self.to_device(np.array(pairs, dtype=np.uint64))
+        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(pairs))
+        return [(self._settled(a), self._settled(b)) for a, b in out], (g[0], g[1])
 
     @where_arrays_are
     def fold_top(self, a: Any, r: Ext) -> Any:

@@ -52,6 +52,7 @@ class DeviceArrays:
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
+        self.kept_bytes = int(xp.cuda.Device().mem_info[1]) // 8  # a device also holds tables of all that is proved
         self._lock = threading.Lock()
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
@@ -61,7 +62,8 @@ class DeviceArrays:
     # ---- places --------------------------------------------------------------------------------------------------
 
     def to_device(self, a: Any) -> Any:
-        return self.xp.asarray(a)
+        """Arrays of another library on this device, as torch's, are shared, not copied."""
+        return self.xp.asarray(a) if isinstance(a, np.ndarray | self.xp.ndarray) else self.xp.from_dlpack(a)
 
     def to_host(self, a: Any) -> Any:
         return self.xp.asnumpy(a)

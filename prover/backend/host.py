@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ class HostArrays:
 
     field: Field
     xp: Any = np
+    kept_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4  # encoding again costs more than memory that is there
 
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)
@@ -26,3 +28,9 @@ class HostArrays:
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))
+
+
+def check_portion(states: Any, rows: int, before: int, last: bool) -> None:
+    """What Backend.hash_rows demands of its arguments: a block of SHA-256 holds eight rows, and a state whole blocks."""
+    if before % 8 or rows % 8 and not last or (states is None) != (before == 0):
+        raise ValueError(f"{rows} rows after {before}, {'the last' if last else 'with more to come'}")

@@ -5,7 +5,9 @@ Tests over toy fields run on it, and every other backend must return the same wo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
-from prover.backend.host import HostArrays
+from prover.backend.host import HostArrays, check_portion
 from prover.backend.tiled import Tiled
 
 
@@ -38,6 +40,15 @@ class ReferenceBackend(HostArrays):
         columns = np.ascontiguousarray(codeword.T).astype(">u8")
         digests = [merkle.leaf_digest(s.tobytes(), c.tobytes()) for s, c in zip(salts, columns, strict=True)]
         return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, merkle.DIGEST_BYTES)
+
+    def hash_rows(self, states: Any, rows: U64, salts: U8, before: int, last: bool) -> Any:
+        check_portion(states, len(rows), before, last)
+        states = states or [hashlib.sha256(merkle.LEAF_TAG + salt.tobytes()) for salt in salts]
+        for state, column in zip(states, np.ascontiguousarray(rows.T).astype(">u8"), strict=True):
+            state.update(column.tobytes())
+        if not last:
+            return states
+        return np.frombuffer(b"".join(s.digest() for s in states), dtype=np.uint8).reshape(-1, merkle.DIGEST_BYTES)
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
         return merkle.levels_from_leaves(leaves)
@@ -77,6 +88,19 @@ class ReferenceBackend(HostArrays):
     def product_round(self, a: U64, b: U64) -> Round:
         (a1, a2), (b1, b2) = self._at_one_two(*_halves(a)), self._at_one_two(*_halves(b))
         return self.kdot(a1, b1), self.kdot(a2, b2)
+
+    def product_rounds(
+        self, tables: Sequence[tuple[U64, U64]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
+    ) -> tuple[list[tuple[U64, U64]], Round]:
+        out, g1, g2 = [], self.field.zero, self.field.zero
+        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
+            if folded and r is not None:
+                a, b = self.fold_top(a, r), self.fold_top(b, r)
+            if a.shape[1] > 1:
+                one, two = self.product_round(a, b)
+                g1, g2 = g1 + coef * one, g2 + coef * two
+            out.append((a, b))
+        return out, (g1, g2)
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         return self.field.fold_top(a, r)

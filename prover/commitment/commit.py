@@ -1,16 +1,19 @@
 """The hiding row commitment, prover's side (protocol.md 2): rows → codewords → salted column leaves → root.
 
 Deterministic given the seed, so a commitment is reopened, or checked by whoever is given the seed, by recomputing it.
+Codewords are made and hashed in strips of rows. One of at most `kept_bytes` (by default what the backend says) is kept for its
+columns; of a larger one only the columns' hash states are, and opened columns are encoded again: the bytes are the same.
 Called by tasks (boundary commitments) and by prover/argument (the witness).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from protocol import merkle
+from protocol.code import Code
 from protocol.field import I64, U64
 from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
@@ -18,18 +21,21 @@ from protocol.schedule.opening import Query
 from prover.backend.base import Backend
 from prover.randomness import SecretStream
 
+STRIP_BYTES = 1 << 26  # of codewords made at a time; at least eight rows, as a block of SHA-256 has them
+
 
 @dataclass(frozen=True, eq=False)
 class CommitmentData:
-    """A commitment with everything needed to open it; rows F (R, ℓ), rho F (R, B), codeword F (R + extra, n) lie where the backend
-    computes, salts (n, 32) and the tree's levels on the host."""
+    """A commitment with everything needed to open it; rows F (R, ℓ), rho F (R, B), extra codewords F (k, n), and the codeword
+    F (R + k, n) if it was kept, lie where the backend computes, salts (n, 32) and the tree's levels on the host."""
 
     backend: Backend
     layout: CommitmentLayout
     rows: U64
     rho: U64
+    extra: U64
     salts: U8
-    codeword: U64
+    codeword: U64 | None
     levels: list[U8]
 
     @property
@@ -40,14 +46,38 @@ class CommitmentData:
     def id(self) -> str:
         return self.layout.identity(self.root)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays that grow with the rows."""
+        return int(self.rows.nbytes + self.rho.nbytes + (self.extra if self.codeword is None else self.codeword).nbytes)
+
     def query(self, positions: I64) -> Query:
         """Columns, salts and Merkle siblings at these positions."""
-        chosen = positions.tolist()
-        return Query(
-            np.ascontiguousarray(self.backend.to_host(self.codeword[:, self.backend.to_device(positions)])),
-            [self.salts[i].tobytes() for i in chosen],
-            merkle.prove(self.levels, chosen),
-        )
+        chosen, there = positions.tolist(), self.backend.to_device(positions)
+        if self.codeword is None:
+            strips = (strip for _, strip in _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None))
+        else:
+            strips = iter([self.codeword])
+        columns = np.concatenate([self.backend.to_host(strip[:, there]) for strip in strips])
+        return Query(columns, [self.salts[i].tobytes() for i in chosen], merkle.prove(self.levels, chosen))
+
+
+def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codeword: Any) -> Iterator[tuple[int, Any]]:
+    """(first row, F (r, n)) of the codeword with `extra` below it, a multiple of eight rows each but the last; written into
+    `codeword` if given, else all into the same place."""
+    total, count = len(rows) + len(extra), len(rows)
+    step = max(8, STRIP_BYTES // (8 * code.n) // 8 * 8)
+    room = backend.xp.empty((min(step, total), code.n), dtype=np.uint64) if codeword is None else None
+    for start in range(0, total, step):
+        end = min(start + step, total)
+        strip = codeword[start:end] if room is None else room[: end - start]
+        if start < count:
+            part = slice(start, min(end, count))
+            backend.encode(code, rows[part], rho[part], strip[: part.stop - start])
+        if end > count:
+            first = max(start, count)
+            strip[first - start :] = extra[first - count : end - count]
+        yield start, strip
 
 
 def as_field(backend: Backend, values: Any) -> Any:
@@ -95,16 +125,20 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
 
 def commit(
     backend: Backend, layout: CommitmentLayout, tensors: Mapping[str, Any], seed: bytes, extra: Sequence[Any] = (),
+    kept_bytes: int | None = None,
 ) -> CommitmentData:
     """Commit to tensors; `extra` are codewords F (k, n) that ride in the same tree below the rows."""
-    code = layout.code
+    code, xp = layout.code, backend.xp
     stream = SecretStream(code.field, seed)
     rows = build_rows(backend, layout, tensors)
     rho = backend.to_device(stream.elements("rho", len(rows), code.blinding))
     salts = stream.salts("salts", code.n)
-    codeword = backend.xp.empty((len(rows) + sum(len(x) for x in extra), code.n), dtype=np.uint64)
-    backend.encode(code, rows, rho, codeword[: len(rows)])
-    if extra:
-        codeword[len(rows) :] = backend.xp.concatenate(list(map(backend.to_device, extra)))
-    levels = backend.merkle_levels(backend.hash_columns(codeword, backend.to_device(salts)))
-    return CommitmentData(backend, layout, rows, rho, salts, codeword, list(map(backend.to_host, levels)))
+    below = xp.concatenate([xp.zeros((0, code.n), dtype=np.uint64), *map(backend.to_device, extra)])
+    total = len(rows) + len(below)
+    kept = 8 * total * code.n <= (backend.kept_bytes if kept_bytes is None else kept_bytes)
+    codeword = xp.empty((total, code.n), dtype=np.uint64) if kept else None
+    states, there = None, backend.to_device(salts)
+    for start, strip in _strips(backend, code, rows, rho, below, codeword):
+        states = backend.hash_rows(states, strip, there, start, start + len(strip) == total)
+    levels = list(map(backend.to_host, backend.merkle_levels(states)))
+    return CommitmentData(backend, layout, rows, rho, below, salts, codeword, levels)

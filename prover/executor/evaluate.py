@@ -6,7 +6,7 @@ verifies every assertion of a fully evaluated graph and names the first cell tha
 witness and the tests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from protocol.relation.graph import (
     Tensor,
 )
 from protocol.relation.tables import table_columns
+from prover.executor.reference import ReferenceOps
 
 
 class RangeOverflow(OverflowError):
@@ -48,6 +49,8 @@ class Ops(Protocol):
 
     def load(self, array: IntArray) -> Any: ...
     def store(self, array: Any) -> IntArray: ...
+    def result(self, array: Any) -> Any: ...
+    def join(self, parts: Sequence[Any]) -> Any: ...
     def extent(self, array: Any) -> tuple[int, int]: ...
     def linear(self, op: Linear, values: Any, axes: str, shape: tuple[int, ...]) -> Any: ...
     def axis_map(self, op: AxisMap, value: Any, shape: tuple[int, ...]) -> Any: ...
@@ -71,8 +74,9 @@ Inputs = Mapping[tuple[str, str], IntArray]
 def evaluate(
     graph: Graph, inputs: Inputs, wanted: Iterable[Tensor], ops: Ops, given: Mapping[int, IntArray] | None = None,
     first_step: int = 0,
-) -> dict[int, IntArray]:
-    """{tensor index: int64 array} of the wanted tensors. `inputs` by (role, name), `given` committed values by index."""
+) -> dict[int, Any]:
+    """{tensor index: int64 array} of the wanted tensors, as `ops` gives results. `inputs` by (role, name), `given` committed values
+    by index."""
     return _Evaluation(graph, inputs, ops, given or {}, first_step).run([t.index for t in wanted])
 
 
@@ -112,7 +116,7 @@ class _Evaluation:
                 stack.extend(reversed(missing))
         return list(done)
 
-    def run(self, wanted: list[int]) -> dict[int, IntArray]:
+    def run(self, wanted: list[int]) -> dict[int, Any]:
         order, keep = self.order(wanted), set(wanted)
         last = {j: i for i in order for j in self.needs(i)}
         for i in order:
@@ -121,7 +125,7 @@ class _Evaluation:
             for j in self.needs(i):
                 if last[j] == i and j not in keep:
                     self.values.pop(j, None)
-        return {i: self.ops.store(self.values[i]) for i in keep}
+        return {i: self.ops.result(self.values[i]) for i in keep}
 
     def compute(self, i: int) -> None:
         tensor, op, ops = self.graph.tensors[i], self.graph.ops[i], self.ops
@@ -188,24 +192,26 @@ def _virtual(op: Operation, tensor: Tensor, ops: Ops, value: Any) -> Any:
     raise TypeError(f"{tensor.name}: {type(op).__name__} is not a virtual operation")
 
 
-def check(graph: Graph, values: Mapping[int, IntArray]) -> None:
-    """Raises RelationBroken unless every bound, lookup and zero of the graph holds for these values of all tensors."""
+def check(graph: Graph, values: Mapping[int, Any], ops: Ops | None = None) -> None:
+    """Raises RelationBroken unless every bound, lookup and zero of the graph holds for these values of all tensors: NumPy arrays, or
+    those of `ops`."""
+    ops = ops or ReferenceOps()
     for tensor in graph.tensors:
-        array = values[tensor.index]
-        if array.min() < tensor.lo or array.max() > tensor.hi:
-            raise RelationBroken(f"bounds of {tensor.name}: [{array.min()}, {array.max()}] outside [{tensor.lo}, {tensor.hi}]")
+        smallest, largest = ops.extent(values[tensor.index])
+        if smallest < tensor.lo or largest > tensor.hi:
+            raise RelationBroken(f"bounds of {tensor.name}: [{smallest}, {largest}] outside [{tensor.lo}, {tensor.hi}]")
     for zero in graph.zeros:
-        _require(values[zero.tensor.index] == 0, "zero", zero.tensor, values)
+        _require(values[zero.tensor.index] == 0, "zero", zero.tensor, values, ops)
     for lookup in graph.lookups:
         columns = table_columns(lookup.table)
-        first = values[lookup.columns[0].index]
-        inside = (first >= columns[0][0]) & (first <= columns[0][-1])
-        _require(inside, f"lookup in {lookup.table}", lookup.columns[0], values)
+        first, least = values[lookup.columns[0].index], int(columns[0][0])
+        inside = (first >= least) & (first <= int(columns[0][-1]))
+        _require(inside, f"lookup in {lookup.table}", lookup.columns[0], values, ops)
         for column, tensor in zip(columns[1:], lookup.columns[1:], strict=True):
-            _require(column[first - columns[0][0]] == values[tensor.index], f"lookup in {lookup.table}", tensor, values)
+            _require(ops.load(column)[first - least] == values[tensor.index], f"lookup in {lookup.table}", tensor, values, ops)
 
 
-def _require(holds: Any, what: str, tensor: Tensor, values: Mapping[int, IntArray]) -> None:
+def _require(holds: Any, what: str, tensor: Tensor, values: Mapping[int, Any], ops: Ops) -> None:
     if not holds.all():
-        cell = tuple(int(k) for k in np.argwhere(~holds)[0])
+        cell = tuple(int(k) for k in np.argwhere(~ops.store(holds))[0])
         raise RelationBroken(f"{what}: {tensor.name}{list(cell)} = {values[tensor.index][cell]}")

@@ -1,6 +1,7 @@
 """The definition of every operation and hint in NumPy int64; prover/executor/torch_ops.py must equal it bit for bit.
 
-An `Ops` object turns NumPy arrays into its own arrays and back, and evaluates one operation of protocol/relation/graph.py
+An `Ops` object turns NumPy arrays into its own arrays and back (`load`, `store`), says what an evaluation returns (`result`, several of
+which it can `join` along the first axis), and evaluates one operation of protocol/relation/graph.py
 (`linear`, `axis_map`, `gather`, `product`, `one_hot`) or one hint (`round_shift`, `limb`, `rsqrt`, `isqrt`, `divide`,
 `maximum`, `table`, `softmax_shift`, `digits`). All values are exact integers below 2^62 in magnitude: that is what the graph's bounds say.
 Called by prover/executor/evaluate.py.
@@ -22,6 +23,12 @@ class ReferenceOps:
 
     def store(self, array: IntArray) -> IntArray:
         return array
+
+    def result(self, array: IntArray) -> IntArray:
+        return array
+
+    def join(self, parts: Sequence[IntArray]) -> IntArray:
+        return np.concatenate(parts)
 
     def extent(self, array: IntArray) -> tuple[int, int]:
         return int(array.min()), int(array.max())

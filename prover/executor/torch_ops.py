@@ -2,7 +2,7 @@
 
 Contractions run as float64 matrix products when the operands' actual maxima show that every partial sum is an integer
 below 2^53 (then float64 is exact in any order of summation); otherwise the larger operand is split in two halves of its
-bits until they do. Everything else is int64.
+bits until they do. Everything else is int64. On a GPU this needs real double precision: no library may be told to emulate it.
 """
 
 import os
@@ -23,17 +23,25 @@ EXACT = 1 << 53
 
 
 class TorchOps:
-    """Values are torch int64 tensors on `device`."""
+    """Values are torch int64 tensors on `device`, where results stay if `keep` is set: the prover's backend shares them."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+    def __init__(self, device: str = "cpu", keep: bool = False) -> None:
+        self.device, self.keep = device, keep
         self._tables: dict[str, list[torch.Tensor]] = {}
 
-    def load(self, array: IntArray) -> torch.Tensor:
+    def load(self, array: IntArray | torch.Tensor) -> torch.Tensor:
+        if isinstance(array, torch.Tensor):  # an earlier result
+            return array.to(self.device)
         return torch.from_numpy(np.array(array, dtype=np.int64)).to(self.device)
 
     def store(self, array: torch.Tensor) -> IntArray:
         return np.ascontiguousarray(array.cpu().numpy())
+
+    def result(self, array: torch.Tensor) -> Any:
+        return array.contiguous() if self.keep else self.store(array)
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        return torch.cat(list(parts)) if self.keep else np.concatenate(parts)
 
     def extent(self, array: torch.Tensor) -> tuple[int, int]:
         low, high = torch.aminmax(array)
@@ -145,3 +153,8 @@ class TorchOps:
         pair = (torch.div(ids, base, rounding_mode="floor"), ids % base)
         ranges = [torch.arange(n, device=self.device) for n in sizes]
         return [(d.unsqueeze(-1) == n).to(torch.int64) for d, n in zip(pair, ranges, strict=True)]
+
+
+def ops_beside(backend: str) -> TorchOps:
+    """The executor for a prover on that backend: on the same device, its results left there, where torch can use it."""
+    return TorchOps("cuda", keep=True) if backend == "cuda" and torch.cuda.is_available() else TorchOps()

@@ -144,6 +144,16 @@ struct ProductRound {  // Σ A·B at X = 1, 2
     }
 };
 
+struct ProductItem {  // one pair of tables of 2·size entries if `fold`, else of `size`
+    u64 *a0, *a1, *b0, *b1;
+    u64 size, fold, coef0, coef1;
+};
+struct ProductRounds {  // CPU: folds the pairs in place, then Σ coef·(Σ A·B at X = 1, 2)
+    const ProductItem* items;
+    u64* out;
+    u64 r0, r1;
+};
+
 template <int KIND, class V>
 struct Element;  // what fold_axis sums: 0 signed integers, 1 F, 2 K
 template <class V>
@@ -314,6 +324,25 @@ VL_SUM(vl_kdot, KDot)
 VL_MAP(vl_eq_step, EqStep)
 VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
+#ifndef VL_CUDA
+VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
+    const u64 r0 = given->r0, r1 = given->r1;
+    K<u64> total[2] = {{0, 0}, {0, 0}};
+    for (u64 i = 0; i < count; ++i) {
+        const ProductItem& x = given->items[i];
+        const u64 n = x.size, half = n / 2;
+        if (x.fold) {
+            run_map(FoldTop{x.a0, x.a1, x.a0 + n, x.a1 + n, x.a0, x.a1, r0, r1}, 1, n);
+            run_map(FoldTop{x.b0, x.b1, x.b0 + n, x.b1 + n, x.b0, x.b1, r0, r1}, 1, n);
+        }
+        if (!half) continue;
+        u64 g[4];
+        run_sum(ProductRound{x.a0, x.a1, x.a0 + half, x.a1 + half, x.b0, x.b1, x.b0 + half, x.b1 + half, g}, 1, half);
+        for (int k = 0; k < 2; ++k) total[k] = kadd(total[k], kmul(K<u64>{x.coef0, x.coef1}, K<u64>{g[2 * k], g[2 * k + 1]}));
+    }
+    for (int k = 0; k < 2; ++k) given->out[2 * k] = total[k].a, given->out[2 * k + 1] = total[k].b;
+}
+#endif
 VL_MAP(vl_fold_axis_int, FoldAxis<0>)
 VL_MAP(vl_fold_axis_f, FoldAxis<1>)
 VL_MAP(vl_fold_axis_k, FoldAxis<2>)

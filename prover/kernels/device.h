@@ -53,6 +53,49 @@ struct TileFold {  // index j: a tile of fold_top is uniform where both halves' 
     }
 };
 
+// ---- one round of a batch of product sumchecks ------------------------------------------------------------------------
+
+struct ProductPair {  // the address words of ProductItem (bodies.h), and where its entries begin among those of all pairs
+    u64 *a0, *a1, *b0, *b1;
+    u64 size, fold, coef0, coef1, first;
+};
+
+// Index j: an entry of the lower half of one of `count` pairs. Folds it and its partner by r where `fold` says so, in place, and
+// adds coef·A·B at X = 1, 2.
+struct ProductPairs {
+    enum { SUMS = 2 };
+    const ProductPair* pairs;
+    u64* out;
+    u64 r0, r1, count;
+    VL_FN K<u64> folded(u64* x0, u64* x1, u64 j, u64 size, bool fold) const {
+        K<u64> low = kload<u64>(x0, x1, j);
+        if (!fold) return low;
+        low = kadd(low, kmul(ksub(kload<u64>(x0, x1, j + size), low), kspread<u64>(r0, r1)));
+        kstore(x0, x1, j, low);
+        return low;
+    }
+    template <class V>
+    VL_FN void at(u64, u64 index, KAcc<V>* sums) const {
+        u64 lo = 0, hi = count - 1;  // the last pair that begins at or before this index
+        while (lo < hi) {
+            const u64 middle = (lo + hi + 1) / 2;
+            if (pairs[middle].first <= index)
+                lo = middle;
+            else
+                hi = middle - 1;
+        }
+        const ProductPair& x = pairs[lo];
+        const u64 j = index - x.first, half = x.size / 2;
+        K<u64> a = folded(x.a0, x.a1, j, x.size, x.fold), b = folded(x.b0, x.b1, j, x.size, x.fold);
+        if (!half) return;  // one entry, which only had to be folded
+        const Pair<u64> left = at_one_two(a, folded(x.a0, x.a1, j + half, x.size, x.fold));
+        const Pair<u64> right = at_one_two(b, folded(x.b0, x.b1, j + half, x.size, x.fold));
+        const K<u64> coef = kspread<u64>(x.coef0, x.coef1);
+        sums[0].mac(kmul(left.one, coef), right.one);
+        sums[1].mac(kmul(left.two, coef), right.two);
+    }
+};
+
 // ---- folds ----------------------------------------------------------------------------------------------------------
 
 // Index (outer·parts + part, inner): the part of Σ_k w_k·x[outer, k, inner] with part·size ≤ k < (part + 1)·size. A fold has
@@ -99,6 +142,7 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
 VL_MAP(vl_lincomb_few, Few)
 VL_MAP(vl_tile_layer, TileLayer)
 VL_MAP(vl_tile_fold, TileFold)
+VL_SUM(vl_product_pairs, ProductPairs)
 VL_MAP(vl_fold_part_int, FoldPart<0>)
 VL_MAP(vl_fold_part_f, FoldPart<1>)
 VL_MAP(vl_fold_part_k, FoldPart<2>)

@@ -35,7 +35,7 @@ VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
     if (has_sha() && n % VL_SHA_LANES == 0) {
         const u64 strip = n < SHA_STRIP ? n : SHA_STRIP;
         const HashColumn h = *given;
-        const u64 blocks = column_blocks(h.rows);
+        const u64 blocks = h.blocks();
         parallel((n + strip - 1) / strip, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
             for (u64 k = lo; k < hi; ++k) hash_strip(h, k * strip, n - k * strip < strip ? n - k * strip : strip, blocks);
         });

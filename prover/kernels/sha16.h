@@ -63,12 +63,16 @@ static const u64 SHA_STRIP = 512;  // states (32 bytes each) and eight rows of a
 
 static bool has_sha() { return true; }
 
-// width a multiple of 16, at most SHA_STRIP; `blocks` = column_blocks(h.rows)
+// width a multiple of 16, at most SHA_STRIP; `blocks` = h.blocks()
 static VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 blocks) {
     const Words upper = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     const Words lower = _mm512_sub_epi32(upper, _mm512_set1_epi32(1));
     Words state[SHA_STRIP / 16][8], w[16];
     for (u64 c = 0; c < width; c += 16) {
+        if (h.before) {
+            for (int i = 0; i < 8; ++i) state[c / 16][i] = _mm512_loadu_si512(h.states + i * h.stride + begin + c);
+            continue;
+        }
         start_states(state[c / 16]);
         spread_words(w, h.tag, 8);
         gather_words(w + 8, h.salts + 32 * (begin + c), 32, 8);
@@ -86,13 +90,18 @@ static VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 b
                 } else {  // a one, zeros, the length in bits
                     const bool last = b == blocks - 1 && k == 7;
                     w[2 * k] = _mm512_set1_epi32(row == h.rows ? (int)0x80000000u : 0);
-                    w[2 * k + 1] = _mm512_set1_epi32(last ? (int)((64 + 8 * h.rows) * 8) : 0);
+                    w[2 * k + 1] = _mm512_set1_epi32(last ? (int)h.bits() : 0);
                 }
             }
             sha_sixteen(state[c / 16], w);
         }
     }
-    for (u64 c = 0; c < width; c += 16) put_digests(h.out + 32 * (begin + c), state[c / 16]);
+    for (u64 c = 0; c < width; c += 16) {
+        if (h.out)
+            put_digests(h.out + 32 * (begin + c), state[c / 16]);
+        else
+            for (int i = 0; i < 8; ++i) _mm512_storeu_si512(h.states + i * h.stride + begin + c, state[c / 16][i]);
+    }
 }
 
 static VL_APART void hash_nodes(const HashPair& h, u64 j) {

@@ -52,9 +52,9 @@ VL_FN void bytes_of(u8* out, const u32* words, int count) {
     for (int i = 0; i < 4 * count; ++i) out[i] = (u8)(words[i / 4] >> (24 - 8 * (i % 4)));
 }
 
-// Message block `index` (8 rows) of a column after its first block, with the padding of SHA-256 where the column ends.
-VL_FN void column_block(u32* block, const u64* column, u64 rows, u64 stride, u64 index) {
-    u64 bits = (64 + 8 * rows) * 8;
+// Message block `index` (8 rows) of a column after its first block, with the padding of SHA-256 where the column ends; `bits` is
+// the length of the message that it ends, tag and salt included.
+VL_FN void column_block(u32* block, const u64* column, u64 rows, u64 stride, u64 index, u64 bits) {
     for (u64 k = 0; k < 8; ++k) {
         u64 row = 8 * index + k;
         u64 word = row < rows ? column[row * stride] : row == rows ? 1ULL << 63 : 0;
@@ -65,25 +65,38 @@ VL_FN void column_block(u32* block, const u64* column, u64 rows, u64 stride, u64
 }
 VL_FN u64 column_blocks(u64 rows) { return rows / 8 + 1 + (rows % 8 == 7); }  // the length word needs a place after the 1
 
-struct HashColumn {  // index j: leaf digest of column j; `tag` is 32 bytes
+// Index j: takes `rows` words of column j, of which `before` came earlier, to its leaf digest if `out` is given, else to a state
+// that a later call goes on from; then `rows` is a multiple of 8, as `before` is. `tag` is 32 bytes, `states` 8 words a column,
+// laid out as suits the code that hashes.
+struct HashColumn {
     const u64* codeword;
     const u8 *salts, *tag;
+    u32* states;
     u8* out;
-    u64 rows, stride;
+    u64 rows, before, stride;
     VL_FN u64 cost() const { return 8 * rows + 64; }
+    VL_FN u64 blocks() const { return out ? column_blocks(rows) : rows / 8; }
+    VL_FN u64 bits() const { return (64 + 8 * (before + rows)) * 8; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
         for (u64 c = j; c < j + Lanes<V>::count; ++c) {
             u32 state[8], block[16];
-            for (int i = 0; i < 8; ++i) state[i] = SHA_START[i];
-            words_of(block, tag, 8);
-            words_of(block + 8, salts + 32 * c, 8);
-            sha_compress(state, block);
-            for (u64 b = 0; b < column_blocks(rows); ++b) {
-                column_block(block, codeword + c, rows, stride, b);
+            if (before) {
+                for (u64 i = 0; i < 8; ++i) state[i] = states[i * stride + c];
+            } else {
+                for (int i = 0; i < 8; ++i) state[i] = SHA_START[i];
+                words_of(block, tag, 8);
+                words_of(block + 8, salts + 32 * c, 8);
                 sha_compress(state, block);
             }
-            bytes_of(out + 32 * c, state, 8);
+            for (u64 b = 0; b < blocks(); ++b) {
+                column_block(block, codeword + c, rows, stride, b, bits());
+                sha_compress(state, block);
+            }
+            if (out)
+                bytes_of(out + 32 * c, state, 8);
+            else
+                for (u64 i = 0; i < 8; ++i) states[i * stride + c] = state[i];
         }
     }
 };

@@ -83,12 +83,15 @@ static inline SHA_TARGET void sha_digest(u8* out, const ShaState& s) {
 
 static const u64 SHA_STRIP = 512;  // states (32 bytes each) and eight rows of a strip fit the first cache
 
-// width even, at most SHA_STRIP; `blocks` = column_blocks(h.rows)
+// width even, at most SHA_STRIP; `blocks` = h.blocks()
 static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 blocks) {
+    const u64 length = (64 + 8 * (h.before + h.rows)) * 8;
+    ShaState* saved = (ShaState*)(h.states + 8 * begin);
     alignas(64) ShaState state[SHA_STRIP];
     u64 one[SHA_STRIP], zero[SHA_STRIP], bits[SHA_STRIP];
-    for (u64 c = 0; c < width; ++c) one[c] = 1ULL << 63, zero[c] = 0, bits[c] = (64 + 8 * h.rows) * 8;
-    for (u64 c = 0; c < width; c += 2) {
+    for (u64 c = 0; c < width; ++c) one[c] = 1ULL << 63, zero[c] = 0, bits[c] = length;
+    if (h.before) std::memcpy(state, saved, width * sizeof(ShaState));
+    for (u64 c = h.before ? width : 0; c < width; c += 2) {
         Quad m[4], n[4];
         for (int k = 0; k < 2; ++k) {
             m[k] = n[k] = big_endian(h.tag + 16 * k);
@@ -104,7 +107,7 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
             u64 r = 8 * b + k;
             row[k] = r < h.rows ? h.codeword + r * h.stride + begin : r == h.rows ? one : zero;
         }
-        if (b == blocks - 1) row[7] = bits;
+        if (h.out && b == blocks - 1) row[7] = bits;
         for (u64 c = 0; c < width; c += 2) {
             Quad m[4], n[4];
             for (int k = 0; k < 4; ++k) {
@@ -115,7 +118,8 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
             sha_two(state[c], state[c + 1], m, n);
         }
     }
-    for (u64 c = 0; c < width; ++c) sha_digest(h.out + 32 * (begin + c), state[c]);
+    if (!h.out) std::memcpy(saved, state, width * sizeof(ShaState));
+    for (u64 c = 0; h.out && c < width; ++c) sha_digest(h.out + 32 * (begin + c), state[c]);
 }
 
 static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j) {

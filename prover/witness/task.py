@@ -6,8 +6,7 @@ ones. The node list of a graph does not depend on the number of steps, so index 
 """
 
 from collections.abc import Mapping
-
-import numpy as np
+from typing import Any
 
 from protocol.manifest import RunManifest, StepRange
 from protocol.relation.graph import Committed, Graph, IntArray
@@ -40,7 +39,7 @@ def outputs(graph: Graph, values: Mapping[int, IntArray]) -> dict[tuple[str, str
 
 def layer_committed(
     manifest: RunManifest, window: StepRange, layer: int, inputs: Inputs, ops: Ops
-) -> dict[int, IntArray]:
+) -> dict[int, Any]:
     """Committed values of a layer's window, by tensor index."""
     final, per_step = window.stop == manifest.steps, []
     graph, current = build(manifest, "layer", window, layer, final), dict(inputs)
@@ -55,18 +54,18 @@ def layer_committed(
     stacked = {}
     for i in committed_indices(graph):
         by_step = graph.tensors[i].axes.startswith("s")
-        stacked[i] = np.concatenate([v[i] for v in per_step]) if by_step else per_step[-1][i]
+        stacked[i] = ops.join([v[i] for v in per_step]) if by_step else per_step[-1][i]
     return stacked
 
 
 def task_values(
     manifest: RunManifest, kind: str, window: StepRange | None, layer: int | str, inputs: Inputs,
     ops: Ops | None = None,
-) -> tuple[Graph, list[IntArray]]:
-    """The task's graph and the value of every tensor, by index. `inputs` by (role, tensor name)."""
+) -> tuple[Graph, list[Any]]:
+    """The task's graph and the value of every tensor, by index, as `ops` gives results. `inputs` by (role, tensor name)."""
     ops = ops or TorchOps()
     graph = build(manifest, kind, window, layer)
-    given: dict[int, IntArray] = {}
+    given: dict[int, Any] = {}
     if kind == "layer" and window is not None and isinstance(layer, int):
         given = layer_committed(manifest, window, layer, inputs, ops)
     values = evaluate(graph, inputs, graph.tensors, ops, given, 0 if window is None else window.first)

@@ -216,6 +216,22 @@ def test_outer(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int]
     same(cpu.weight(x, u, v), REFERENCE.weight(x, u, v))
 
 
+def test_product_rounds(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    sizes, fold = [1, 2, 2, 16, 64, 64, 40_000, 40_000], [False, False, True, True, False, True, True, False]
+    pairs = [(elements(rng, 2, n), elements(rng, 2, n)) for n in sizes]
+    coefs, r = [scalar(rng) for _ in sizes], scalar(rng)
+    copies = [(a.copy(), b.copy()) for a, b in pairs]
+    for flags, challenge in (([False] * len(sizes), None), (fold, r)):
+        expected, theirs = REFERENCE.product_rounds(pairs, coefs, flags, challenge)
+        made, mine = cpu.product_rounds(copies, coefs, flags, challenge)
+        same(mine, theirs)
+        for one, two in zip(made, expected, strict=True):
+            same(tuple(np.ascontiguousarray(x) for x in one), two)
+    assert cpu.product_rounds([], [], [], r) == ([], (F.zero, F.zero))
+    with pytest.raises(ValueError, match="halves"):
+        cpu.product_rounds([(elements(rng, 2, 7), elements(rng, 2, 7))], [r], [True], r)
+
+
 @pytest.mark.parametrize("terms", [0, 1, 2, 129, 300])  # 128 of them are added up at a time
 def test_outer_sum(cpu: CpuBackend, rng: np.random.Generator, terms: int) -> None:
     for n0, n1 in ((1, 1), (3, 5), (2, 8), (9, 33)):
@@ -274,6 +290,23 @@ def test_hash_columns(cpu: CpuBackend, rng: np.random.Generator, rows: int) -> N
     for n in (1, 2, 4, 64, 2048) if rows == 9 else (2, 32):
         codeword, salts = elements(rng, rows, n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
         same(cpu.hash_columns(codeword, salts), REFERENCE.hash_columns(codeword, salts))
+
+
+@pytest.mark.parametrize("portions", [(8, 1), (16, 8, 7), (8, 8, 16), (24, 6)])
+@pytest.mark.parametrize("n", [1, 2, 16, 1024])
+def test_hash_in_portions(cpu: CpuBackend, rng: np.random.Generator, n: int, portions: tuple[int, ...]) -> None:
+    codeword, salts = elements(rng, sum(portions), n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
+    expected = REFERENCE.hash_columns(codeword, salts)
+    for backend in (cpu, REFERENCE):
+        states, before = None, 0
+        for rows in portions:
+            part = codeword[before : before + rows]
+            states = backend.hash_rows(states, part, salts, before, before + rows == len(codeword))
+            before += rows
+        same(states, expected)
+        for given, rows, earlier, last in ((None, 7, 0, False), (None, 8, 8, False), (states, 8, 4, True), (states, 8, 0, True)):
+            with pytest.raises(ValueError, match="rows after"):
+                backend.hash_rows(given, codeword[:rows], salts, earlier, last)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 16, 1024])

@@ -150,7 +150,7 @@ def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
     copied = ["base/0@2", "dataset@2", "embedding@2", "head@2"]
     assert [str(t.commitments[1][1]) for t in task_list(run.manifest) if t.kind == "rotate"] == copied
     first, copy = (run.opened(Name("base/0", w)).data for w in (-1, 2))
-    assert first.id != copy.id and (first.codeword != copy.codeword).any()
+    assert first.id != copy.id and (first.rho != copy.rho).any()
     [stored] = [where.private.get(name) for name in where.private.names(f"runs/{run.run_id}/commitments/base/0/2-")]
     assert len(stored) < 1000  # a copy's seed alone
     for row in where.ledger.record(run.run_id).commitments:

@@ -91,7 +91,7 @@ def row_views(message: int, rhos: range, r1_choices: list[tuple[range, ...]]) ->
     for rho in rhos:
         blinding = np.array([[rho]], dtype=np.uint64)
         codeword = backend.encode(ROW_CODE, rows, blinding)
-        committed = CommitmentData(backend, ROW_LAYOUT, rows, blinding, np.zeros((2, 32), np.uint8), codeword, [])
+        committed = CommitmentData(backend, ROW_LAYOUT, rows, blinding, codeword[:0], np.zeros((2, 32), np.uint8), codeword, [])
         masks = Masks(F5.zeros(2, 2), F5.zeros(2, 1), F5.zeros(2, 1), F5.zeros(2, 2), ROW_CODE)
         prover = OpeningProverImpl(backend, [WITNESS], [committed], masks, lambda: None)
         prover.begin(CombinedWeights(F5, (), F5.zero))

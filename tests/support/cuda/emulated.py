@@ -33,7 +33,7 @@ class Carried:
             there = [x if k in host else self._there(x) for k, x in enumerate(arguments)]
             result = self._here(getattr(self.backend, method)(*there, **named))
             for mine, moved in zip(arguments, there, strict=True):  # what was written in place
-                if isinstance(mine, np.ndarray) and mine.flags.writeable and isinstance(moved, stand_in.ndarray):
+                if isinstance(mine, np.ndarray) and mine.flags.writeable and isinstance(moved, self.backend.xp.ndarray):
                     mine[...] = moved.get()
             return result
 
@@ -46,7 +46,7 @@ class Carried:
             return x.placed(self.backend.to_device)
         if isinstance(x, np.ndarray) and not x.flags.c_contiguous:  # stays so: gaps between rows, or between entries
             n, rows = x.shape[-1], x.strides[-1] == x.itemsize
-            gaps = stand_in.empty((*x.shape[:-1], 2 * n), dtype=x.dtype)[..., slice(n) if rows else slice(None, None, 2)]
+            gaps = self.backend.xp.empty((*x.shape[:-1], 2 * n), dtype=x.dtype)[..., slice(n) if rows else slice(None, None, 2)]
             gaps[...] = self.backend.to_device(x)
             return gaps
         return self.backend.to_device(x) if isinstance(x, np.ndarray) else x
@@ -56,4 +56,4 @@ class Carried:
             return type(x)(map(self._here, x))
         if isinstance(x, Tiled):
             return x.placed(self.backend.to_host)
-        return self.backend.to_host(x) if isinstance(x, stand_in.ndarray) else x
+        return self.backend.to_host(x) if isinstance(x, self.backend.xp.ndarray) else x

@@ -1,0 +1,71 @@
+"""The CUDA backend on a real device: the tests of the emulated one, whole proofs, and values that torch left there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prover.argument.prove import prove_task
+from prover.backend import cuda_module, select
+from prover.backend.cuda import CudaBackend
+from prover.commitment.commit import commit
+from prover.executor.torch_ops import TorchOps
+from prover.witness.task import task_values
+from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
+    rng,
+    test_a_row_of_the_largest_kind,
+    test_all_edge_products,
+    test_conversions,
+    test_count,
+    test_elementwise,
+    test_encode,
+    test_eq_table,
+    test_fold_axis,
+    test_folds_in_parts,
+    test_fractions,
+    test_hash_columns,
+    test_hash_in_portions,
+    test_merkle_levels,
+    test_open,
+    test_outer,
+    test_outer_sum,
+    test_product_rounds,
+    test_sums_carry,
+    test_sums_of_a_tile_carry,
+    test_tables,
+    test_wrong_shapes_are_refused,
+)
+from tests.prover.test_cuda_proofs import KINDS, every_kind, prove  # noqa: F401
+from tests.support.cuda.emulated import Carried
+from tests.support.stage import PARAMS, Case, seed
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(cuda_module() is None, reason="needs CuPy and a CUDA device")]
+
+
+@pytest.fixture(scope="module", params=[0, 64], ids=["device alone", "handing over"])
+def backend(request: pytest.FixtureRequest) -> CudaBackend:
+    return CudaBackend(cuda_module(), request.param)
+
+
+@pytest.fixture(scope="module")
+def cpu(backend: CudaBackend) -> Carried:
+    return Carried(backend)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bytes(every_kind: dict[str, Case], backend: CudaBackend, kind: str) -> None:  # noqa: F811
+    assert prove(backend, every_kind[kind]) == prove(select("cpu"), every_kind[kind])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs torch with CUDA")
+def test_values_of_the_executor_are_shared(every_kind: dict[str, Case], backend: CudaBackend) -> None:  # noqa: F811
+    case = every_kind["layer"]
+    manifest, task = case.stage.toy.manifest, case.task
+    window, ops = manifest.windows()[task.window], TorchOps("cuda", keep=True)
+    values = task_values(manifest, task.kind, window, task.subject, case.inputs, ops)[1]
+    assert all(backend.to_device(v).data.ptr == v.data_ptr() for v in values if v.numel())
+    inputs = [(role, commit(backend, case.stage.layout(name), case.stage.arrays[str(name)], seed(str(name))))
+              for role, name in case.task.commitments]
+    published = case.published()
+    proof = prove_task(backend, case.shape, case.statement(published), inputs, values, published, PARAMS, seed("attempt"), lambda: None)
+    assert proof == prove(select("cpu"), case)

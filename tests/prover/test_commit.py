@@ -1,0 +1,58 @@
+"""A commitment is the same whether its codeword is kept or encoded again, in one piece or in strips, on every backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol import merkle
+from protocol.code import Code
+from protocol.field import GOLDILOCKS as F
+from protocol.layout import CommitmentLayout
+from prover.backend import select
+from prover.backend.base import Backend
+from prover.commitment import commit as module
+from prover.commitment.commit import commit
+from tests.support.cuda.emulated import emulated
+
+CODE = Code(F, 16, 64, 5)
+LAYOUT = CommitmentLayout.pack([("a", (24, 17)), ("b", (3, 5))], CODE)
+
+
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {slot.name: rng.integers(-1000, 1000, slot.tensor.shape) for slot in LAYOUT.slots}
+
+
+def extra(rows: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(4)
+    return [rng.integers(0, F.p, (rows // 2, 64), dtype=np.uint64), rng.integers(0, F.p, (rows - rows // 2, 64), dtype=np.uint64)]
+
+
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+@pytest.mark.parametrize("more", [0, 1, 6, 7])
+def test_kept_or_not(backend: Backend, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = commit(select("reference"), LAYOUT, tensors(), bytes(32), extra(more))
+    positions = np.array([0, 5, 31, 63])
+    expected = whole.query(positions)
+    assert whole.codeword is not None and len(whole.rows) > 24
+    leaf = merkle.leaf_digest(whole.salts[5].tobytes(), F.to_bytes(whole.codeword[:, 5]))
+    assert whole.levels[0][5].tobytes() == leaf and expected.columns.shape == (len(whole.rows) + more, 4)
+    for strip_bytes in (1, 16 * 64 * 8, 1 << 26):  # eight rows, sixteen, all of them
+        monkeypatch.setattr(module, "STRIP_BYTES", strip_bytes)
+        for kept_bytes in (0, 8 * 64 * (len(whole.rows) + more) - 1, 8 * 64 * (len(whole.rows) + more)):
+            made = commit(backend, LAYOUT, tensors(), bytes(32), extra(more), kept_bytes)
+            assert (made.codeword is None) == (kept_bytes < 8 * 64 * (len(whole.rows) + more))
+            assert made.id == whole.id
+            found = made.query(positions)
+            assert np.array_equal(found.columns, expected.columns)
+            assert (found.salts, found.siblings) == (expected.salts, expected.siblings)
+
+
+def test_what_is_kept_follows_from_the_backends_memory() -> None:
+    backend = select("cpu")
+    rows = len(LAYOUT.rows)
+    backend.kept_bytes = 8 * 64 * rows - 1
+    assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is None
+    backend.kept_bytes += 1
+    assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is not None
