@@ -189,3 +189,11 @@ def test_a_position_lies_within_the_tree() -> None:
     verify_inclusion(leaf, 0, 1, [], leaf)
     for position, size in ((1, 1), (2, 1), (-1, 1), (0, 0), (0, -1)):
         refused("inclusion", lambda p=position, s=size: verify_inclusion(leaf, p, s, [], leaf))
+
+
+def test_a_path_is_not_shorter_than_the_tree_is_high() -> None:
+    """Roots made to fit: a leaf, or a smaller tree, would be the root of all."""
+    leaf, other = leaf_hash(b"a"), leaf_hash(b"b")
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 2, [], leaf))
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 3, [other], node_hash(leaf, other)))
+    refused("consistency", lambda: verify_consistency(1, leaf, 3, node_hash(leaf, other), [other]))
