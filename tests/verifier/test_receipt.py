@@ -154,6 +154,20 @@ def test_a_receipt_is_about_one_run_and_manifest() -> None:
         receipt_about(resigned(subject=[{"digest": {}, "name": "manifest"}]), "run-1", b"manifest")
 
 
+def test_a_receipt_has_one_encoding() -> None:
+    """Else one auditor's verdict could be submitted as many."""
+    value = json.loads(envelope())
+    [signature] = value["signatures"]
+    loose = signature["sig"][:-3] + chr(ord(signature["sig"][-3]) + 1) + "=="  # other spare bits of the same 64 bytes
+    assert base64.b64decode(loose) == base64.b64decode(signature["sig"])
+    for twin in (value | {"comment": ""}, value | {"signatures": [signature | {"comment": ""}]},
+                 value | {"signatures": [signature | {"sig": loose}]}):
+        with pytest.raises(VerificationError, match="non-canonical at receipt"):
+            verify_receipt(canonical_json(twin))
+    with pytest.raises(VerificationError, match="non-canonical"):
+        verify_receipt(envelope() + b"\n")
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 5000, b'{"payload":"","payloadType":"","signatures":[]}'])
 def test_what_is_no_envelope(data: bytes) -> None:
     with pytest.raises(VerificationError):
