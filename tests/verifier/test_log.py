@@ -79,6 +79,15 @@ def test_known_answers() -> None:
         verify_consistency(first, CT_ROOTS[first - 1], second, CT_ROOTS[second - 1], [bytes.fromhex(x) for x in path])
 
 
+def test_every_inclusion_and_consistency_of_small_trees() -> None:
+    """The first of the 256 sizes, in milliseconds."""
+    for size in range(1, 20):
+        root = TREE.root(0, size)
+        for n in range(size):
+            verify_inclusion(TREE.hashes[n], n, size, TREE.path(n, 0, size), root)
+            verify_consistency(n, TREE.root(0, n), size, root, TREE.proof(n, size))
+
+
 def test_every_inclusion_up_to_256() -> None:
     for size in range(1, LIMIT + 1):
         root = TREE.root(0, size)
@@ -189,3 +198,11 @@ def test_a_position_lies_within_the_tree() -> None:
     verify_inclusion(leaf, 0, 1, [], leaf)
     for position, size in ((1, 1), (2, 1), (-1, 1), (0, 0), (0, -1)):
         refused("inclusion", lambda p=position, s=size: verify_inclusion(leaf, p, s, [], leaf))
+
+
+def test_a_path_is_not_shorter_than_the_tree_is_high() -> None:
+    """Roots made to fit: a leaf, or a smaller tree, would be the root of all."""
+    leaf, other = leaf_hash(b"a"), leaf_hash(b"b")
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 2, [], leaf))
+    refused("inclusion", lambda: verify_inclusion(leaf, 0, 3, [other], node_hash(leaf, other)))
+    refused("consistency", lambda: verify_consistency(1, leaf, 3, node_hash(leaf, other), [other]))

@@ -15,7 +15,16 @@ from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from tests.support.bundles import KEYS, Source
 from verifier.evidence import Verdict
-from verifier.receipt import load_key, pre_authentication, public_text, receipt_id, sign_receipt, source_digest, verify_receipt
+from verifier.receipt import (
+    load_key,
+    pre_authentication,
+    public_text,
+    receipt_about,
+    receipt_id,
+    sign_receipt,
+    source_digest,
+    verify_receipt,
+)
 from verifier.report import report
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -96,6 +105,67 @@ def test_another_key_cannot_sign_for_this_one() -> None:
 def test_statements_of_another_kind(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(VerificationError, match=reason):
         verify_receipt(resigned(**changes))
+
+
+def subject(**digests: str) -> list[dict[str, object]]:
+    return [{"digest": {"sha256": digest}, "name": name} for name, digest in sorted(digests.items())]
+
+
+GOOD = {"task": "embed(0)", "statement": "0" * 64, "proof": "1" * 64, "accepted": True, "reason": "", "bits": 109}
+BOTH = subject(checkpoint="0" * 64, manifest="1" * 64)
+ACCEPTED = predicate(accepted=True, state="accepted", reason="")
+
+
+def test_a_verdict_follows_from_its_tasks_on_one_manifest() -> None:
+    for state in ("accepted", "sample passed"):
+        said = ACCEPTED | {"state": state, "accepted": state == "accepted"}
+        assert verify_receipt(resigned(predicate=said, subject=BOTH))["predicate"] == said
+        for predicate_, subject_ in (
+            (said, subject(checkpoint="0" * 64)),  # of no manifest
+            (said, [*BOTH, *subject(manifest="2" * 64)]),  # of two
+            (said | {"tasks": []}, BOTH), (said | {"tasks": [GOOD, GOOD | {"accepted": False}]}, BOTH),
+            (said | {"accepted": not said["accepted"]}, BOTH),
+        ):
+            with pytest.raises(VerificationError, match="receipt-verdict"):
+                verify_receipt(resigned(predicate=predicate_, subject=subject_))
+    for said in (predicate(tasks=[]), predicate(tasks=[GOOD | {"accepted": False}])):  # a rejection may be of anything
+        assert verify_receipt(resigned(predicate=said, subject=[]))["predicate"]["state"] == "rejected"
+    with pytest.raises(VerificationError, match="receipt-verdict"):
+        verify_receipt(resigned(predicate=predicate(accepted=True)))
+
+
+def test_every_task_of_a_receipt_is_complete() -> None:
+    for column in GOOD:
+        for task in ({name: value for name, value in GOOD.items() if name != column}, GOOD | {column: {}}, GOOD | {column: []}):
+            with pytest.raises(VerificationError, match="malformed"):
+                verify_receipt(resigned(predicate=predicate(tasks=[GOOD, task])))
+
+
+def test_a_receipt_is_about_one_run_and_manifest() -> None:
+    digest = hashlib.sha256(b"manifest").hexdigest()
+    signed = resigned(predicate=ACCEPTED, subject=subject(checkpoint="0" * 64, manifest=digest))
+    assert receipt_about(signed, "run-1", b"manifest") == ACCEPTED
+    with pytest.raises(VerificationError, match="receipt-run"):
+        receipt_about(signed, "run-2", b"manifest")
+    with pytest.raises(VerificationError, match="receipt-subject"):
+        receipt_about(signed, "run-1", b"another")
+    assert receipt_about(envelope(), "run-1", b"manifest")["state"] == "rejected"  # of evidence without a manifest
+    with pytest.raises(VerificationError, match="malformed"):
+        receipt_about(resigned(subject=[{"digest": {}, "name": "manifest"}]), "run-1", b"manifest")
+
+
+def test_a_receipt_has_one_encoding() -> None:
+    """Else one auditor's verdict could be submitted as many."""
+    value = json.loads(envelope())
+    [signature] = value["signatures"]
+    loose = signature["sig"][:-3] + chr(ord(signature["sig"][-3]) + 1) + "=="  # other spare bits of the same 64 bytes
+    assert base64.b64decode(loose) == base64.b64decode(signature["sig"])
+    for twin in (value | {"comment": ""}, value | {"signatures": [signature | {"comment": ""}]},
+                 value | {"signatures": [signature | {"sig": loose}]}):
+        with pytest.raises(VerificationError, match="non-canonical at receipt"):
+            verify_receipt(canonical_json(twin))
+    with pytest.raises(VerificationError, match="non-canonical"):
+        verify_receipt(envelope() + b"\n")
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 5000, b'{"payload":"","payloadType":"","signatures":[]}'])

@@ -141,6 +141,12 @@ def test_a_proof_has_at_most_64_mebibytes(world: World) -> None:
     assert caught.value.reason != "size"
 
 
+def test_bytes_that_the_schedule_leaves_unread_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a schedule that reads nothing, of a proof of any length."""
+    monkeypatch.setattr(verifier.task, "run_task", lambda *_: None)
+    refused("trailing", lambda: world.verify("embed", world.content("embed")))
+
+
 # a real proof ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -184,8 +190,11 @@ def test_an_accepted_proof_of_less_than_100_bits_is_refused(embed: Job, monkeypa
 
 def test_what_is_printed_is_the_beginning_of_a_value() -> None:
     assert printable("x" * 500) == "x" * 120 and printable({"a": [1]}) == "{'a': [1]}" and printable("\n" * 121) == "\\n" * 120
+
+
+def test_a_value_too_deep_to_print_is_named_by_its_type() -> None:
     deep: list[object] = []
-    for _ in range(100_000):
+    for _ in range(5_000):
         deep = [deep]
     assert printable(deep) == "list"
 
