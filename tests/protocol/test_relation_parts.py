@@ -15,7 +15,7 @@ from protocol.relation.clip import squared_rows
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import Graph, RelationError, Tensor
 from protocol.relation.model import build
-from protocol.relation.norm import norm_forward
+from protocol.relation.norm import INVERSE_BITS, _inverse, norm_forward
 from protocol.relation.softmax import softmax
 from protocol.relation.tokens import digit_sizes
 from prover.executor.evaluate import RelationBroken, check, evaluate
@@ -48,7 +48,7 @@ def test_rows_that_are_rounded_for_one_norm(modules: tuple[str, ...]) -> None:
     assert squared_rows(m) == sum(t.cells for g in graphs for t in g.tensors if t.name.endswith(".row_norm"))
 
 
-@pytest.mark.parametrize("norm", [0, 40, 60])
+@pytest.mark.parametrize("norm", [0, 40, 44])
 def test_a_millionth_is_added_to_the_norm(norm: int) -> None:
     """clip_grad_norm_ divides by the norm plus 10^−6."""
     distance = next(t for t in build(clipping(norm), "clip", WINDOW).tensors if t.name == "distance")
@@ -135,6 +135,13 @@ def test_the_target_of_a_norm_stays_below_2_61(d: int) -> None:
     for s_v, f_r in ((1 - odd, (power + 2 - odd) // 2 - 1), (1, -1), (2, -1), (0, -2)):
         with pytest.raises(RelationError, match="out of"):
             normed(d, s_v, f_r)
+
+
+def test_a_mean_is_exact_over_powers_of_two_and_fine_over_the_others() -> None:
+    for d in (*range(1, 200), 1 << 18, (1 << 18) - 1):
+        n, k = _inverse(d)
+        assert n * d == 1 << k if d.bit_count() == 1 else abs(n * d - (1 << k)) * 2 <= d and n >> INVERSE_BITS == 1, d
+        assert n == 1 or d.bit_count() > 1
 
 
 @pytest.mark.parametrize("top", [1, 1 << 22, 1 << 23, (1 << 23) + (1 << 16) - 2, 1 << 24])
