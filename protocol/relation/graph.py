@@ -242,7 +242,7 @@ class Graph:
 
     def axis_map(
         self, name: str, tensor: Tensor, axis: str, size: int, rows: npt.ArrayLike, cols: npt.ArrayLike,
-        vals: npt.ArrayLike | None = None, rename: str | None = None,
+        vals: npt.ArrayLike | None = None,
     ) -> Tensor:
         """A public sparse matrix applied to one axis (slices, permutations, rotate-half, shifts, scans)."""
         r, c = np.asarray(rows, dtype=np.int64), np.asarray(cols, dtype=np.int64)
@@ -255,8 +255,7 @@ class Graph:
         for i, value in zip(r.tolist(), v.tolist(), strict=True):
             low[i] += min(value * tensor.lo, value * tensor.hi)
             high[i] += max(value * tensor.lo, value * tensor.hi)
-        axes = tensor.axes.replace(axis, rename) if rename else tensor.axes
-        return self._add(AxisMap(tensor, at, r, c, v), name, axes, shape, int(min(low)), int(max(high)))
+        return self._add(AxisMap(tensor, at, r, c, v), name, tensor.axes, shape, int(min(low)), int(max(high)))
 
     def gather(self, name: str, tensor: Tensor, axes: str, index: npt.ArrayLike) -> Tensor:
         """out[i, j, ..] = tensor[index[i, j], ..]; `axes` are the two new letters that replace the first."""

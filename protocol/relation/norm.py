@@ -32,7 +32,7 @@ def norm_forward(c: Context, key: str, h: Fixed) -> Norm:
     rows = axes[:-1]
     s_v, f_r = c.exponent(key + ".V"), c.exponent(key + ".r")
     power = 2 * (f_r + 1) + 2 * h.f - s_v
-    if power < 0 or d << max(power, 0) >= 1 << 61:
+    if power < 0 or d << power >= 1 << 61:
         raise RelationError(f"{c.prefix}{key}: exponents V {s_v}, r {f_r} put d·2^{power} out of [1, 2^61)")
     square = g.product(f"{key}.square", f"{axes},{axes}->{rows}", h.t, h.t)
     eps = round(d * c.m.model.eps * Fraction(2) ** (2 * h.f))

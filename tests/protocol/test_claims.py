@@ -81,7 +81,7 @@ def test_axis_map_gather_and_public(a: int, b: int, c: int, seed: int) -> None:
     count = int(w.rng.integers(0, 2 * c + 1))
     rows, cols = w.rng.integers(0, c, count), w.rng.integers(0, b, count)
     w.check(w.g.axis_map("map", x, "b", c, rows, cols, w.rng.integers(-5, 6, count)))
-    w.check(w.g.axis_map("first", x, "a", c, w.rng.integers(0, c, 2), w.rng.integers(0, a, 2), rename="c"))
+    w.check(w.g.axis_map("first", x, "a", c, w.rng.integers(0, c, 2), w.rng.integers(0, a, 2)))
     w.check(w.g.gather("rows", x, "st", w.rng.integers(0, a, (b, c))))
     public = w.g.public("p", "ab", w.rng.integers(-9, 10, (a, b)))
     w.check(public)
