@@ -38,7 +38,7 @@ def verify(
     record: Annotated[bool, typer.Option("--record", help="Append the signed verdict to the ledger.")] = False,
     sign_key: SignKey = None, verifier: Verifier = "verilora verify",
     config: Config = None, ledger_url: LedgerUrl = None, objects_url: ObjectsUrl = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes.")] = 2,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes (default: one for each core).")] = None,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Verify a run independently: log, chain, statements, proofs. Exit 0 if accepted (or a sample passed), 1 if rejected."""
@@ -104,18 +104,18 @@ def _evidence(
     return collect(log, find_run(book, run).run_id, since, cosigned), book
 
 
-def _judge(bundle: "Bundle", order: dict[str, Any] | None, workers: int, arguments: dict[str, Any], quiet: bool) -> "Verdict":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def _judge(bundle: "Bundle", order: dict[str, Any] | None, workers: int | None, arguments: dict[str, Any], quiet: bool) -> "Verdict":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from tasks.verify import judge
 
     last = TextColumn("{task.description}")
-    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed} tasks"), TimeElapsedColumn(), last)
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"), TimeElapsedColumn(), last)
     with Progress(*columns, console=errors, disable=quiet, transient=True) as progress:
         bar = progress.add_task("", total=None)
 
-        def show(item: "TaskVerdict") -> None:
-            progress.update(bar, advance=1, description=str(item.task))
+        def show(item: "TaskVerdict", total: int) -> None:
+            progress.update(bar, advance=1, total=total, description=str(item.task))
 
         return judge(bundle, order, workers, show, **arguments)
 

@@ -1,18 +1,22 @@
 """Judge one run: the verifier's checks, task by task in several processes, and receipts as ledger rows.
 
 The checks are verifier/evidence.py's and nothing else decides; this file only spreads jobs over processes and remembers what was
-accepted before. At most two jobs a process are in memory. Never imports prover code. Called by `verilora verify`,
-flows/verify.py and the prover's own final check.
+accepted before. At most two jobs a process are in memory. An interrupt ends it when the tasks begun are done. Never imports prover
+code. Called by `verilora verify`, flows/verify.py and the prover's own final check.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import VerificationError
+from protocol.statement import task_list
 from storage.ledger import Ledger
 from storage.models import WHOLE_RUN, VerdictRow
 from tasks.child import end_with_parent
@@ -25,22 +29,34 @@ from verifier.run import Job, TaskVerdict, check_one
 from verifier.sample import Sample
 from verifier.task import fail_closed
 
-Progress = Callable[[TaskVerdict], None]
+Progress = Callable[[TaskVerdict, int], None]  # a verdict, and how many tasks are looked at in all
 
 
 def judge(
-    bundle: Bundle, order: Mapping[str, Any] | None = None, workers: int = 2, progress: Progress | None = None, *,
+    bundle: Bundle, order: Mapping[str, Any] | None = None, workers: int | None = None, progress: Progress | None = None, *,
     policy: Policy | None = None, seen: Checkpoint | None = None, sample: Sample | None = None, accepted: Accepted | None = None,
 ) -> Verdict:
-    """The verdict on one run; never raises for anything that the evidence contains."""
+    """The verdict on one run, from `workers` processes (one for each core that this one may use); never raises for anything that the
+    evidence contains."""
+    processes = workers or len(os.sched_getaffinity(0))
 
     def spread(jobs: Iterable[Job]) -> Iterator[TaskVerdict]:
-        def fresh(unknown: Iterable[Job]) -> Iterator[TaskVerdict]:
-            return _spread(unknown, workers)
+        total = 0
 
-        for item in accepted.spread(jobs, fresh) if accepted is not None else fresh(jobs):
+        def counted() -> Iterator[Job]:
+            nonlocal total
+            for job in jobs:
+                if not total:
+                    total = len(task_list(job.manifest))
+                    total = min(total, sample.size) if sample else total
+                yield job
+
+        def fresh(unknown: Iterable[Job]) -> Iterator[TaskVerdict]:
+            return _spread(unknown, processes)
+
+        for item in accepted.spread(counted(), fresh) if accepted is not None else fresh(counted()):
             if progress:
-                progress(item)
+                progress(item, total)
             yield item
 
     return verify_bundle(bundle, policy, order, seen, sample, spread)
@@ -56,15 +72,36 @@ def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
     # import verifier/ alone, no storage.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        pending: set[Future[TaskVerdict]] = set()
-        for job in jobs:
-            pending.add(pool.submit(check_one, *job))
-            if len(pending) >= 2 * workers:
+        try:
+            with _uninterrupted():
+                for _ in range(workers):
+                    pool.submit(int)  # each starts a process, until one of them is idle
+            pending: set[Future[TaskVerdict]] = set()
+            for job in jobs:
+                pending.add(pool.submit(check_one, *job))
+                if len(pending) >= 2 * workers:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that start here never see an interrupt from the keyboard, which goes to all of a terminal: the one that started them
+    ends them. In a thread that no interrupt reaches there is nothing to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def default_key() -> Path:

@@ -1,5 +1,5 @@
 """`python -m verifier BUNDLE`: verify an exported bundle offline. Exit codes: 0 accepted (or a sample passed), 1 rejected,
-2 usage or bad input, 3 a file or this machine's memory is not available.
+2 usage or bad input, 3 a file or this machine's memory is not available, 130 interrupted. A terminal is shown how many tasks are done.
 
     --policy FILE   trusted log keys and cosigners (C2SP tlog-policy); without it the log's signature is not checked
     --seen FILE     checkpoint seen earlier: a rollback or fork of the log is found; replaced by the new one afterwards
@@ -11,20 +11,23 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import VerificationError
+from protocol.statement import task_list
 from verifier.bundle import MAX_ROWS, read_bundle
 from verifier.evidence import Verdict, read_checkpoint, verify_bundle
 from verifier.note import parse_policy
 from verifier.receipt import load_key, sign_receipt
 from verifier.report import report, write_report, write_whole
+from verifier.run import Job, TaskVerdict, check_one, one_by_one
 from verifier.sample import Sample
 from verifier.task import one_line
 
 ACCEPTED, REJECTED, USAGE, UNAVAILABLE = range(4)
+INTERRUPTED = 130
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             bundle = read_bundle(options.bundle, options.memory << 20)
-            verdict = verify_bundle(bundle, policy, order, seen, sample)
+            verdict = verify_bundle(bundle, policy, order, seen, sample, counted if sys.stderr.isatty() else one_by_one)
         except VerificationError as error:
             verdict = Verdict("", b"", str(error), "")
         values = report(verdict)
@@ -77,8 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         print(f"error: {error or 'not enough memory'}", file=sys.stderr)
         return UNAVAILABLE
+    except KeyboardInterrupt:
+        print("\ninterrupted: no verdict", file=sys.stderr)
+        return INTERRUPTED
     print(json.dumps(values, indent=2) if options.json else text(values))
     return REJECTED if verdict.state == "rejected" else ACCEPTED
+
+
+def counted(jobs: Iterable[Job]) -> Iterator[TaskVerdict]:
+    """Check here, in order, and say on one line of the terminal how far it is."""
+    total = 0
+    for done, job in enumerate(jobs):
+        total = total or len(task_list(job.manifest))
+        print(f"\rverified {done} of the run's {total} tasks", end="", file=sys.stderr, flush=True)
+        yield check_one(*job)
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def text(values: dict[str, Any]) -> str:

@@ -23,10 +23,9 @@ from typing import Any
 
 from protocol.encoding import parse_canonical
 from verifier.log import require
-from verifier.task import fail_closed, printable, typed
+from verifier.task import MAX_PROOF_BYTES, fail_closed, printable, typed
 
 MAX_DIRECTORY = 1 << 23  # bytes of a ZIP file's directory: about 70,000 proofs
-MAX_OBJECT = 1 << 26
 MAX_LINE = 1 << 24
 MAX_ROWS = 3 << 26  # bytes of rows that are kept, a kilobyte more for each: about 22,000 tasks, 0.2 GB of memory
 _MEMBER = re.compile(r"bundle\.json|checkpoint|rows\.jsonl|objects/[0-9a-f]{64}")
@@ -74,7 +73,7 @@ def read_bundle(path: str, limit: int = MAX_ROWS) -> Bundle:
     file = _Guarded(path)
     with fail_closed("bundle"):
         archive = zipfile.ZipFile(file)
-        file.cap, members = MAX_OBJECT, {item.filename: item for item in archive.infolist()}
+        file.cap, members = MAX_PROOF_BYTES, {item.filename: item for item in archive.infolist()}
         for item in archive.infolist():
             plain = item.compress_type == zipfile.ZIP_STORED and item.file_size == item.compress_size and not item.flag_bits & ~0x800
             sound = plain and _MEMBER.fullmatch(item.filename) and len(members) == len(archive.filelist)

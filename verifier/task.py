@@ -24,7 +24,7 @@ from protocol.schedule.task import TaskShape, run_task
 from protocol.soundness import Soundness, require_bits, task_soundness
 from protocol.statement import Task, commitment_layout, max_blinding, statement_content, window_of
 
-MAX_PROOF_BYTES = 1 << 28
+MAX_PROOF_BYTES = 1 << 26  # of a ledger's object and of a bundle's: the same evidence has the same verdict
 MAX_STATEMENT_BYTES = 1 << 20
 
 

@@ -41,6 +41,8 @@ class Judge:
         self.store: dict[tuple[int, object], object] = {}
         self.items: dict[str, pytest.Item] = {}
         self.seconds: dict[str, float] = {}
+        self.building = 0.0  # seconds that fixtures took, which belong to no test
+        self.built: dict[str, float] = {}  # by fixture
         self.calls: dict[Function, set[str]] = {}
         self.makers: dict[Function, set[str]] = {}  # fixtures that call the function when they are built
         self.trusted: set[str] = set()
@@ -60,8 +62,11 @@ class Judge:
         key = (id(fixturedef), cache_key if isinstance(cache_key, str | int | None) else id(cache_key))
         if key not in self.store:
             arguments = {name: request.getfixturevalue(name) for name in fixturedef.argnames}
+            start = time.process_time()
             with _traced() as called:
                 self.store[key] = fixturedef.func(**arguments)
+            spent = time.process_time() - start
+            self.building, self.built[fixturedef.argname] = self.building + spent, spent
             for function in called:
                 self.makers.setdefault(function, set()).add(fixturedef.argname)
         fixturedef.cached_result = (self.store[key], cache_key, None)
@@ -71,9 +76,9 @@ class Judge:
         items = list(session.items)
         for item, following in zip(items, [*items[1:], None], strict=True):
             with _traced() as called:
-                start = time.process_time()
+                start = time.process_time() - self.building
                 passed = run_item(item, following)
-                spent = time.process_time() - start
+                spent = time.process_time() - self.building - start
             if not passed:
                 self.refused.append(item.nodeid)
                 continue
@@ -87,17 +92,23 @@ class Judge:
 
     # judging -------------------------------------------------------------------------------------
 
+    def alone(self, nodeid: str) -> float:
+        """Seconds of a test in a session of its own, where its fixtures have to be built."""
+        return self.seconds[nodeid] + sum(self.built.get(name, 0.0) for name in self.items[nodeid].fixturenames)  # type: ignore[attr-defined]
+
     def order(self, path: str, function: Function) -> list[str]:
-        """Tests that call the function, the likeliest and cheapest first, until the budget is spent."""
+        """Tests that call the function, the likeliest and cheapest first, until the budget is spent; quick tests have one of their
+        own, so that no long one takes their place."""
 
         def worth(nodeid: str) -> tuple[float, str]:
             chance = (self.kills.get((path, nodeid), 0) + 0.1) / (self.runs.get((path, nodeid), 0) + 1)
             return -chance / (self.costs.get(nodeid, min(self.seconds[nodeid], QUICK)) + 0.02), nodeid
 
-        left, chosen = self.budget, []
+        left, chosen = {True: self.budget, False: self.budget}, []
         for nodeid in sorted(self.calls.get(function, ()), key=worth):
-            if left > 0:
-                left -= self.seconds[nodeid]
+            quick = self.seconds[nodeid] <= QUICK
+            if left[quick] > 0:
+                left[quick] -= self.seconds[nodeid]
                 chosen.append(nodeid)
         return chosen
 

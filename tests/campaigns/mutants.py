@@ -164,7 +164,7 @@ def judge_functions(
         callers: dict[str, set[str]] = {}
         for (path, _), nodeids in judge.calls.items():
             callers.setdefault(path, set()).update(nodeids)
-        ordered = {p: [(n, judge.seconds[n]) for n in sorted(c, key=judge.seconds.__getitem__)] for p, c in callers.items()}
+        ordered = {p: [(n, judge.seconds[n]) for n in sorted(c, key=judge.alone)] for p, c in callers.items()}
         notes.write_text(json.dumps({"callers": ordered, "refused": sorted(set(judge.refused))}))
 
     importlib.import_module("pytest").main([*tests, *OPTIONS], plugins=[Judge(work, budget)])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocol.merkle import node_digest
+from tests.campaigns.judge import Judge
 from tests.campaigns.mutants import EXPLAINED, ROOT, TESTS, Mutant, explained, sources, summary
 from tests.campaigns.mutate import every, mutated
 
@@ -98,3 +99,12 @@ def test_a_judge_of_merkle(tmp_path: Path, tests: str, more: str) -> None:
     assert inside and set(inside) == {"killed"}, done.stdout
     assert "uncalled" in found.values() and "(no test calls it)" in done.stdout and done.returncode == 1
     assert "mutants: tried" in done.stdout
+
+
+def test_no_long_test_takes_the_place_of_quick_ones() -> None:
+    """However often it has killed: each kind has a budget of its own."""
+    judge, function = Judge(lambda _: None, budget=1.0), ("m.py", "f")
+    judge.seconds = {"long": 3.0, "longer": 4.0} | {f"quick {n}": 0.15 for n in range(9)}
+    judge.calls, judge.kills = {function: set(judge.seconds)}, {("m.py", "long"): 50, ("m.py", "quick 5"): 3}
+    found = judge.order("m.py", function)
+    assert found[:2] == ["long", "quick 5"] and "longer" not in found and len(found) == 1 + 7  # the seventh begins within a second

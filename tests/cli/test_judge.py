@@ -51,12 +51,13 @@ def judged(record: RunRecord) -> RunVerdict:
 
 def test_processes_change_nothing(bundle: Bundle, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.verify, "check_one", check_one)
-    seen: list[str] = []
-    ours, theirs = judge(bundle, workers=2, progress=lambda item: seen.append(item.statement_id)), verify_bundle(evidence_of(built))
+    seen: list[tuple[str, int]] = []
+    ours = judge(bundle, workers=2, progress=lambda item, total: seen.append((item.statement_id, total)))
+    theirs = verify_bundle(evidence_of(built))
     assert ours.accepted and theirs.accepted and ours.found and theirs.found
     assert [t.task for t in ours.found.tasks] == [t.task for t in theirs.found.tasks]
     assert [t.soundness for t in ours.found.tasks] == [t.soundness for t in theirs.found.tasks]
-    assert sorted(seen) == sorted(t.statement_id for t in theirs.found.tasks)
+    assert sorted(seen) == sorted((t.statement_id, 10) for t in theirs.found.tasks)
 
 
 def test_only_a_few_jobs_are_in_memory(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +70,7 @@ def test_only_a_few_jobs_are_in_memory(bundle: Bundle, monkeypatch: pytest.Monke
         most = max(most, taken - done)
         return bundle.read(digest)
 
-    def count(_: TaskVerdict) -> None:
+    def count(_: TaskVerdict, total: int) -> None:
         nonlocal done
         done += 1
 

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,13 @@ from protocol.errors import VerificationError
 from protocol.statement import task_list
 from tests.cli.build_run import RUN_ID, Built
 from tests.support.bundles import KEYS, OTHER_KEYS, Judge, Source, encode, path, policy, remembered, statement, zipped
-from verifier.bundle import MAX_DIRECTORY, Bundle, LoggedRow, read_bundle
+from verifier.bundle import MAX_DIRECTORY, MAX_LINE, MAX_ROWS, Bundle, LoggedRow, _Guarded, read_bundle
 from verifier.evidence import verify_bundle
 from verifier.log import EMPTY_ROOT
 from verifier.note import Checkpoint
 from verifier.report import report
 from verifier.run import Job, TaskVerdict, check_one
+from verifier.task import MAX_PROOF_BYTES
 
 # honest ---------------------------------------------------------------------------------------------------------------
 
@@ -304,6 +306,75 @@ def test_a_line_without_an_end_and_deep_nesting(judge: Judge, source: Source) ->
     for rows in (b"x" * (1 << 25), b"[" * 100_000, b'{"leaf":"","path":[],"position":' + b"9" * 5000 + b"}\n", b"\n", b"\x00" * 1000,
                  canonical_json({"leaf": "", "path": ["0" * 64] * 129, "position": 0})):
         assert judge.reason(zipped(members | {"rows.jsonl": rows}))
+
+
+class Small(_Guarded):
+    """A file that gives at most four bytes in one piece."""
+
+    cap = 4
+
+
+def test_a_file_gives_no_more_in_one_piece_than_its_cap(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with Small(tmp_path / "file") as file:
+        for ask in (lambda: file.read(), lambda: file.read(-1), lambda: file.read(None), lambda: file.read(5), lambda: file.read(1 << 60)):
+            with pytest.raises(VerificationError, match="size at bundle"):
+                ask()
+        assert file.read(0) == b"" and file.read(4) == b"0123" and file.read(2) == b"45"
+        assert file.read() == b"6789"  # as much as is left
+        assert file.read() == file.read(1 << 60) == b""
+        file.seek(1 << 40)  # where a directory may point to
+        assert file.read() == b""
+        file.seek(8)
+        assert file.read(1 << 60) == b"89"
+
+
+def given(folder: Path, **header: object) -> Bundle:
+    """A bundle of nothing but a header."""
+    whole = {"consistency": [], "run": "r", "since": 0, "version": 1} | header
+    (folder / "bundle").write_bytes(zipped({"bundle.json": canonical_json(whole), "checkpoint": b"x"}))
+    return read_bundle(str(folder / "bundle"))
+
+
+def test_a_consistency_proof_has_at_most_128_hashes(tmp_path: Path) -> None:
+    """Two a level would be enough for a log of 2^63 entries."""
+    assert given(tmp_path, consistency=["ab" * 32] * 128).consistency == (b"\xab" * 32,) * 128
+    for hashes in (["ab" * 32] * 129, ["AB" * 32], ["ab" * 31], ["ab" * 33], ["zz" * 32], [7], [["ab" * 32]], ["ab" * 32, ""], [""],
+                   ["ab" * 32 + "\n"]):
+        with pytest.raises(VerificationError, match="malformed at path"):
+            given(tmp_path, consistency=hashes)
+
+
+def test_a_bundle_of_another_version_or_without_a_member_is_none(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match=r"bundle-version at bundle\.json"):
+        given(tmp_path, version=2)
+    with pytest.raises(VerificationError, match="missing-member at objects/x"):
+        given(tmp_path).read("x")
+
+
+def test_the_largest_sizes_that_are_read(tmp_path: Path) -> None:
+    """What an exporter may rely on, and what a machine that verifies must have: MiB of a directory, a line, all rows."""
+    assert [size / 2**20 for size in (MAX_DIRECTORY, MAX_LINE, MAX_ROWS)] == [8, 16, 192]
+    assert given(tmp_path).limit == MAX_ROWS
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(MAX_DIRECTORY + 1)
+    with _Guarded(tmp_path / "file") as guarded:
+        assert len(guarded.read(MAX_DIRECTORY)) == MAX_DIRECTORY
+        guarded.seek(0)
+        with pytest.raises(VerificationError, match="size at bundle"):
+            guarded.read()
+
+
+def test_a_bundle_carries_every_proof_that_a_task_may_have(tmp_path: Path) -> None:
+    """Else a run would be accepted in its ledger, and rejected when it is exported."""
+    name, other, header = "0" * 64, "1" * 64, canonical_json({"consistency": [], "run": "r", "since": 0, "version": 1})
+    members = {f"objects/{name}": bytes(MAX_PROOF_BYTES), f"objects/{other}": bytes(MAX_PROOF_BYTES + 1)}
+    (tmp_path / "bundle").write_bytes(zipped({"bundle.json": header, "checkpoint": b"x"} | members))
+    bundle = read_bundle(str(tmp_path / "bundle"))
+    assert len(bundle.read(name)) == MAX_PROOF_BYTES
+    with pytest.raises(VerificationError, match="size at bundle"):
+        bundle.read(other)
+    (tmp_path / "bundle").unlink()  # it is large
 
 
 def test_more_rows_than_may_be_kept(judge: Judge, source: Source) -> None:

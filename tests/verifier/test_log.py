@@ -181,3 +181,11 @@ def test_a_path_is_as_long_as_the_tree_is_high_and_of_hashes() -> None:
     for wrong in (b"", other + b"x", other[:-1]):
         refused("inclusion", lambda w=wrong: verify_inclusion(leaf, 1, 2, [w], node_hash(w, leaf)))
     verify_inclusion(leaf, 1, 2, [other], node_hash(other, leaf))
+
+
+def test_a_position_lies_within_the_tree() -> None:
+    """Else the only leaf would stand at every position of its tree."""
+    leaf = leaf_hash(b"a")
+    verify_inclusion(leaf, 0, 1, [], leaf)
+    for position, size in ((1, 1), (2, 1), (-1, 1), (0, 0), (0, -1)):
+        refused("inclusion", lambda p=position, s=size: verify_inclusion(leaf, p, s, [], leaf))

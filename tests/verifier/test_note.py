@@ -305,7 +305,7 @@ def test_the_longest_note_is_read_and_one_byte_more_is_not() -> None:
     lines = full if name > 0 else full[: -len(line)]
     name += 0 if name > 0 else len(line)
     exact = lines + line.replace(b" x ", b" " + b"x" * name + b" ")
-    assert len(exact) == MAX_NOTE and parse_checkpoint(exact, POLICY) == CHECKPOINT
+    assert len(exact) == MAX_NOTE == 128 << 10 and parse_checkpoint(exact, POLICY) == CHECKPOINT
     refused("checkpoint-format", lambda: parse_checkpoint(exact.replace(b" x", b" xx", 1), POLICY))
 
 
