@@ -1,7 +1,7 @@
 """What the planner foretells beside what is then measured, task by task; and what it says of real shapes.
 
     python -m benchmarks.planner                       tasks of one step, from narrow to wide: processor seconds, peak memory, proof bytes
-    python -m benchmarks.planner --real 80GB           layer, head and embed tasks of 1.1B, 7B and 13B: which fit, and what takes the memory
+    python -m benchmarks.planner --real                memory of the tasks of 1.1B, 7B and 13B at 512 and 2,048 tokens, by what takes it
 
 Every measurement is a process of its own. Times are processor time, foretold and measured under the same load.
 """
@@ -16,27 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import TOY
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.stage import stage
+from benchmarks.stage import foretold, stage
 from protocol.manifest import RunManifest
-from protocol.params import Params, profile
-from protocol.statement import Task, commitment_layout
+from protocol.params import profile
+from protocol.statement import commitment_layout, task_list
 from prover.backend import select
-from prover.cost.forecast import PARTS, Counted, Forecast, forecast
+from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.machine import describe, resident_bytes
 from prover.cost.rates import measure
-from prover.executor.torch_ops import TorchOps
+from prover.cost.work import task_memory
 
 POINTS = [  # width, tokens, rank, kind of task
-    (128, 128, 8, "layer"), (256, 64, 4, "layer"), (256, 512, 8, "layer"), (512, 256, 16, "layer"), (1024, 128, 8, "layer"),
-    (1024, 256, 32, "layer"), (256, 512, 8, "head"), (1024, 256, 8, "head"), (512, 256, 8, "embed"),
+    (128, 128, 8, "layer"), (256, 64, 4, "layer"), (512, 128, 16, "layer"), (256, 512, 8, "layer"), (1024, 128, 8, "layer"),
+    (512, 256, 8, "head"), (512, 256, 8, "embed"),
 ]
-
-
-def foretold(manifest: RunManifest, task: Task, params: Params) -> Forecast:
-    """One task of a manifest that has budgets."""
-    counted = Counted.of(lambda: task.graph(manifest), params.field)
-    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments])
 
 
 def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
@@ -60,7 +55,8 @@ def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
     }
 
 
-HEAD = f"{'task':7}{'width':>6}{'tokens':>7}{'rank':>5}{'lookups/M':>10}  " + "".join(f"{part + ' s':>18}" for part in (*PARTS, "all")) + f"{'peak MB':>18}"
+HEAD = f"{'task':7}{'width':>6}{'tokens':>7}{'rank':>5}{'lookups/M':>10}  "
+HEAD += "".join(f"{title:>18}" for title in (*(f"{part} s" for part in (*PARTS, "all")), "peak MB"))
 
 
 def line(row: dict[str, Any]) -> str:
@@ -73,12 +69,53 @@ def line(row: dict[str, Any]) -> str:
     return text + f"{a:7.0f}/{b:5.0f} {100 * (a / b - 1):+4.0f}%"
 
 
+def real_manifest(name: str, tokens: int) -> RunManifest:
+    """One sequence of a real shape, without weights: the exponents are those of a small model's first layer, for every layer."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = stage(replace(TOY, num_hidden_layers=1), 64, "goldilocks-2^20", select("cpu"), Path(folder)).manifest
+    x = SHAPES[name]
+    model = replace(
+        small.model, vocab=x.vocab_size, hidden=x.hidden_size, layers=x.num_hidden_layers, heads=x.num_attention_heads,
+        kv_heads=x.num_key_value_heads, head_dim=x.head_dim, ffn=x.intermediate_size,
+    )
+    longer = (tokens // 64).bit_length() - 1  # sums over tokens grow with their number
+    exponents = {k: v - longer if k.endswith(".grad") else v for k, v in small.exponents.items()}
+    for layer in range(1, model.layers):
+        exponents |= {k.replace("/0/", f"/{layer}/"): v for k, v in exponents.copy().items() if "/0/" in k}
+        exponents |= {f"base/{layer}/{k.removeprefix('base/0/')}": v for k, v in exponents.copy().items() if k.startswith("base/0/")}
+        exponents[f"dx/{layer + 1}"] = small.exponents["dx/1"]
+    return replace(small, model=model, sequence_length=tokens, exponents=exponents, loss_tokens=(tokens,))
+
+
+def real(name: str, tokens: int) -> None:
+    """Memory of every kind of task, codewords kept and not."""
+    manifest = real_manifest(name, tokens)
+    for kind in ("layer", "head", "embed"):
+        task = next(t for t in task_list(manifest) if t.kind == kind)
+        params = profile(manifest.profile)
+        counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
+        found = [commitment_layout(manifest, name) for _, name in task.commitments]
+        told = forecast(counted, params, found)
+        streamed = task_memory(counted.shape, counted.claims, params, found, codeword_kept=False)
+        phase, terms = told.memory.peak_phase, told.memory.phases[told.memory.peak_phase]
+        print(f"{name} {tokens:5} {kind:6} valid {told.valid / 1e6:6.0f} M, padded {told.padded / 1e6:6.0f} M, lookups "
+              f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase}), without codewords {describe(streamed.peak)} "
+              f"({streamed.peak_phase})")
+        print("    " + ", ".join(f"{key} {describe(size)}" for key, size in terms.items()), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planner")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--points", type=int, default=len(POINTS), help="so many of the points")
     parser.add_argument("--json", type=Path, help="also write every figure here")
+    parser.add_argument("--real", action="store_true", help="instead: the memory of real shapes")
     arguments = parser.parse_args()
+    if arguments.real:
+        for name in SHAPES:
+            for tokens in (512, 2048):
+                real(name, tokens)
+        return
     if arguments.one:
         *sizes, kind = arguments.one
         print(json.dumps(compare(*map(int, sizes), kind)))

@@ -9,18 +9,17 @@ so that its peak memory is its own. With real names (`--point tinyllama-1.1b TOK
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.parts import TaskFigures, layer_task
-from benchmarks.shapes import SHAPES, Shape, write_folder
+from benchmarks.shapes import SHAPES, Shape
+from benchmarks.stage import stage
+from prover.backend import select
 
 BASE = Shape(256, 704, 1, 4, 2, 512)
 CURVES: dict[str, list[dict[str, int]]] = {
@@ -51,45 +50,17 @@ class Point:
 
 
 def measure(shape: Shape, tokens: int, rank: int, threads: int, profile: str) -> Point:
-    """Train one step, prove and verify the task of every layer, on this process's threads."""
-    from protocol.manifest import Lora, StepRange
-    from protocol.model_config import PROJECTIONS
-    from protocol.optimizer import Optimizer
-    from prover.backend import select
-    from prover.executor.prepare import prepare
-    from prover.executor.trainer import Trainer
-    from prover.files.dataset import TokenisedDataset
-    from prover.files.hf_model import open_model
-    from prover.witness.task import task_values
-
-    random = np.random.default_rng(5)
-    ids = random.integers(0, shape.vocab_size, (1, tokens + 1))
-    dataset = TokenisedDataset(ids, np.ones((1, tokens), dtype=np.int64), "00" * 32, 0, 1)
+    """Train one step, prove and verify the task of every layer, on this process's threads; the first one pays for fresh memory."""
     with tempfile.TemporaryDirectory() as folder:
-        model = open_model(write_folder(Path(folder), shape))
-        ready = prepare(
-            model, dataset, name="scaling", lora=Lora(rank, 2 * rank, PROJECTIONS),
-            optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1,
-            seed=7, publish_loss=True, base_visibility="private", profile=profile,
-            calibration_steps=1,
-        )
-    trainer, window = Trainer(ready.manifest, ready.base, ready.tokens, ready.mask), StepRange(0, 1)
-    start = time.perf_counter()
-    trace = trainer.run_window(window)
-    trained = time.perf_counter() - start
-    found: list[TaskFigures] = []
-    for layer in range(shape.num_hidden_layers):
-        inputs = trainer.layer_inputs(layer, {}) | {("x_in", "x"): trace.x[layer], ("dx_in", "dx"): trace.dx[layer + 1]}
-        start = time.perf_counter()
-        graph, values = task_values(ready.manifest, "layer", window, layer, inputs)
-        found.append(layer_task(select(), graph, values, time.perf_counter() - start, profile))
-        del graph, values, inputs
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    count = len(found)
+        s = stage(shape, tokens, profile, select(), Path(folder), rank)
+        _ = s.trace
+        tasks = s.tasks(("layer",))
+        s.prove(tasks[0])
+        found = [s.prove(task) for task in tasks]
     return Point(
-        tokens, shape.hidden_size, rank, count, threads, sum(f.committed for f in found), sum(f.lookups for f in found), trained,
-        sum(f.prove_seconds + f.witness_seconds for f in found), sum(f.verify_seconds for f in found),
-        sum(f.proof_bytes for f in found), peak,
+        tokens, shape.hidden_size, rank, len(found), threads, sum(f.valid for f in found), sum(f.lookups for f in found), s.train_seconds,
+        sum(f.seconds["prove"] + f.seconds["evaluate"] for f in found), sum(f.seconds["verify"] for f in found),
+        sum(f.proof_bytes for f in found), max(f.peak_bytes for f in found),
     )
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.shapes NAME FOLDER [--layers N]
 
-Weights are normal with standard deviation 1/√d_in (norms are 1), bfloat16, from a fixed seed, one file for each layer, so that memory
-stays at one layer. Called by benchmarks/scaling.py and by hand.
+Weights are normal with standard deviation 1/√d_in (norms are 1), bfloat16, from a fixed seed (a GPU's differ from a CPU's), one file for
+each layer, so that memory stays at one layer. Called by benchmarks/stage.py and by hand.
 """
 
 import argparse
@@ -41,10 +41,11 @@ SHAPES = {
 def write_folder(folder: Path, shape: Shape, seed: int = 1) -> Path:
     """config.json, an index, and one safetensors file for each layer and one for the rest; the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    random = torch.Generator().manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    random = torch.Generator(device).manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns, generator=random) / columns**0.5).to(torch.bfloat16)
+        return (torch.randn(rows, columns, generator=random, device=device) / columns**0.5).to(torch.bfloat16).cpu()
 
     d, ffn, keys = shape.hidden_size, shape.intermediate_size, shape.num_key_value_heads * shape.head_dim
     attention = {"q_proj": (d, d), "k_proj": (keys, d), "v_proj": (keys, d), "o_proj": (d, d)}

@@ -25,6 +25,7 @@ from protocol.schedule.task import TaskShape, run_task
 from protocol.statement import Name, Task, commitment_layout, opening_counts, task_list
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
+from prover.cost.forecast import Counted, Forecast, forecast
 from prover.cost.machine import peak_bytes, reset_peak
 from prover.cost.phases import Clock, timed_proof
 from prover.cost.work import padded_cells
@@ -33,6 +34,7 @@ from prover.executor.prepare import Prepared, prepare
 from prover.executor.torch_ops import TorchOps
 from prover.executor.trainer import Trainer, WindowTrace
 from prover.files.dataset import TokenisedDataset
+from prover.files.groups import KEEP_BYTES
 from prover.files.hf_model import open_model
 from prover.randomness import fresh_seed
 from prover.witness.task import task_values
@@ -132,10 +134,11 @@ class Stage:
 
 
 def stage(
-    shape: Shape, tokens: int, profile_name: str, backend: Backend, folder: Path, rank: int = 8, ops: TorchOps | None = None,
-    clock: Clock = time.perf_counter,
+    shape: Shape, tokens: int, profile_name: str, backend: Backend, folder: Path, rank: int = 8, keep: int = KEEP_BYTES,
+    ops: TorchOps | None = None, clock: Clock = time.perf_counter,
 ) -> Stage:
-    """One sequence of random tokens, AdamW, rank `rank` on all seven projections; the weights are written to `folder` unless they lie there."""
+    """One sequence of random tokens, AdamW, rank `rank` on all seven projections; weights are written to `folder` unless they lie
+    there, and `keep` bytes of their integers are held."""
     random = np.random.default_rng(5)
     ids = random.integers(0, shape.vocab_size, (1, tokens + 1))
     dataset = TokenisedDataset(ids, np.ones((1, tokens), dtype=np.int64), "00" * 32, 0, 1)
@@ -144,7 +147,13 @@ def stage(
     ready = prepare(
         open_model(folder), dataset, name="benchmark", lora=Lora(rank, 2 * rank, PROJECTIONS),
         optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True,
-        base_visibility="private", profile=profile_name, calibration_steps=1,
+        base_visibility="private", profile=profile_name, calibration_steps=1, keep=keep, device=(ops or TorchOps()).device,
     )
     manifest = replace(ready.manifest, budgets=opening_counts(ready.manifest))
     return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, ops or TorchOps(), clock)
+
+
+def foretold(manifest: RunManifest, task: Task, params: Params) -> Forecast:
+    """One task of a manifest that has budgets."""
+    counted = Counted.of(lambda: task.graph(manifest), params.field)
+    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments])

@@ -145,8 +145,9 @@ def _print_plan(plan: dict[str, Any]) -> None:
         )
     console.print(table)
     _print(f"proof parameters {plan['profile']}; openings per commitment {plan['budgets']}")
-    rates = "nobody has measured that device here" if plan["backend"] is None else f"times from rates of the {plan['backend']} backend measured now"
-    _print(f"memory of the largest task, without the program itself; {rates}, one task after another")
+    measured = f"times from rates of the {plan['backend']} backend measured now, one task after another"
+    times = measured if plan["backend"] else "no times, since that device is not here"
+    _print(f"memory of the largest task, without the program itself; {times}")
 
 
 def _print_summary(values: dict[str, Any]) -> None:

@@ -210,9 +210,9 @@ def _estimate(manifest: RunManifest, shapes: Shapes) -> Estimate:
         sizes = [proof_size(params, c.counted.shape, found) for c, found in zip(group, inputs, strict=True)]
         bits = [_soundness(manifest, params, c.counted.shape, found).bits for c, found in zip(group, inputs, strict=True)]
         each = [forecast(c.counted, params, found) for c, found in zip(group, inputs, strict=True)]
-        counts = [c.count for c in group]
+        counts, cells = [c.count for c in group], [[getattr(f, name) for f in each] for name in ("valid", "padded", "lookups")]
         kinds.append(KindCost(
-            kind, sum(counts), *(sum(n * getattr(f, name) for n, f in zip(counts, each, strict=True)) for name in ("valid", "padded", "lookups")),
+            kind, sum(counts), *(sum(n * k for n, k in zip(counts, found, strict=True)) for found in cells),
             sum(n * size for n, size in zip(counts, sizes, strict=True)), min(bits), max((f.memory for f in each), key=lambda m: m.peak),
             {part: sum((f.parts[part].times(n) for n, f in zip(counts, each, strict=True)), Work()) for part in PARTS},
         ))

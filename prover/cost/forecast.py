@@ -58,7 +58,7 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout]) 
         given += commitment_work(layout)
     parts = {
         "inputs": given, "evaluate": evaluation_work(graph) + Work(host=2 * task.built),
-        "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params),
+        "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
     return Forecast(parts, task_memory(shape, task.claims, params, inputs), *padded_cells(shape.witness_layout(params)), lookups)

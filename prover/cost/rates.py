@@ -1,9 +1,10 @@
-"""What this machine does in a second, measured with the prover's own parts in about a second and a half.
+"""What this machine does in a second, measured with the prover's own parts in about two seconds.
 
-A small and a larger task of the same kind (a matrix product, its rescaling, a product of cells, its rescaling) are committed,
-proved phase by phase (phases.py) and counted (work.py). Of each phase two figures are unknown, seconds for a unit of work and
-for a call (a round, a claim, a slot), and two measurements give both. Sizes double until the larger proof takes LEAST seconds, so
-that a device which is faster than its calls is still measured at work. Nothing is kept: another load gives other rates.
+Three tasks of one kind (a matrix product, its rescaling, products of cells, their rescaling), a small one, a small one with many
+operations and a large one, are committed, proved phase by phase (phases.py) and counted (work.py). Of each phase two figures are
+unknown, seconds for a unit of work and for a call (a round, a claim, a slot); they are fitted to the three. The large one grows until its
+proof takes LEAST seconds, so that a device which is faster than its calls is still measured at work. Nothing is kept: another load
+gives other rates.
 
 `seconds(work, rates)` by name. Called by tasks/estimate.py and benchmarks/.
 """
@@ -27,16 +28,18 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.claims import Claims, record_claims
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import Work, commitment_work, evaluation_work, proof_work
+from prover.cost.work import Work, commitment_work, evaluation_work, proof_work, verification_work
 from prover.executor.evaluate import check, evaluate
 from prover.executor.torch_ops import TorchOps
 from prover.randomness import SecretStream, fresh_seed
 
 LEAST = 0.4  # seconds of the larger proof
-SMALL, LARGE = 8, 256  # tokens and widths of the two tasks
+SMALL, LARGE = 8, 128  # widths of the tasks
+DEEP, DEEPER = 6, 64  # products of the large one, and of a small one that has many
 UNITS = {  # unit of work → (its calls, the phase that it is measured in)
     "leaves": ("tree_rounds", "tree"), "folded": ("instances", "claims"), "tables": ("product_rounds", "products"),
-    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"),
+    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"), "schedule": ("openings", "schedule"),
+    "verified": ("checks", "verified"),
 }
 
 
@@ -65,19 +68,20 @@ class Sample:
     claims: Claims
 
 
-def sample_graph(size: int) -> Graph:
-    """y = rescale(x·Wᵀ), z = rescale(y∘y): [t,d]·[o,d] with t = 2·size, d = size and an odd part in o = 11·size/4, as models have."""
+def sample_graph(size: int, depth: int) -> Graph:
+    """y_0 = rescale(x·Wᵀ), y_k = rescale(y_{k−1}∘y_{k−1}): [t,d]·[o,d] with t = 2·size, d = size, and an odd part in o as models have."""
     g = Graph()
     x = g.input("x_in", "x", "td", (2 * size, size), -(1 << 15), (1 << 15) - 1)
     w = g.input("base", "W", "od", (11 * size // 4, size), -(1 << 11), (1 << 11) - 1)
-    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y")
-    rescale(g, g.product("yy", "to,to->to", y, y), 16, 16, "z")
+    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y0")
+    for k in range(1, depth):
+        y = rescale(g, g.product(f"square{k}", "to,to->to", y, y), 16, 16, f"y{k}")
     return g
 
 
-def sample(backend: Backend, params: Params, size: int, ops: TorchOps) -> Sample:
+def sample(backend: Backend, params: Params, size: int, depth: int, ops: TorchOps) -> Sample:
     """Random integers in it, inputs committed."""
-    graph, random = sample_graph(size), np.random.default_rng(size)
+    graph, random = sample_graph(size, depth), np.random.default_rng(size)
     given = {
         (op.commitment, op.tensor_name): random.integers(t.lo // 2, t.hi // 2, t.shape)
         for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)
@@ -99,20 +103,24 @@ def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time
     size, spent = LARGE, 0.0
     while spent < LEAST:
         start = clock()
-        large = sample(backend, params, size, ops)
+        large = sample(backend, params, size, DEEP, ops)
         last = _phases(backend, params, large, clock)
         spent, size = clock() - start, 2 * size
-    small = sample(backend, params, SMALL, ops)
-    pair, phases = (small, large), (_phases(backend, params, small, clock), last)
-    works = [proof_work(s.shape, s.claims, params, [data.layout for _, data in s.inputs]) for s in pair]
+    samples = [*(sample(backend, params, SMALL, depth, ops) for depth in (2, DEEPER)), large]
+    phases = [*(_phases(backend, params, s, clock) for s in samples[:-1]), last]
+    layouts = [[data.layout for _, data in s.inputs] for s in samples]
+    works = [
+        proof_work(s.shape, s.claims, params, found) + verification_work(s.claims, params, found)
+        for s, found in zip(samples, layouts, strict=True)
+    ]
+    host = works[0].transformed * unit["transformed"]
     for name, (calls, phase) in UNITS.items():
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
-        unit[name], unit[calls] = _two_unknowns(work, count, [p[phase] for p in phases])
-    unit["counted"] = _best(lambda: [count_multiplicities(p, large.values) for p in large.shape.plans], clock) / works[1].counted
-    _evaluation_rates(unit, pair, ops, clock)
-    counted, transforms = sum(s.claims.seconds for s in pair), works[0].transformed * unit["transformed"]
-    for name in ("schedule", "verified"):  # half of a proof's transforms, those of a verifier
-        unit[name] = max(sum(p[name] for p in phases) - transforms, counted / 2) / counted
+        spare = host if name == "verified" else 0.0
+        unit[name], unit[calls] = _two_unknowns(work, count, [max(p[phase] - spare, 0.0) for p in phases])
+    held = list(map(backend.to_device, large.values))
+    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, held) for p in large.shape.plans], clock) / works[-1].counted
+    _evaluation_rates(unit, samples, ops, clock)
     return Rates(backend.name, unit)
 
 
@@ -131,10 +139,15 @@ def _phases(backend: Backend, params: Params, s: Sample, clock: Clock) -> dict[s
 
 
 def _two_unknowns(work: Sequence[float], calls: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """(a, b) ≥ 0 with a·work + b·calls = seconds, of a small task and a large one; noise gives a to the larger."""
-    ratio = calls[1] / calls[0]
-    a = max(seconds[1] - ratio * seconds[0], seconds[1] / 2) / (work[1] - ratio * work[0])
-    return a, max(seconds[0] - a * work[0], 0.0) / calls[0]
+    """(a, b) ≥ 0 for which a·work + b·calls is nearest to the seconds of a few tasks, each relative to its own."""
+    pairs, spent = np.array([work, calls], dtype=float).T, np.array(seconds)
+    weights = 1 / np.maximum(spent, 1e-4)
+    pairs, spent = pairs * weights[:, None], spent * weights
+    a, b = np.linalg.lstsq(pairs, spent, rcond=None)[0]
+    if a < 0 or b < 0:  # noise: one of them explains everything
+        alone = [float(column @ spent / (column @ column)) for column in pairs.T]
+        return (0.0, alone[1]) if a < 0 else (alone[0], 0.0)
+    return float(a), float(b)
 
 
 def _host_rates(params: Params, clock: Clock) -> dict[str, float]:
@@ -161,12 +174,12 @@ def _commit_rates(backend: Backend, params: Params, random: float, clock: Clock)
     return encoded, hashed
 
 
-def _evaluation_rates(unit: dict[str, float], pair: Sequence[Sample], ops: TorchOps, clock: Clock) -> None:
+def _evaluation_rates(unit: dict[str, float], samples: Sequence[Sample], ops: TorchOps, clock: Clock) -> None:
     """Seconds for a multiply-add, a pass over a cell and an operation, from both samples evaluated as a task's witness is."""
     a = torch.rand(512, 512, dtype=torch.float64, device=ops.device)
     unit["macs"] = _best(lambda: float((a @ a)[0, 0]), clock) / 512**3
-    works = [evaluation_work(s.shape.graph) for s in pair]
-    spent = [max(_best(lambda s=s: _evaluate(s, ops), clock) - unit["macs"] * w.macs, 0.0) for s, w in zip(pair, works, strict=True)]  # type: ignore[misc]
+    works = [evaluation_work(s.shape.graph) for s in samples]
+    spent = [max(_best(lambda s=s: _evaluate(s, ops), clock) - unit["macs"] * w.macs, 0.0) for s, w in zip(samples, works, strict=True)]  # type: ignore[misc]
     unit["evaluated"], unit["operations"] = _two_unknowns([w.evaluated for w in works], [w.operations for w in works], spent)
 
 

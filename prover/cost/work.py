@@ -3,7 +3,7 @@
 Work is in the units of rates.py. Memory is bytes by name for each phase; the peak is the phase whose sum is largest:
 
     evaluate   every tensor of the graph as int64, the committed ones twice, the operands of the largest contraction in float64
-    commit     values, inputs (rows, blinding, codewords, salts, levels), rows and codeword of the witness
+    commit     values, inputs and witness (rows, blinding, codewords, salts, levels)
     tree       the same and a tree: 16 bytes a leaf in use and 32 for the levels above it
     products   the same, leaves alone of the tree, the tables of a batch of claims
     opening    the same without tables, 16 bytes of weights a cell of every row, and the first folded row pairs
@@ -17,7 +17,7 @@ from math import prod
 
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
-from protocol.relation.graph import WITNESS, AxisMap, Committed, Gather, Graph, Input, Linear, OneHot, Product, Public
+from protocol.relation.graph import WITNESS, Committed, Graph, Input, Linear, Product
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -26,16 +26,16 @@ from prover.cost.claims import Claims
 WORD = 8  # bytes of an element of F, and of an integer
 CODEWORD_KEPT = True  # by CommitmentData: columns are read from it when a commitment is opened
 _HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
-_PLANES = 4  # K codewords R1 and R2, transformed in NumPy where they are made and again where they are checked
+_PLANES = 2  # of an element of K
 
 
 @dataclass(frozen=True)
 class Work:
-    """Counts; sums of tasks are sums of counts. The last three are processor seconds of this machine measured while counting: the
-    schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
+    """Counts; sums of tasks are sums of counts. `schedule`, `verified` and `host` are processor seconds of this machine measured
+    while counting: the schedule, which prover and verifier run with more in it, and what is done as it was, the building of graphs."""
 
     evaluated: float = 0  # passes over cells of int64 tensors
-    operations: float = 0  # tensors evaluated
+    operations: float = 0  # calls of the array library for them
     macs: float = 0  # multiply-adds of contractions
     encoded: float = 0  # cells of rows encoded: witness and inputs
     hashed: float = 0  # compressions of SHA-256 in leaves and nodes
@@ -53,7 +53,9 @@ class Work:
     opening_rounds: float = 0
     transformed: float = 0  # butterflies in NumPy
     schedule: float = 0
+    openings: float = 0  # commitments whose columns are opened
     verified: float = 0
+    checks: float = 0  # commitments whose columns are checked
     host: float = 0
 
     def __add__(self, other: "Work") -> "Work":
@@ -68,7 +70,7 @@ def witness_work(shape: TaskShape, params: Params) -> Work:
     layout = shape.witness_layout(params)
     counted = sum(x.columns[0].cells for x in shape.graph.lookups)
     secrets = 16 * (shape.pads + params.ell)
-    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets, transformed=_PLANES * params.n * _log(params.n))
+    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets)
 
 
 def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
@@ -90,13 +92,14 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
         product_rounds=sum(i.variables for i in claims.instances),
         weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
         opened=sum(len(c.rows) * code.ell for c in every),
-        opening_rounds=sum(c.variables for c in every), transformed=_PLANES * params.n * _log(params.n), schedule=claims.seconds,
+        opening_rounds=sum(c.variables for c in every), transformed=2 * _PLANES * params.ell * _log(params.ell), schedule=claims.seconds,
+        openings=len(every),
     )
 
 
-def verification_work(claims: Claims, params: Params) -> Work:
+def verification_work(claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
     """The schedule again, and the columns' checks."""
-    return Work(verified=claims.seconds, transformed=_PLANES * params.n * _log(params.n))
+    return Work(verified=claims.seconds, checks=len(inputs) + 1, transformed=_PLANES * params.n * _log(params.n))
 
 
 def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -109,22 +112,24 @@ def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
 
 
 def evaluation_work(graph: Graph) -> Work:
-    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked."""
-    passes = macs = 0.0
+    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked: calls of
+    the array library, and the cells that they pass over."""
+    passes = calls = macs = 0.0
     hints = {t.index: _HINT_PASSES.get(h.kind, 2) for h in graph.hints for t in h.outputs}
     for tensor, op in zip(graph.tensors, graph.ops, strict=True):
         if isinstance(op, Product) and (count := _contracted(op, tensor.axes)) > 1:
             macs += 2 * tensor.cells * count
-            passes += 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
+            steps, cells = 2 * 8, 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
         elif isinstance(op, Linear):
-            passes += 2 * sum(1 + t.tensor.cells / max(tensor.cells, 1) for t in op.terms) * tensor.cells
-        elif isinstance(op, Product | OneHot | Gather | AxisMap | Public | Input):
-            passes += 2 * 2 * tensor.cells
+            steps, cells = 2 * (1 + 4 * len(op.terms)), 2 * sum(tensor.cells + t.tensor.cells for t in op.terms)
+        elif isinstance(op, Committed):
+            steps = 3 + hints.get(tensor.index, 1)
+            cells = steps * tensor.cells
         else:
-            passes += (2 + hints.get(tensor.index, 1)) * tensor.cells
-        passes += 2 * tensor.cells  # bounds
+            steps, cells = 2 * 3, 2 * 2 * tensor.cells
+        calls, passes = calls + steps + 4, passes + cells + 2 * tensor.cells  # bounds, twice
     passes += sum(4 * len(x.columns) * x.columns[0].cells for x in graph.lookups)
-    return Work(evaluated=passes, operations=2 * len(graph.tensors), macs=macs)
+    return Work(evaluated=passes, operations=calls + 4 * len(graph.lookups), macs=macs)
 
 
 def _contracted(op: Product, out: str) -> int:
@@ -158,7 +163,6 @@ def task_memory(
     tensors = {"integer values": values, "input tensors": given}
     held = _held(inputs, codeword_kept)
     kept = _held(every, codeword_kept, EXTRA_ROWS)
-    words = (len(witness.rows) + EXTRA_ROWS) * witness.code.n * WORD
     trees = [p.fractions for p in shape.plans]
     leaves = {"leaves": 16 * max(trees, default=0)}
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
@@ -166,11 +170,11 @@ def task_memory(
     sizes = [prod(size) for size in _committed(shape).values()]
     return Memory({
         "evaluate": tensors | held | {"committed values again": own, "contraction": _contraction(graph)},
-        "commit": tensors | kept | {"codeword while rows are joined": words},
+        "commit": tensors | kept,
         "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
         "products": tensors | kept | leaves | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
         "opening": tensors | kept | leaves | {
-            "opening weights": 16 * sum(cells), "weights of a tensor": max(2 * 16 * max(sizes), 16 * max(cells)),
+            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": 16 * max(*sizes, *cells),
         },
     })
 

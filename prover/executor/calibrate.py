@@ -58,11 +58,12 @@ def _ceil_log2(maximum: float) -> int:
 
 
 def calibrate(
-    manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12, extra_headroom: int = 0
+    manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12, extra_headroom: int = 0,
+    device: str = "cpu",
 ) -> Calibration:
     """`manifest.exponents` holds those of the base arrays ("base/0/W_q" …); the result holds them and all others."""
     peak = replace(manifest.optimizer, schedule="constant", warmup_steps=0)
-    run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask)
+    run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask, device)
     losses = [run.step(k) for k in range(steps)]
     wild = [key for key, maximum in run.maxima.items() if not maximum < 2.0**60]
     if wild or not all(map(isfinite, losses)):

@@ -34,10 +34,10 @@ def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, Int
 
 
 class Dequantised(Mapping[str, dict[str, torch.Tensor]]):
-    """The real tensors of the commitments in `base`; the group asked for last is kept."""
+    """The real tensors of the commitments in `base` on a device; the group asked for last is kept."""
 
-    def __init__(self, exponents: Mapping[str, int], base: Base) -> None:
-        self.exponents, self.base = exponents, base
+    def __init__(self, exponents: Mapping[str, int], base: Base, device: str) -> None:
+        self.exponents, self.base, self.device = exponents, base, device
         self._last: tuple[str, dict[str, torch.Tensor]] = "", {}
 
     def __iter__(self) -> Iterator[str]:
@@ -49,15 +49,15 @@ class Dequantised(Mapping[str, dict[str, torch.Tensor]]):
     def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
         if self._last[0] != name:
             self._last = "", {}  # not both in memory
-            self._last = name, dequantised(self.exponents, name, self.base[name])
+            self._last = name, {k: x.to(self.device) for k, x in dequantised(self.exponents, name, self.base[name]).items()}
         return self._last[1]
 
 
 class FloatModel:
     """The decoder in float64, its magnitudes noted. `base` as `dequantised`; of it only what is asked for need be there."""
 
-    def __init__(self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        self.m, self.size, self.base = manifest, axis_sizes(manifest), base
+    def __init__(self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]], device: str = "cpu") -> None:
+        self.m, self.size, self.base, self.device = manifest, axis_sizes(manifest), base, device
         self.maxima: dict[str, float] = {}
         self.traced: list[tuple[str, str, torch.Tensor]] = []
         n, k = manifest.lora.scale
@@ -70,7 +70,7 @@ class FloatModel:
         frequency = torch.tensor([f / 2**GUARD for f in exact], dtype=torch.float64)
         angle = torch.arange(self.m.sequence_length, dtype=torch.float64)[:, None] * frequency
         both = torch.cat([angle, angle], dim=1)
-        return both.cos(), both.sin()
+        return both.cos().to(self.device), both.sin().to(self.device)
 
     def note(self, key: str, value: torch.Tensor) -> None:
         self.maxima[key] = max(self.maxima.get(key, 0.0), float(value.detach().abs().max()))
@@ -139,7 +139,7 @@ class FloatModel:
         self.note(p + "q", q)
         self.note(p + "k", k)
         scores = self.trace("", p + "dS", torch.einsum("btgqj,bugj->bgqtu", q, k))
-        future = torch.ones(t, t, dtype=torch.bool).triu(1)
+        future = torch.ones(t, t, dtype=torch.bool, device=self.device).triu(1)
         probability = self.softmax(p + "attn", scores.masked_fill(future, -torch.inf))
         out = self.trace("", p + "dO", torch.einsum("bgqtu,bugj->btgqj", probability, v))
         step1 = self.project(layer, "o_proj", out, leaves)
@@ -163,17 +163,17 @@ class FloatRun(FloatModel):
     """LoRA training in float64 from the manifest's initial adapter, one layer at a time: memory holds a layer's weights and
     activations, the layers' inputs, and the adapter with its optimizer state."""
 
-    def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray) -> None:
-        super().__init__(manifest, Dequantised(manifest.exponents, base))
-        self.tokens, self.mask = torch.from_numpy(tokens), torch.from_numpy(mask).double()
+    def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, device: str = "cpu") -> None:
+        super().__init__(manifest, Dequantised(manifest.exponents, base, device), device)
+        self.tokens, self.mask = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).double().to(device)
         self.adapter: dict[str, torch.Tensor] = {}
         for layer in range(manifest.model.layers):
             for module in manifest.lora.target_modules:
                 shape = tuple(self.size[a] for a in axes_of(module, "lora_A"))
                 start = initial_lora_a(manifest.seed, layer, module, shape) * 2.0**-MASTER_BITS
-                self.adapter[f"{layer}/{module}.lora_A"] = torch.from_numpy(start)
+                self.adapter[f"{layer}/{module}.lora_A"] = torch.from_numpy(start).to(device)
                 b_shape = [self.size[a] for a in axes_of(module, "lora_B")]
-                self.adapter[f"{layer}/{module}.lora_B"] = torch.zeros(b_shape, dtype=torch.float64)
+                self.adapter[f"{layer}/{module}.lora_B"] = torch.zeros(b_shape, dtype=torch.float64, device=device)
         for matrix in self.adapter.values():
             matrix.requires_grad_()
         self.optimizer = self._optimizer()
@@ -189,7 +189,7 @@ class FloatRun(FloatModel):
         """One optimizer step on batch k; returns the mean token loss before it."""
         self.traced = []
         self.optimizer.zero_grad()
-        index = torch.from_numpy(np.array(self.m.batch(k)))
+        index = torch.from_numpy(np.array(self.m.batch(k))).to(self.device)
         ids, mask = self.tokens[index], self.mask[index]
         inputs = [self.base["embedding"]["E"][ids[:, :-1]]]
         with torch.no_grad():

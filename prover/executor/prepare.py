@@ -10,6 +10,7 @@ from protocol.manifest import VERSION, WIDTHS, Lora, Optimizer, RunManifest
 from protocol.relation.graph import IntArray
 from prover.executor.calibrate import Calibration, calibrate
 from prover.files.dataset import TokenisedDataset
+from prover.files.groups import KEEP_BYTES
 from prover.files.hf_model import HfModel
 from prover.files.quantise import quantise_base
 
@@ -31,11 +32,12 @@ def prepare(
     model: HfModel, dataset: TokenisedDataset, *, name: str, lora: Lora, optimizer: Optimizer, batch_size: int,
     steps: int, window_steps: int, seed: int, publish_loss: bool, base_visibility: str, profile: str,
     gradient_accumulation: int = 1, weight_bits: int = WIDTHS["weight"], weight_scales: str = "tensor", headroom: int = 0,
-    dataset_owner: str = "", calibration_steps: int = CALIBRATION_STEPS,
+    dataset_owner: str = "", calibration_steps: int = CALIBRATION_STEPS, keep: int = KEEP_BYTES, device: str = "cpu",
 ) -> Prepared:
-    """Quantise, count loss tokens, calibrate. `headroom` is bits kept free in every calibrated exponent beyond the usual ones."""
+    """Quantise, count loss tokens, calibrate on `device`. `headroom` is bits kept free in every calibrated exponent beyond the usual
+    ones; `keep` bytes of the model's integers are held, the rest is read again."""
     widths = WIDTHS | {"weight": weight_bits, "head": weight_bits}
-    base, exponents = quantise_base(model, widths, weight_scales)
+    base, exponents = quantise_base(model, widths, weight_scales, keep)
     draft = RunManifest(
         version=VERSION, name=name, model=model.config, lora=lora, optimizer=optimizer, batch_size=batch_size,
         gradient_accumulation=gradient_accumulation, rotation_windows=0, weight_scales=weight_scales,
@@ -47,5 +49,5 @@ def prepare(
     )
     counts = tuple(int(dataset.mask[draft.batch(k)].sum()) for k in range(steps))
     draft = replace(draft, loss_tokens=counts)
-    calibration = calibrate(draft, base, dataset.tokens, dataset.mask, calibration_steps, headroom)
+    calibration = calibrate(draft, base, dataset.tokens, dataset.mask, calibration_steps, headroom, device)
     return Prepared(replace(draft, exponents=calibration.exponents), base, dataset.tokens, dataset.mask, calibration)

@@ -1,0 +1,173 @@
+"""The planner counts what the prover does: cells, claims and bytes of real proofs, and refuses nothing that it has not tried."""
+
+import json
+import mmap
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import main as bench_gpu
+from protocol.layout import CommitmentLayout
+from protocol.params import PROFILES, Params, profile
+from protocol.schedule.products import Instance
+from protocol.schedule.task import TaskShape
+from prover.argument.batch import ProductBatchProver
+from prover.backend import select
+from prover.commitment.commit import commit
+from prover.cost.bound import bound
+from prover.cost.claims import record_claims
+from prover.cost.forecast import PARTS, Counted, forecast
+from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
+from prover.cost.phases import timed_proof
+from prover.cost.rates import measure, sample
+from prover.cost.work import Memory, Work, commitment_work, padded_cells, task_memory
+from prover.executor.torch_ops import TorchOps
+from tests.support.stage import Case, Stage, seed
+from tests.toy import toy
+
+PARAMS = profile("goldilocks-2^10")
+
+
+class CountingBackend:
+    """A backend that notes how many cells its calls were given."""
+
+    def __init__(self) -> None:
+        self.inner, self.seen = select("cpu"), Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, code: Any, messages: Any, rho: Any, out: Any = None) -> Any:
+        if code.ell == PARAMS.ell:  # tail pads have shorter rows
+            self.seen["encoded"] += messages.size
+        return self.inner.encode(code, messages, rho, out)
+
+    def hash_columns(self, codeword: Any, salts: Any) -> Any:
+        self.seen["hashed"] += codeword.shape[1] * (1 + -(-(8 * len(codeword) + 9) // 64))
+        return self.inner.hash_columns(codeword, salts)
+
+    def merkle_levels(self, leaves: Any) -> Any:
+        levels = self.inner.merkle_levels(leaves)
+        self.seen["hashed"] += 2 * sum(len(level) for level in levels[1:])
+        return levels
+
+    def count(self, x: Any, first: int, counts: Any) -> None:
+        self.seen["counted"] += x.size
+        self.inner.count(x, first, counts)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Stage(toy(layers=1, steps=1, window_steps=1)).case("layer", 0, 0)
+
+
+def layouts(case: Case, params: Params) -> list[CommitmentLayout]:
+    named = [case.stage.layout(name) for _, name in case.task.commitments]
+    return [CommitmentLayout.pack([(s.name, s.tensor.shape) for s in x.slots], params.code(2)) for x in named]
+
+
+def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Instance] = []
+    plain = ProductBatchProver.claim
+
+    def noted(self: ProductBatchProver, instance: Instance) -> Any:
+        made.append(instance)
+        return plain(self, instance)
+
+    monkeypatch.setattr(ProductBatchProver, "claim", noted)
+    backend, found = CountingBackend(), layouts(case, PARAMS)
+    arrays = [case.stage.arrays[str(name)] for _, name in case.task.commitments]
+    inputs = [(role, commit(backend, x, a, seed(role))) for (role, _), x, a in zip(case.task.commitments, found, arrays)]
+    before = Counter(backend.seen)
+    assert before["encoded"] == sum(commitment_work(x).encoded for x in found)
+    assert before["hashed"] == sum(commitment_work(x).hashed - 2 for x in found)  # a tree has one node fewer than leaves
+    shape = TaskShape(case.graph, case.field)
+    published = {item.name: case.values[item.tensor.index] for item in case.graph.published}
+    proof, seconds = timed_proof(backend, shape, b"toy", inputs, case.values, published, PARAMS, seed("proof"))  # type: ignore[arg-type]
+    assert set(seconds) == {"witness", "tree", "claims", "products", "weights", "opening", "schedule"} and len(proof) > 100_000
+
+    counted = Counted.of(lambda: case.graph, case.field)
+    assert [(i.tensor.index, i.shared) for i in counted.claims.instances] == [(i.tensor.index, i.shared) for i in made]
+    assert replace(counted.shape.counts, message_bytes=0) == replace(shape.counts, message_bytes=0)
+    told = forecast(counted, PARAMS, found)
+    work = told.parts["prove"]
+    assert backend.seen["encoded"] - before["encoded"] == work.encoded + 2 * PARAMS.ell  # and the mask R1
+    assert backend.seen["hashed"] - before["hashed"] == work.hashed - 2
+    assert backend.seen["counted"] == work.counted == told.lookups
+    assert work.leaves == sum(plan.fractions for plan in shape.plans) and work.opened == sum(len(x.rows) for x in (
+        *found, shape.witness_layout(PARAMS))) * PARAMS.ell
+    assert (told.valid, told.padded) == padded_cells(shape.witness_layout(PARAMS)) and told.padded % PARAMS.ell == 0
+    assert set(told.parts) == set(PARTS) and told.parts["inputs"].encoded == before["encoded"]
+
+
+def test_every_claimed_tensor_is_committed(case: Case) -> None:
+    claims = record_claims(TaskShape(case.graph, case.field))
+    names = {(role, name) for role, _ in case.task.commitments for name in case.stage.arrays[str(dict(case.task.commitments)[role])]}
+    names |= {("witness", name) for name, _ in TaskShape(case.graph, case.field).witness_tensors()}
+    assert set(claims.slots) <= names and all(count >= 1 for count in claims.slots.values()) and claims.seconds > 0
+
+
+def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
+    counted, found = Counted.of(lambda: case.graph, case.field), layouts(case, PARAMS)
+    held, streamed = (task_memory(counted.shape, counted.claims, PARAMS, found, kept) for kept in (True, False))
+    assert held.peak == sum(held.phases[held.peak_phase].values()) == max(sum(terms.values()) for terms in held.phases.values())
+    every = [*found, counted.shape.witness_layout(PARAMS)]
+    codewords = sum(len(x.rows) for x in every) + 6
+    assert held.phases["opening"]["codewords"] == 8 * PARAMS.n * codewords and streamed.phases["opening"]["codewords"] == 0
+    assert held.phases["tree"]["integer values"] == 8 * sum(t.cells for t in case.graph.tensors)
+    assert held.phases["opening"]["opening weights"] == 16 * PARAMS.ell * (codewords - 6)
+    assert Memory({"a": {"x": 3}, "b": {"y": 2, "z": 2}}).peak_phase == "b"
+
+
+def test_rates_are_measured_and_add_up() -> None:
+    rates = measure(select("cpu"), PARAMS, TorchOps())
+    assert set(rates.unit) == set(vars(Work())) and all(value >= 0 for value in rates.unit.values()) and rates.backend == "cpu"
+    assert all(rates.unit[name] > 0 for name in ("encoded", "hashed", "leaves", "folded", "tables", "weighted", "opened", "macs"))
+    assert rates.total(Work(leaves=2.0) + Work(leaves=1.0, host=1.0)) == pytest.approx(3 * rates.unit["leaves"] + 1)
+    assert rates.total(Work(leaves=2.0, host=1.0).times(3)) == pytest.approx(6 * rates.unit["leaves"] + 3)
+
+
+def test_a_sample_is_an_honest_task() -> None:
+    made = sample(select("cpu"), PARAMS, 8, 2, TorchOps())
+    assert len(made.claims.instances) == 2 and len(made.inputs) == 2 and len(made.values) == len(made.shape.graph.tensors)
+
+
+def test_the_bound_counts_each_kind_of_work() -> None:
+    params = PROFILES["goldilocks-2^16"]
+    least = bound(Work(encoded=1.0, hashed=2.0), params)
+    assert (least.bytes, least.products, least.compressions) == (72, 8 + 36, 2)
+    assert least.seconds(72, 44, 2) == 2 and least.seconds(1, 1e9, 1e9) == 72
+    assert bound(Work(leaves=1.0), params).products == 56 and bound(Work(macs=1.0, schedule=1.0), params).bytes == 0
+
+
+def test_the_peak_of_a_process_is_measured_anew() -> None:
+    reset_peak("cpu")
+    low = peak_bytes("cpu")
+    held = mmap.mmap(-1, 1 << 27)
+    np.frombuffer(held, dtype=np.uint8)[::4096] = 1
+    assert peak_bytes("cpu") >= low + len(held) // 2 and 0 < resident_bytes("cpu") <= peak_bytes("cpu") <= memory_bytes("cpu")
+
+
+def test_bench_gpu_runs_a_whole_step_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench_gpu(["--backend", "cpu", "--shape", "toy", "--layers", "1", "--tokens", "4", "--profile", "goldilocks-2^10",
+                       "--folder", str(tmp_path), "--json", str(tmp_path / "found.json")])
+    [step] = found["steps"]
+    assert [r["task"] for r in step["tasks"]] == ["embed(0)", "layer(0, 0)", "head(0)"] and step["of"] == 3
+    assert all(r["proof_bytes"] > 0 and r["seconds"]["verify"] > 0 and r["share"] > 0 for r in step["tasks"])
+    assert json.loads((tmp_path / "found.json").read_text())["steps"][0]["lookups"] == step["lookups"] > 0
+    again = bench_gpu(["--backend", "cpu", "--shape", "toy", "--layers", "1", "--tokens", "4", "--profile", "goldilocks-2^10",
+                       "--folder", str(tmp_path), "--limit", "0"])  # the same weights, and no time for any task
+    assert again["steps"][0]["tasks"] == [] and "stopped by --limit after 0 of 3" in capsys.readouterr().out
+
+
+def test_bench_gpu_needs_no_services() -> None:
+    missing = ("prefect", "sqlalchemy", "alembic", "boto3", "botocore", "fastapi", "typer", "pydantic", "storage", "tasks", "flows")
+    program = f"import sys\nfor name in {missing}: sys.modules[name] = None\nimport benchmarks.gpu"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0, done.stderr

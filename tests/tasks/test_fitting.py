@@ -1,0 +1,56 @@
+"""A run that does not fit is refused with settings that do: they are tried, and the next larger ones are not enough."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from protocol.relation.model import build
+from tasks.estimate import Estimate, PlanError, choose, kind_memory
+from tasks.fitting import bisect, require_memory
+from tests.toy import EVEN, toy
+
+
+def planned() -> tuple[object, Estimate]:
+    made = toy(layers=1, steps=4, window_steps=4, batch_size=3, sequence_length=12, sizes=EVEN, target_modules=("q_proj",)).manifest
+    return made, choose(made, 100, ("goldilocks-2^10",), spare=0)
+
+
+def test_what_fits_is_accepted_and_what_does_not_is_refused_with_what_would() -> None:
+    manifest, estimate = planned()
+    worst = max(estimate.kinds, key=lambda kind: kind.memory.peak)
+    require_memory(manifest, estimate, worst.memory.peak + 5, 5)  # type: ignore[arg-type]
+    with pytest.raises(PlanError) as refused:
+        require_memory(manifest, estimate, worst.memory.peak + 4, 5)  # type: ignore[arg-type]
+    text = str(refused.value)
+    assert f"a task of the kind {worst.kind} needs" in text and f'in its phase "{worst.memory.peak_phase}"' in text
+    found = {name: int(value) for name, value in re.findall(r"training\.(\w+): (\d+)", text)}
+    assert set(found) == {"batch_size", "sequence_length", "window_steps"}  # gradient_accumulation is 1 already
+    chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets)  # type: ignore[type-var]
+    for name, value in found.items():
+        sizes = [kind_memory(_changed(chosen, name, n), worst.kind).peak for n in (value, value + 1)]
+        assert sizes[0] <= worst.memory.peak - 1 < sizes[1], name
+
+
+def _changed(manifest: object, name: str, value: int) -> object:
+    changed = {"batch_size": 3, "sequence_length": 12} | {name: value}
+    tokens = changed["batch_size"] * changed["sequence_length"]
+    return replace(manifest, **{name: value}, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))  # type: ignore
+
+
+def test_nothing_fits_in_nothing() -> None:
+    manifest, estimate = planned()
+    with pytest.raises(PlanError, match="no smaller batch, sequence or window alone makes it fit"):
+        require_memory(manifest, estimate, 1, 0)  # type: ignore[arg-type]
+
+
+def test_the_largest_value_is_found() -> None:
+    for top in range(9):
+        assert all(bisect(1, top, lambda value, limit=limit: value <= limit) == min(limit, top) for limit in range(11))
+
+
+def test_memory_grows_with_the_window() -> None:
+    manifest, estimate = planned()
+    chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets)  # type: ignore[type-var]
+    sizes = [kind_memory(_changed(chosen, "window_steps", n), "layer").peak for n in (1, 2, 4)]
+    assert sizes == sorted(set(sizes)) and build(manifest, "layer", manifest.windows()[0], 0).lookups  # type: ignore[attr-defined, arg-type]
