@@ -179,7 +179,6 @@ class OpeningProverImpl:
         return as_point([total])
 
     def masked_rows(self, rho: Ext) -> tuple[U64, U64]:
-        field = self.backend.field
         backend, field = self.backend, self.backend.field
         v1 = self.masks.r1
         if self.running:  # Σ γ_c·q_cᵀM_c: messages and blinding are added up, then one transform gives coefficients

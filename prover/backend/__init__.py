@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
@@ -24,6 +25,14 @@ def cuda_module() -> ModuleType | None:
         return None
 
 
+@functools.cache
+def _cuda_backend(cupy: ModuleType) -> Backend:
+    """One for the process: its module is compiled and loaded once."""
+    from prover.backend.cuda import CudaBackend
+
+    return CudaBackend(cupy)
+
+
 def select(name: str = "auto") -> Backend:
     """The backend of that name over Goldilocks; `auto` is the fastest one this machine can run."""
     if name not in NAMES:
@@ -32,9 +41,7 @@ def select(name: str = "auto") -> Backend:
         return ReferenceBackend(GOLDILOCKS)
     cupy = cuda_module() if name in ("auto", "cuda") else None
     if cupy is not None:
-        from prover.backend.cuda import CudaBackend  # compiles the kernels on first use
-
-        return CudaBackend(cupy)
+        return _cuda_backend(cupy)
     if name == "cuda":
         raise RuntimeError("no CUDA device, or CuPy is not installed: pip install 'verilora[gpu]'")
     from prover.backend.cpu import CpuBackend  # builds the kernels on first use

@@ -18,13 +18,9 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_all_edge_products,
     test_count,
     test_elementwise,
-    test_encode,
     test_eq_table,
     test_fold_axis,
     test_fractions,
-    test_hash_columns,
-    test_hash_in_portions,
-    test_merkle_levels,
     test_open,
     test_outer,
     test_outer_sum,
@@ -34,6 +30,12 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_tables,
     test_wrong_shapes_are_refused,
     weights,
+)
+from tests.prover.test_kernels_commit import (  # noqa: F401
+    test_encode,
+    test_hash_columns,
+    test_hash_in_portions,
+    test_merkle_levels,
 )
 from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import Carried, emulated

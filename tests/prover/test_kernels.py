@@ -271,53 +271,6 @@ def test_open(cpu: CpuBackend, rng: np.random.Generator, ell: int) -> None:
         cpu.open_fold(f, np.array([6]), np.array([0]), r)
 
 
-CODES = [(1, 2, 1), (2, 8, 3), (4, 16, 12), (4, 4, 0), (8, 32, 5), (16, 64, 20), (32, 128, 7), (64, 256, 30), (128, 512, 9),
-         (256, 512, 100), (512, 2048, 600), (1024, 8192, 33), (2048, 4096, 1), (4096, 16384, 151), (8192, 16384, 3), (32768, 32768, 0)]
-
-
-@pytest.mark.parametrize("ell,n,blinding", CODES)
-def test_encode(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, blinding: int) -> None:
-    code = Code(F, ell, n, blinding)
-    messages, rho = elements(rng, 3, ell), elements(rng, 3, blinding)
-    expected = REFERENCE.encode(code, messages, rho)
-    same(cpu.encode(code, messages, rho), expected)
-    for backend in (cpu, REFERENCE):
-        room = elements(rng, 5, n)
-        backend.encode(code, messages, rho, room[1:4])
-        same(room[1:4], expected)
-
-
-@pytest.mark.parametrize("rows", [*range(1, 18), 40])
-def test_hash_columns(cpu: CpuBackend, rng: np.random.Generator, rows: int) -> None:
-    for n in (1, 2, 4, 64, 2048) if rows == 9 else (2, 32):
-        codeword, salts = elements(rng, rows, n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
-        same(cpu.hash_columns(codeword, salts), REFERENCE.hash_columns(codeword, salts))
-
-
-@pytest.mark.parametrize("portions", [(8, 1), (16, 8, 7), (8, 8, 16), (24, 6)])
-@pytest.mark.parametrize("n", [1, 2, 16, 1024])
-def test_hash_in_portions(cpu: CpuBackend, rng: np.random.Generator, n: int, portions: tuple[int, ...]) -> None:
-    codeword, salts = elements(rng, sum(portions), n), rng.integers(0, 256, (n, 32), dtype=np.uint8)
-    expected = REFERENCE.hash_columns(codeword, salts)
-    for backend in (cpu, REFERENCE):
-        states, before = None, 0
-        for rows in portions:
-            part = codeword[before : before + rows]
-            states = backend.hash_rows(states, part, salts, before, before + rows == len(codeword))
-            before += rows
-        same(states, expected)
-        for given, rows, earlier, last in ((None, 7, 0, False), (None, 8, 8, False), (states, 8, 4, True), (states, 8, 0, True)):
-            with pytest.raises(ValueError, match="rows after"):
-                backend.hash_rows(given, codeword[:rows], salts, earlier, last)
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 16, 1024])
-def test_merkle_levels(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:
-    leaves = rng.integers(0, 256, (n, 32), dtype=np.uint8)
-    for mine, theirs in zip(cpu.merkle_levels(leaves), REFERENCE.merkle_levels(leaves), strict=True):
-        same(mine, theirs)
-
-
 def test_thread_count_changes_nothing(cpu: CpuBackend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, code = elements(rng, 2, 50_002), elements(rng, 2, 50_002), Code(F, 1024, 4096, 40)
     messages, rho = elements(rng, 5, 1024), elements(rng, 5, 40)

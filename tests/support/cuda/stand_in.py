@@ -194,12 +194,18 @@ class RawModule:
         return call
 
 
+class _Module(SimpleNamespace):
+    """A module is hashed by what it is, not by what it holds."""
+
+    __hash__ = object.__hash__
+
+
 def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
     """The module, of a device with this many multiprocessors and bytes."""
     names = ("stack", "concatenate", "where", "arange", "zeros", "ones", "full", "zeros_like", "ones_like", "count_nonzero", "bincount",
              "argmax")
     device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory))
-    return SimpleNamespace(
+    return _Module(
         __name__="cupy", ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
         from_dlpack=from_dlpack, RawModule=RawModule, cuda=SimpleNamespace(Device=lambda: device),
         **{name: _function(name) for name in names})
