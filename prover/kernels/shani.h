@@ -2,7 +2,7 @@
 // chosen at run time by CPUID.
 //
 // These instructions exist in the old encoding alone, which keeps the upper halves of vector registers: while these are in use,
-// some Intel processors take more than a hundred times as long for each (docs/log.md, "Committing"). So everything here is
+// some Intel processors take more than a hundred times as long for each (docs/log.md, the section on Intel). So everything here is
 // compiled without AVX; a compiler clears the halves before it calls such a function. <immintrin.h> cannot be inlined into one,
 // hence vectors of the language and three builtins that GCC and Clang share.
 #pragma once
