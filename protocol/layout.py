@@ -54,6 +54,7 @@ class TensorLayout:
     def variables(self) -> int:
         return sum(self.digits) + sum(self.low)
 
+    @cached_property
     def blocks(self) -> IntArray:
         """Index (in units of blocks) of every valid block, in the order of `arrange`."""
         index = np.zeros(1, dtype=np.int64)
@@ -130,7 +131,7 @@ class CommitmentLayout:
     def rows(self) -> IntArray:
         """Virtual indices of the rows that exist, ascending."""
         index = np.concatenate([self.block_starts(slot) for slot in self.slots])
-        sizes = np.concatenate([np.full(len(s.tensor.blocks()), 1 << s.tensor.block_bits) for s in self.slots])
+        sizes = np.concatenate([np.full(len(s.tensor.blocks), 1 << s.tensor.block_bits) for s in self.slots])
         first, last = index >> self.column_bits, (index + sizes - 1) >> self.column_bits
         width = int((last - first).max()) + 1
         grid = first[:, None] + np.arange(width)[None, :]
@@ -138,7 +139,7 @@ class CommitmentLayout:
 
     def block_starts(self, slot: Slot) -> IntArray:
         """Virtual index of the first cell of each valid block of a slot."""
-        return slot.offset + (slot.tensor.blocks() << slot.tensor.block_bits)
+        return slot.offset + (slot.tensor.blocks << slot.tensor.block_bits)
 
     def row_weights(self, field: Field, point: U64) -> U64:
         """eq of the row coordinates at every existing row: the q_c of an opening, (2, rows)."""

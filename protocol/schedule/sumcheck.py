@@ -32,16 +32,14 @@ def round_step(
     r = channel.challenge(tag)
     if prover:
         prover.bind(r)
-    if weights is None:
-        g0 = claim - g1
-    else:
-        if not weights[0]:
-            raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
-        inverse = weights[0].inverse()
-        g0 = claim.scale(inverse) - g1.scale(weights[1] * inverse)
     half = field.ext(2).inverse()
     l0, l1, l2 = (r - 1) * (r - 2) * half, r * (2 - r), r * (r - 1) * half
-    return r, g0.scale(l0) + g1.scale(l1) + g2.scale(l2)
+    if weights is None:
+        return r, claim.scale(l0) + g1.scale(l1 - l0) + g2.scale(l2)
+    if not weights[0]:
+        raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
+    k = l0 * weights[0].inverse()
+    return r, claim.scale(k) + g1.scale(l1 - weights[1] * k) + g2.scale(l2)  # g(0) = (claim − w1·g(1))/w0
 
 
 def sumcheck(

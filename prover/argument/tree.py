@@ -97,7 +97,7 @@ class FractionTreeProver:
 
 def _runs(block: Block) -> Iterator[tuple[int, int, int]]:
     """(first leaf, first cell, length) of each run of cells whose leaves are neighbours."""
-    index, bits = block.layout.blocks(), block.layout.block_bits
+    index, bits = block.layout.blocks, block.layout.block_bits
     cuts = np.flatnonzero(np.diff(index, prepend=-2) != 1)
     for first, last in zip(cuts.tolist(), [*cuts[1:].tolist(), len(index)], strict=True):
         yield block.offset + (int(index[first]) << bits), first << bits, (last - first) << bits

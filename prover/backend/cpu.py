@@ -22,7 +22,7 @@ from prover.backend.field import KernelField
 from prover.backend.field import planes as _at
 from prover.backend.host import HostArrays, check_portion
 from prover.backend.plan import Plan, make_plan
-from prover.backend.tiled import TILE, Tiled, plane_pair
+from prover.backend.tiled import TILE, Tiled, aligned
 from prover.kernels import build
 
 AnyArray = npt.NDArray[Any]
@@ -52,7 +52,7 @@ class CpuBackend(HostArrays):
         rows = _shape(messages, (-1, code.ell))[0]
         _shape(rho, (rows, code.blinding))
         if out is None:
-            out = np.empty((rows, code.n), dtype=np.uint64)
+            out = aligned(rows, code.n)
         _shape(out, (rows, code.n))
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("codewords need contiguous rows of 64-bit words")
@@ -194,9 +194,9 @@ class CpuBackend(HostArrays):
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         (p0, p1), (q0, q1) = p.halves(), q.halves()
         tables, size = self._tables((p0, p1, q0, q1), p0.size)
-        p_cells, q_cells = plane_pair(p0.size), plane_pair(p0.size)
+        p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
         made = self._layer_tiles(tables, p_cells, q_cells)
-        words = [word for t in tables for word in _table(t)]
+        words = [word for t in tables for word in _table(t, _at(t.cells))]
         flags = [0 if t.uniform is None else t.uniform.ctypes.data for t in made]
         self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
         return made[0].simplest(), made[1].simplest()
@@ -214,47 +214,49 @@ class CpuBackend(HostArrays):
         return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1))
 
     def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
-        return self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
+        held, size = self._tables(tables, low.shape[1] * high.shape[1])
+        return self._fraction_sum("vl_fraction_round", held, size, tables, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        tables, _ = self._tables(tables, low.shape[1] * high.shape[1])
+        held, size = self._tables(tables, low.shape[1] * high.shape[1])
         made = []
-        for t in tables:
+        for t in held:
             cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
             if t.uniform is None or t.values is None:
                 made.append(Tiled(cells))
             else:
                 (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
                 made.append(Tiled(cells, a & b, values))
-        g = self._fraction_sum("vl_fraction_fold_round", tables, made, low, high, lam, r, 4)
+        g = self._fraction_sum("vl_fraction_fold_round", held, size, made, low, high, lam, r)
         return [t.simplest() for t in made], g
 
     def _fraction_sum(
-        self, name: str, tables: Sequence[Tiled], made: Sequence[Tiled], low: U64, high: U64, lam: Ext, r: Ext, parts: int
+        self, name: str, held: Sequence[Tiled], size: int, made: Sequence[Tiled], low: U64, high: U64, lam: Ext, r: Ext
     ) -> Round:
-        low, high = _planes(low), _planes(high)
-        half = low.shape[1] * high.shape[1]
+        """`made`, of 2·half entries, begin where `held` do."""
+        low, high = _planes(low, size), _planes(high)
+        tiles = high.shape[1]
         if self._inverse[0] != lam:
             self._inverse = lam, lam.inverse()
-        held, size = self._tables(tables, half)
-        for t in held:
-            _shape(t.cells, (2, parts * half))
-        if size != low.shape[1]:
-            raise ValueError(f"weights within tiles of {low.shape[1]} entries where {size} are needed")
         mu = self._inverse[1]
-        cells = [word for t in made for word in _at(t.cells)]
-        values = [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
-        words = [*(word for t in held for word in _table(t)), *cells, *values, *_at(low), *_at(high)]
-        tail = (size, half // size, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
-        g = self._sum(name, 2, half // size, size, words, *tail)
+        words: list[int] = []
+        cells: list[int] = []
+        values: list[int] = []
+        for t, m in zip(held, made, strict=True):
+            _shape(m.cells, (2, 2 * size * tiles))
+            at = _at(t.cells)
+            cells += at
+            words += _table(t, at)
+            values += (0, 0) if m.values is None else _at(m.values)
+        words += [*cells, *values, *_at(low), *_at(high)]
+        g = self._sum(name, 2, tiles, size, words, size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
         return g[0] * lam, g[1] * lam
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
         """Tables as a kernel reads them, and the size of its tiles."""
         held = list(tables) if half >= TILE else [t.dense() for t in tables]
         for t in held:
-            _planes(t.cells)
-            if t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
+            if t.cells.ndim != 2 or t.cells.shape[0] != 2 or t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
                 raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
             if t.uniform is not None and t.values is not None:
                 _shape(t.uniform, (t.size // TILE,))
@@ -322,10 +324,11 @@ def _written(out: U64, size: int) -> None:
         raise ValueError("a result needs contiguous planes of 64-bit words")
 
 
-def _table(t: Tiled) -> tuple[int, ...]:
+def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:
+    """A table's words; `at` are the addresses of its planes."""
     if t.uniform is None or t.values is None:
-        return (*_at(t.cells), 0, 0, 0)
-    return (*_at(t.cells), t.uniform.ctypes.data, *_at(t.values))
+        return (*at, 0, 0, 0)
+    return (*at, t.uniform.ctypes.data, *_at(t.values))
 
 
 def _halves(a: U64) -> tuple[int, int, int, int]:

@@ -6,6 +6,7 @@ traffic nor products. Made by prover/argument/tree.py, read by the backends' fra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +21,14 @@ TILE = 1 << TILE_BITS
 Flags = npt.NDArray[np.bool_]
 
 
-def plane_pair(size: int, xp: Any = np) -> U64:
-    """An uninitialised K array (2, size) that begins at a cache line, as loads of 64 bytes want it."""
+def aligned(*shape: int, xp: Any = np) -> U64:
+    """An uninitialised array of words that begins at a cache line, as loads and stores of 64 bytes want it."""
     if xp is not np:  # allocators of devices align by themselves
-        return xp.empty((2, size), dtype=np.uint64)  # type: ignore[no-any-return]
-    words = np.empty(2 * size + 8, dtype=np.uint64)
+        return xp.empty(shape, dtype=np.uint64)  # type: ignore[no-any-return]
+    size = math.prod(shape)
+    words = np.empty(size + 8, dtype=np.uint64)
     first = -words.ctypes.data % 64 // 8
-    return words[first : first + 2 * size].reshape(2, size)
+    return words[first : first + size].reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Tiled:
     @staticmethod
     def filled(size: int, value: int, xp: Any = np) -> Tiled:
         """A table of `size` entries, all equal to an element of F; tiled if it is large enough."""
-        cells = plane_pair(size, xp)
+        cells = aligned(2, size, xp=xp)
         if size < 4 * TILE:
             cells[0], cells[1] = value, 0
             return Tiled(cells)

@@ -19,6 +19,7 @@ from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
 from protocol.schedule.opening import Query
 from prover.backend.base import Backend
+from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
 
 STRIP_BYTES = 1 << 26  # of codewords made at a time; at least eight rows, as a block of SHA-256 has them
@@ -67,7 +68,7 @@ def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codew
     `codeword` if given, else all into the same place."""
     total, count = len(rows) + len(extra), len(rows)
     step = max(8, STRIP_BYTES // (8 * code.n) // 8 * 8)
-    room = backend.xp.empty((min(step, total), code.n), dtype=np.uint64) if codeword is None else None
+    room = aligned(min(step, total), code.n, xp=backend.xp) if codeword is None else None
     for start in range(0, total, step):
         end = min(start + step, total)
         strip = codeword[start:end] if room is None else room[: end - start]
@@ -136,7 +137,7 @@ def commit(
     below = xp.concatenate([xp.zeros((0, code.n), dtype=np.uint64), *map(backend.to_device, extra)])
     total = len(rows) + len(below)
     kept = 8 * total * code.n <= (backend.kept_bytes if kept_bytes is None else kept_bytes)
-    codeword = xp.empty((total, code.n), dtype=np.uint64) if kept else None
+    codeword = aligned(total, code.n, xp=xp) if kept else None
     states, there = None, backend.to_device(salts)
     for start, strip in _strips(backend, code, rows, rho, below, codeword):
         states = backend.hash_rows(states, strip, there, start, start + len(strip) == total)

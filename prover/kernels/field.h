@@ -36,6 +36,7 @@ VL_FN u64 load<u64>(const u64* at) {
     return *at;
 }
 VL_FN void store(u64* at, u64 x) { *at = x; }
+VL_FN void store_past(u64* at, u64 x) { *at = x; }  // vectors: past the caches, to an aligned address
 
 template <class V>
 VL_FN V spread(u64 x);  // the same value in every lane
@@ -134,6 +135,11 @@ template <class V>
 VL_FN void kstore(u64* p0, u64* p1, u64 i, K<V> x) {
     store(p0 + i, x.a);
     store(p1 + i, x.b);
+}
+template <class V>
+VL_FN void kstore_past(u64* p0, u64* p1, u64 i, K<V> x) {
+    store_past(p0 + i, x.a);
+    store_past(p1 + i, x.b);
 }
 template <class V>
 VL_FN K<V> kadd(K<V> x, K<V> y) {

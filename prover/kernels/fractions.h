@@ -21,7 +21,8 @@ struct Table {
     }
 };
 
-struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); result tiles marked uniform are left alone
+struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); result tiles marked uniform are left alone.
+    // The planes of a result begin at a cache line: it is read only when all of it is there, so it goes past the caches.
     Table p0, p1, q0, q1;
     u64 *p_out0, *p_out1, *q_out0, *q_out1;
     const u8 *p_uniform, *q_uniform;
@@ -32,9 +33,9 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
         K<V> a = q0.get<V>(i, size, j), b = q1.get<V>(i, size, j);
         if (!(p_uniform && p_uniform[i])) {
             K<V> p = p0.one(i) && p1.one(i) ? kadd(a, b) : kmul_add(p0.get<V>(i, size, j), b, p1.get<V>(i, size, j), a);
-            kstore(p_out0, p_out1, i * size + j, p);
+            kstore_past(p_out0, p_out1, i * size + j, p);
         }
-        if (!(q_uniform && q_uniform[i])) kstore(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
+        if (!(q_uniform && q_uniform[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
     }
 };
 

@@ -113,6 +113,9 @@ static void run_map(const B& given, u64 n0, u64 n1) {
 #endif
             for (; j < end; ++j) body.template at<u64>(i, j);
         });
+#ifdef VL_WIDE
+        _mm_sfence();  // stores past the caches are in order before another thread is told
+#endif
     });
 }
 

@@ -192,6 +192,9 @@ static VL_FN void pass(const Body& body, u64 count) {
 #ifdef VL_512
 #define VL_BASE 64
 #include "ntt64.h"
+#elif defined(VL_WIDE)
+#define VL_BASE 16
+#include "ntt16.h"
 #else
 #define VL_BASE 1
 static VL_FN void dif_base(u64*, const u64*, const u64*) {}
@@ -251,12 +254,27 @@ static VL_FN void scale_pass(u64* out, const u64* x, const u64* scale, u64 ell) 
     for (u64 j = 0; j < ell; j += Lanes<V>::count) store(out + j, gmul(load<V>(x + j), load<V>(scale + j)));
 }
 
-static void interleave(u64* out, const u64* x, u64 ell, u64 cosets) {  // out[cosets·j + c] = x[c·ell + j]
-    if (cosets == 4) {
-        for (u64 j = 0; j < ell; ++j)
-            for (u64 c = 0; c < 4; ++c) out[4 * j + c] = x[c * ell + j];
-        return;
+#ifdef __AVX2__
+// Four cosets, four words at a time. A codeword is written once and read much later, so it goes past the caches: otherwise the
+// memory it overwrites would be read first.
+static void interleave4(u64* out, const u64* x, u64 ell) {
+    for (u64 j = 0; j < ell; j += 4, out += 16) {
+        __m256i v[4], t[4];
+        for (u64 c = 0; c < 4; ++c) v[c] = _mm256_loadu_si256((const __m256i*)(x + c * ell + j));
+        for (u64 c = 0; c < 4; c += 2) t[c] = _mm256_unpacklo_epi64(v[c], v[c + 1]), t[c + 1] = _mm256_unpackhi_epi64(v[c], v[c + 1]);
+        _mm256_stream_si256((__m256i*)out, _mm256_permute2x128_si256(t[0], t[2], 0x20));
+        _mm256_stream_si256((__m256i*)(out + 4), _mm256_permute2x128_si256(t[1], t[3], 0x20));
+        _mm256_stream_si256((__m256i*)(out + 8), _mm256_permute2x128_si256(t[0], t[2], 0x31));
+        _mm256_stream_si256((__m256i*)(out + 12), _mm256_permute2x128_si256(t[1], t[3], 0x31));
     }
+    _mm_sfence();
+}
+#endif
+
+static void interleave(u64* out, const u64* x, u64 ell, u64 cosets) {  // out[cosets·j + c] = x[c·ell + j]
+#ifdef __AVX2__
+    if (cosets == 4 && ell % 4 == 0 && (u64)out % 32 == 0) return interleave4(out, x, ell);
+#endif
     for (u64 j = 0; j < ell; ++j)
         for (u64 c = 0; c < cosets; ++c) out[cosets * j + c] = x[c * ell + j];
 }

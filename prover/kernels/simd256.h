@@ -21,6 +21,7 @@ VL_FN V4 load<V4>(const u64* at) {
     return V4{_mm256_loadu_si256((const __m256i*)at)};
 }
 VL_FN void store(u64* at, V4 x) { _mm256_storeu_si256((__m256i*)at, x.v); }
+VL_FN void store_past(u64* at, V4 x) { _mm256_stream_si256((__m256i*)at, x.v); }
 template <>
 VL_FN V4 spread<V4>(u64 x) {
     return V4{_mm256_set1_epi64x((i64)x)};

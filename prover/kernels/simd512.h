@@ -23,6 +23,7 @@ VL_FN V8 load<V8>(const u64* at) {
     return V8{_mm512_loadu_si512(at)};
 }
 VL_FN void store(u64* at, V8 x) { _mm512_storeu_si512(at, x.v); }
+VL_FN void store_past(u64* at, V8 x) { _mm512_stream_si512((__m512i*)at, x.v); }
 template <>
 VL_FN V8 spread<V8>(u64 x) {
     return V8{_mm512_set1_epi64((i64)x)};

@@ -33,7 +33,7 @@ def index_of(layout: TensorLayout, cell: tuple[int, ...]) -> int:
 def test_every_valid_cell_has_one_index(shape: tuple[int, ...]) -> None:
     layout = TensorLayout(shape)
     numbers = np.arange(int(np.prod(shape))).reshape(shape)
-    arranged, blocks = layout.arrange(numbers), layout.blocks()
+    arranged, blocks = layout.arrange(numbers), layout.blocks
     assert arranged.shape == (len(blocks), 1 << layout.block_bits)
     place = {int(v): (int(b) << layout.block_bits) + i for b, row in zip(blocks, arranged) for i, v in enumerate(row)}
     assert len(place) == numbers.size and max(place.values()) < 1 << layout.variables
