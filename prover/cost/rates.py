@@ -34,8 +34,8 @@ from prover.executor.torch_ops import TorchOps
 from prover.randomness import SecretStream, fresh_seed
 
 LEAST = 0.4  # seconds of the larger proof
-SMALL, LARGE = 8, 128  # widths of the tasks
-DEEP, DEEPER = 6, 64  # products of the large one, and of a small one that has many
+SMALL, LARGE = 8, 256  # widths of the tasks: tables of the large one are beyond the caches
+DEEP, DEEPER = 4, 64  # products of the large one, and of a small one that has many
 UNITS = {  # unit of work → (its calls, the phase that it is measured in)
     "leaves": ("tree_rounds", "tree"), "folded": ("instances", "claims"), "tables": ("product_rounds", "products"),
     "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"), "schedule": ("openings", "schedule"),

@@ -93,7 +93,7 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
         weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
         opened=sum(len(c.rows) * code.ell for c in every),
         opening_rounds=sum(c.variables for c in every), transformed=2 * _PLANES * params.ell * _log(params.ell), schedule=claims.seconds,
-        openings=len(every),
+        openings=len(every), host=claims.seconds,  # and once more to count its pads
     )
 
 

@@ -25,7 +25,7 @@ VL_MAP(vl_hash_pairs, HashPair)
 VL_EXPORT void vl_keep_memory() {
 #ifdef __GLIBC__
     mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
+    mallopt(M_TRIM_THRESHOLD, -1);  // never: above 2 GB a threshold made every task pay for its memory again (docs/log.md)
     mallopt(M_ARENA_MAX, 1);
 #endif
 }

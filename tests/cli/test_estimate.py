@@ -1,0 +1,59 @@
+"""`verilora estimate`: counts, memory by what takes it, seconds of this machine; other machines by --memory; refusals that say what fits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from cli.run import _bytes
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"base_model: {EXAMPLES / 'tiny-llama'}\ndataset: {EXAMPLES / 'haiku.jsonl'}\nlora: {{target_modules: [q_proj]}}\n"
+        "training: {learning_rate: 0.05, max_steps: 4, batch_size: 2}\n"
+    )
+    return path
+
+
+def test_what_a_run_costs_here_and_in_less_memory(run_yaml: Path) -> None:
+    shown = CliRunner().invoke(app, ["estimate", str(run_yaml), "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert found["backend"] in ("cpu", "cuda") and found["estimated_seconds"] > 0 and found["tasks"] == 9
+    for kind in found["kinds"]:
+        assert kind["padded_values"] >= kind["committed_values"] > 0 and set(kind["estimated_seconds_by_part"]) == {
+            "inputs", "evaluate", "prove", "verify"}
+        assert sum(kind["estimated_memory"].values()) == kind["estimated_memory_bytes"] <= found["estimated_memory_bytes"]
+    refused = CliRunner().invoke(app, ["estimate", str(run_yaml), "--memory", "120MB"])
+    assert refused.exit_code == 2 and "a task of the kind" in refused.output and "there are 120.0 MB" in refused.output
+    assert sorted(p.name for p in run_yaml.parent.iterdir()) == ["run.yaml"]
+
+
+def test_a_device_that_is_not_here(run_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prover.backend.cuda_module", lambda: None)
+    missing = CliRunner().invoke(app, ["estimate", str(run_yaml), "--device", "cuda"])
+    assert missing.exit_code == 2 and "--device cuda: not on this machine" in missing.output
+    planned = CliRunner().invoke(app, ["estimate", str(run_yaml), "--device", "cuda", "--memory", "24GB"])
+    assert planned.exit_code == 0 and "that device is not here" in planned.output
+    unknown = CliRunner().invoke(app, ["estimate", str(run_yaml), "--device", "tpu"])
+    assert unknown.exit_code == 2 and "valid is auto, cpu, cuda, reference" in unknown.output
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("80GB", 80 * 10**9), ("24GiB", 24 << 30), ("1.5 tb", 1_500_000_000_000), ("512", 512), ("3k", 3000), ("2MiB", 2 << 20),
+])
+def test_sizes(text: str, size: int) -> None:
+    assert _bytes(text) == size
+
+
+def test_what_is_no_size(run_yaml: Path) -> None:
+    for text in ("much", "-3GB", "GB", "4 PB"):
+        refused = CliRunner().invoke(app, ["estimate", str(run_yaml), f"--memory={text}"])
+        assert refused.exit_code == 2 and "valid is a number of bytes" in refused.output, refused.output
