@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-gpu bench-planner bench-peers cross wheel crash gateway cluster-demo gateway-test clean
+.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-verify bench-gpu bench-planner bench-peers cross wheel crash gateway cluster-demo gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ bench-workers: $(STAMP)  ## proving by one and two workers of a pool: scaling, a
 
 bench-scaling: $(STAMP)  ## one layer task by tokens, width, rank, layers and threads; docs/scaling.png
 	$(BIN)/python -m benchmarks.scaling --plot docs/scaling.png
+
+bench-verify: $(STAMP)  ## processor seconds of verifying one layer task on one core, up to one of LLaMA-2-7B (about two minutes)
+	$(BIN)/python -m benchmarks.verifying
 
 bench-gpu: $(STAMP)  ## the device's rates, kernels and whole steps of 1.1B, 7B and 13B, verified (OPTIONS="--shape llama-2-7b --tokens 512 --limit 500")
 	$(BIN)/python -m benchmarks.gpu $(OPTIONS)
