@@ -116,17 +116,15 @@ def _variables(box: Box) -> int:
 
 
 def _cut(box: Box, bits: int) -> Iterator[Box]:
-    """Boxes of at most 2^bits leaves: the first axis that can be cut is cut into runs of a power of two."""
+    """Boxes of at most 2^bits leaves: the first axis that can be cut is cut at a power of two, and so are the two parts."""
     if _variables(box) <= bits:
         yield box
         return
     axis = next(a for a, (start, stop) in enumerate(box) if stop - start > 1)
     start, stop = box[axis]
-    run = 1 << (bits_of(stop - start) - 1)
-    while run > 1 and _variables((*box[:axis], (0, run), *box[axis + 1 :])) > bits:
-        run //= 2
-    for first in range(start, stop, run):
-        yield from _cut((*box[:axis], (first, min(first + run, stop)), *box[axis + 1 :]), bits)
+    middle = start + (1 << bits_of(stop - start) - 1)
+    for part in ((start, middle), (middle, stop)):
+        yield from _cut((*box[:axis], part, *box[axis + 1 :]), bits)
 
 
 def _arrange(number: int, pieces: list[tuple[Lookup, Box]]) -> LeafPlan:

@@ -65,7 +65,15 @@ def test_known_answers() -> None:
     assert ADAMW.one_minus_beta("beta1", 16) == (52429, 19) and ADAMW.one_minus_beta("beta2", 12) == (2097, 21)
     assert ADAMW.gains(0, 6, 10, 40) == [0, 25873348, 44422600, 60616821, 54081943, 44208845]
     assert ADAMW.decays(0, 6, 10) == ([0, 8590, 17180, 25770, 24494, 20919], 33)
+    assert replace(ADAMW, weight_decay="0.03").decays(0, 4, 10) == ([0, 6442, 12885, 19327], 31)
     assert ADAMW.epsilons(0, 4, 40) == [348, 492, 602, 695]
+
+
+def test_one_minus_beta_takes_the_smaller_exponent_where_two_would_do() -> None:
+    """1 − 0.00001 = 0.99999: 32768·2^−15 and 65535·2^−16 are its nearest multiples, both of sixteen bits."""
+    assert replace(ADAMW, beta1="0.00001").one_minus_beta("beta1", 16) == (32768, 15)
+    assert replace(ADAMW, beta1="0").one_minus_beta("beta1", 16) == (32768, 15)
+    assert replace(ADAMW, beta1="0.5").one_minus_beta("beta1", 16) == (32768, 16)
 
 
 # AdamW ---------------------------------------------------------------------------------------------------------------

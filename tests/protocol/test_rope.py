@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protocol.relation.tables import GUARD
-from protocol.rope import ROPE_BITS, frequencies, query_bits, query_tables, rope_tables
+from protocol.rope import ROPE_BITS, _exact, frequencies, query_bits, query_tables, rope_tables
 
 getcontext().prec = 60
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
@@ -41,6 +41,16 @@ def test_tables_are_the_nearest_integers(head_dim: int, theta: int, positions: i
             assert sin[t, j] == nearest(exact_sin * 2**ROPE_BITS)
             assert q_cos[t, j] == nearest(exact_cos / root * q_scale)
             assert q_sin[t, j] == nearest(exact_sin / root * q_scale)
+
+
+@pytest.mark.parametrize(("head_dim", "theta"), [(4, 10000), (6, 3)])
+def test_the_error_before_rounding(head_dim: int, theta: int) -> None:
+    """Position 0 is exact, position t within t·2^−126: far from what could change a table's last bit by accident."""
+    for frequency, row in zip(frequencies(head_dim, Fraction(theta)), _exact(head_dim, Fraction(theta), 20, ()), strict=True):
+        assert len(row) == 20 and row[0] == (1 << GUARD, 0)
+        for t, (c, s) in enumerate(row[1:], 1):
+            angle, unit = t * Decimal(frequency) / 2**GUARD, Decimal(2) ** GUARD
+            assert abs(c - cosine(angle) * unit) <= 4 * t and abs(s - cosine(angle - PI / 2) * unit) <= 4 * t
 
 
 @pytest.mark.parametrize("head_dim", [2, 8, 64, 96, 128, 256])

@@ -18,6 +18,7 @@ from protocol.statement import (
     commitment_layout,
     max_blinding,
     opening_counts,
+    standing,
     statement_content,
     statement_id,
     task_list,
@@ -95,6 +96,76 @@ def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest, 
         assert writers["clip@0"] == ["clip(0)"] and readers["clip@0"] == ["layer(0, 0)", "layer(0, 1)"]
 
 
+TASKS = """
+range(base/0): base base/0
+range(base/1): base base/1
+range(dataset): dataset dataset
+range(embedding): embedding embedding
+range(head): head head, embedding embedding
+embed(0): dataset dataset, embedding embedding, x_out x/0@0
+layer(0, 0): base base/0, x_in x/0@0, dx_in dx/1@0, x_out x/1@0, norm norm/0@0, clip clip@0, state_out state/0@1
+layer(0, 1): base base/1, x_in x/1@0, dx_in dx/2@0, x_out x/2@0, dx_out dx/1@0, norm norm/1@0, clip clip@0, state_out state/1@1
+clip(0): norm0 norm/0@0, norm1 norm/1@0, clip clip@0
+head(0): dataset dataset, head head, x_in x/2@0, dx_out dx/2@0
+rotate(base/0@1): old base/0, new base/0@1
+rotate(base/1@1): old base/1, new base/1@1
+rotate(dataset@1): old dataset, new dataset@1
+rotate(embedding@1): old embedding, new embedding@1
+rotate(head@1): old head, new head@1
+embed(1): dataset dataset@1, embedding embedding@1, x_out x/0@1
+layer(1, 0): base base/0@1, state_in state/0@1, x_in x/0@1, dx_in dx/1@1, x_out x/1@1, norm norm/0@1, clip clip@1, state_out state/0@2
+layer(1, 1): base base/1@1, state_in state/1@1, x_in x/1@1, dx_in dx/2@1, x_out x/2@1, dx_out dx/1@1, norm norm/1@1, clip clip@1, \
+state_out state/1@2
+clip(1): norm0 norm/0@1, norm1 norm/1@1, clip clip@1
+head(1): dataset dataset@1, head head@1, x_in x/2@1, dx_out dx/2@1
+rotate(base/0@2): old base/0@1, new base/0@2
+rotate(base/1@2): old base/1@1, new base/1@2
+rotate(dataset@2): old dataset@1, new dataset@2
+rotate(embedding@2): old embedding@1, new embedding@2
+rotate(head@2): old head@1, new head@2
+embed(2): dataset dataset@2, embedding embedding@2, x_out x/0@2
+layer(2, 0): base base/0@2, state_in state/0@2, x_in x/0@2, dx_in dx/1@2, x_out x/1@2, norm norm/0@2, clip clip@2, state_out state/0@3, \
+delivered delivered/0@3
+layer(2, 1): base base/1@2, state_in state/1@2, x_in x/1@2, dx_in dx/2@2, x_out x/2@2, dx_out dx/1@2, norm norm/1@2, clip clip@2, \
+state_out state/1@3, delivered delivered/1@3
+clip(2): norm0 norm/0@2, norm1 norm/1@2, clip clip@2
+head(2): dataset dataset@2, head head@2, x_in x/2@2, dx_out dx/2@2
+"""
+
+
+def test_the_tasks_of_a_run_one_by_one(manifest: RunManifest) -> None:
+    """Two tied layers, three windows, clipped, every private commitment copied in each window; roles are in this order."""
+    model, optimizer = replace(manifest.model, tied=1), replace(manifest.optimizer, max_grad_norm="1")
+    run = replace(manifest, rotation_windows=1, model=model, optimizer=optimizer)
+    tasks = task_list(run)
+    lines = [f"{task}: " + ", ".join(f"{role} {name}" for role, name in task.commitments) for task in tasks]
+    assert lines == TASKS.replace("\\\n", "").split("\n")[1:-1]
+    assert opening_counts(run) == {
+        "base": 3, "clip": 3, "dataset": 4, "delivered": 1, "dx": 2, "embedding": 4, "head": 3, "norm": 2, "state": 2, "x": 2,
+    }
+    parts = {str(task): task.part for task in tasks if task.part}
+    assert parts == {f"{kind}({name}{at})": part for part, name in ((1, "base/1"), (2, "dataset"), (3, "embedding"), (4, "head"))
+                     for kind, at in (("range", ""), ("rotate", "@1"), ("rotate", "@2"))}
+    assert [(task.window, task.layer, task.subject) for task in tasks[3:8]] == [
+        (-1, -1, "embedding"), (-1, -1, "head"), (0, -1, 0), (0, 0, 0), (0, 1, 1),
+    ]
+
+
+def test_which_copy_a_window_opens(manifest: RunManifest) -> None:
+    """The last one made; a public base is never copied, nor is anything in a run that does not rotate."""
+    expected = {
+        0: ["head"] * 6, 1: ["head", "head@1", "head@2", "head@3", "head@4", "head@5"],
+        2: ["head", "head", "head@2", "head@2", "head@4", "head@4"],
+    }
+    for every, names in expected.items():
+        private = replace(manifest, rotation_windows=every)
+        assert [str(standing(private, "head", w)) for w in range(6)] == names
+        public = replace(private, base_visibility="public")
+        open_names = {"head", "embedding", "base/1"}
+        assert {str(standing(public, name, w)) for name in open_names for w in range(6)} == open_names
+        assert [str(standing(public, "dataset", w)) for w in range(6)] == [name.replace("head", "dataset") for name in names]
+
+
 def test_windows_cover_every_step_once(manifest: RunManifest) -> None:
     steps = [k for w in manifest.windows() for k in range(w.first, w.stop)]
     assert steps == list(range(manifest.steps))
@@ -128,7 +199,12 @@ def test_content_binds_every_field(manifest: RunManifest) -> None:
         statement_content(manifest, task, "d" * 64, ids, {}),
     ]
     assert len({base, *others}) == 12
-    assert json.loads(base)["relation"] == "d" * 64
+    assert json.loads(base) == {
+        "version": 1, "manifest": manifest.digest(), "profile": "goldilocks-2^12", "kind": "head", "window": 0, "layer": -1, "part": 0,
+        "relation": "d" * 64, "commitments": [["dataset", "dataset", "0" * 64], ["head", "head", "0" * 64],
+                                              ["x_in", "x/2@0", "0" * 64], ["dx_out", "dx/2@0", "0" * 64]],
+        "published": {"loss": [5, 6]},
+    }
 
 
 def test_opening_counts_are_what_the_tasks_open(manifest: RunManifest) -> None:
@@ -141,6 +217,9 @@ def test_opening_counts_are_what_the_tasks_open(manifest: RunManifest) -> None:
         assert count <= manifest.budgets[kind]
     assert manifest.budgets["base"] == 4 and manifest.budgets["dataset"] == 7 and manifest.budgets["x"] == 2
     assert sorted(manifest.budgets) == sorted(BUDGETS)
+    assert opening_counts(manifest) == {
+        "base": 4, "clip": 1, "dataset": 7, "delivered": 1, "dx": 2, "embedding": 4, "head": 4, "norm": 1, "state": 2, "x": 2,
+    }
 
 
 @pytest.mark.parametrize("budget", [0, -1, 13, 10**9])
@@ -159,6 +238,12 @@ def test_budgets_of_the_manifest_are_complete(manifest: RunManifest) -> None:
     for budgets in ({}, {k: v for k, v in manifest.budgets.items() if k != "x"}, manifest.budgets | {"y": 1}, manifest.budgets | {"dx": 0}):
         with pytest.raises(VerificationError):
             max_blinding(replace(manifest, budgets=budgets), params)
+
+
+def test_a_dataset_s_id_covers_its_tokenizer(manifest: RunManifest) -> None:
+    run = replace(manifest, tokenizer_digest="7" * 64)
+    labels = {name: commitment_layout(run, Name(name)).label for name in ("dataset", "embedding", "head", "base/0")}
+    assert labels == {"dataset": "7" * 64, "embedding": "", "head": "", "base/0": ""}
 
 
 def test_public_base_is_not_blinded(manifest: RunManifest) -> None:

@@ -46,14 +46,23 @@ def test_words_at_the_edge_of_rejection(n: int, monkeypatch: pytest.MonkeyPatch)
 def test_a_rejected_word_of_a_permutation_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """n = 4: i = 3 takes any word, i = 2 rejects 2^64 − 1 (and takes the next block's first), i = 1 takes any."""
     top = (1 << 64) - 1
-    found = stream_of([top, top, top, 0, 1, 9, 9, 9], monkeypatch).permutation(4).tolist()
+    found = stream_of([top, top, top, 0, 5, 9, 9, 9], monkeypatch).permutation(4).tolist()
     order = [0, 1, 2, 3]
-    for i, j in ((3, 3), (2, 1), (1, 1)):
+    for i, j in ((3, 3), (2, 5 % 3), (1, 1)):
         order[i], order[j] = order[j], order[i]
     assert found == order
     found = stream_of([0, top - 1, 2, 0, 1, 9, 9, 9], monkeypatch).permutation(4).tolist()
     order = [0, 1, 2, 3]
     for i, j in ((3, 0), (2, (top - 1) % 3), (1, 0)):
+        order[i], order[j] = order[j], order[i]
+    assert found == order
+
+
+def test_a_successor_that_is_rejected_too_gives_way_to_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    top = (1 << 64) - 1
+    found = stream_of([0, top, 0, 9, top, 5, 9, 9, 4, 9, 9, 9], monkeypatch).permutation(4).tolist()
+    order = [0, 1, 2, 3]
+    for i, j in ((3, 0), (2, 4 % 3), (1, 0)):
         order[i], order[j] = order[j], order[i]
     assert found == order
 
