@@ -11,7 +11,7 @@ import pytest
 
 from prover.kernels import build
 
-ONLY_ON_CPU = {"vl_encode", "vl_keep_memory"}
+ONLY_ON_CPU = {"vl_encode", "vl_keep_memory", "vl_product_rounds"}
 
 
 def nvrtc() -> ctypes.CDLL:
