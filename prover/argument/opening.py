@@ -70,14 +70,17 @@ class _Running:
     coef: Ext
     row: Any = None  # q_cᵀM_c once all row variables are bound
 
-    def pairs(self) -> tuple[I64, I64, I64]:
-        """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
-        half = 1 << (self.row_bits - 1)
-        merged = np.unique(self.index & (half - 1))
-        place = {v: i for i, v in enumerate(self.index.tolist())}
-        low = np.array([place.get(v, -1) for v in merged.tolist()], dtype=np.int64)
-        high = np.array([place.get(v + half, -1) for v in merged.tolist()], dtype=np.int64)
-        return merged, low, high
+    pairs: tuple[I64, I64, I64] | None = None  # of the rows, for the round that is under way
+
+
+def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
+    """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
+    half = 1 << (row_bits - 1)
+    merged = np.unique(index & (half - 1))
+    place = {v: i for i, v in enumerate(index.tolist())}
+    low = np.array([place.get(v, -1) for v in merged.tolist()], dtype=np.int64)
+    high = np.array([place.get(v + half, -1) for v in merged.tolist()], dtype=np.int64)
+    return merged, low, high
 
 
 class OpeningProverImpl:
@@ -103,6 +106,7 @@ class OpeningProverImpl:
             item = _Running(c.rows, w, c.layout.rows, row_bits, waiting, total, field.one)
             self._settle(item)
             self.running.append(item)
+        self._advance(None)
 
     def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> Any:
         """W_c on the existing rows, K (2, R, ℓ)."""
@@ -130,39 +134,44 @@ class OpeningProverImpl:
         return flat.reshape(2, len(c.rows), layout.code.ell)
 
     def _settle(self, item: _Running) -> None:
-        """Once no row variable is left the tables become K (2, ℓ)."""
+        """Once no row variable is left the tables become K (2, ℓ), which rounds fold in place."""
         if item.row_bits == 0 and item.row is None:
-            item.row = self.backend.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0]
-            item.f, item.w = item.row, item.w[:, 0]
+            item.f, item.w = self.backend.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0], item.w[:, 0]
+            item.row = item.f.copy()
+
+    def _advance(self, r: Ext | None) -> None:
+        """Fold what runs by r, let those begin whose turn it is, and compute the next round of all."""
+        backend, g1, g2 = self.backend, self.backend.field.zero, self.backend.field.zero
+        columns, fold = list[_Running](), list[bool]()
+        for item in self.running:
+            ready = r is None or item.waiting > 0  # nothing to fold
+            if r is not None and item.waiting:
+                item.waiting, item.coef = item.waiting - 1, item.coef * (1 - r)
+            elif r is not None and item.pairs is not None:
+                merged, low, high = item.pairs
+                item.f, item.w = backend.open_fold(item.f, low, high, r), backend.open_fold(item.w, low, high, r)
+                item.index, item.row_bits, item.pairs, ready = merged, item.row_bits - 1, None, True
+                self._settle(item)
+            if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2
+                g2 = g2 - item.coef * item.total
+            elif item.row_bits:
+                item.pairs = _row_pairs(item.index, item.row_bits)
+                one, two = backend.open_round(item.f, item.w, *item.pairs[1:])
+                g1, g2 = g1 + item.coef * one, g2 + item.coef * two
+            else:
+                columns.append(item)
+                fold.append(not ready)
+        tables, (one, two) = backend.product_rounds([(x.f, x.w) for x in columns], [x.coef for x in columns], fold, r)
+        for item, pair in zip(columns, tables, strict=True):
+            item.f, item.w = pair
+        self.next = g1 + one, g2 + two
 
     def round(self) -> tuple[Ext, Ext]:
-        g1 = g2 = self.backend.field.zero
-        for item in self.running:
-            if item.waiting:
-                g2 = g2 - item.coef * item.total
-                continue
-            if item.row_bits:
-                _, low, high = item.pairs()
-                one, two = self.backend.open_round(item.f, item.w, low, high)
-            else:
-                one, two = self.backend.product_round(item.f, item.w)
-            g1, g2 = g1 + item.coef * one, g2 + item.coef * two
-        return g1, g2
+        return self.next
 
     def bind(self, r: Ext) -> None:
         self.point.append(r)
-        for item in self.running:
-            if item.waiting:
-                item.waiting -= 1
-                item.coef = item.coef * (1 - r)
-            elif item.row_bits:
-                merged, low, high = item.pairs()
-                item.f = self.backend.open_fold(item.f, low, high, r)
-                item.w = self.backend.open_fold(item.w, low, high, r)
-                item.index, item.row_bits = merged, item.row_bits - 1
-                self._settle(item)
-            else:
-                item.f, item.w = self.backend.fold_top(item.f, r), self.backend.fold_top(item.w, r)
+        self._advance(r)
 
     def ends(self) -> list[Ext]:
         return [Ext.from_array(self.backend.field, item.f) for item in self.running]
