@@ -52,7 +52,7 @@ class TaskProver(Protocol):
 @dataclass(frozen=True)
 class Counts:
     """What a reduction used. `products` are pad indices, the masking pair last; `constraints` also bounds the instances that
-    one ρ combines, `batches` is how many ρ there were; `rounds` and `message_bytes` are those before the opening."""
+    one ρ combines, `batches` is how many ρ there were; `rounds` and `message_bytes` are those between witness root and opening."""
 
     pads: int
     products: tuple[tuple[int, int], ...]
@@ -62,9 +62,10 @@ class Counts:
     message_bytes: int
 
     @staticmethod
-    def of(channel: Channel, system: ConstraintSystem) -> "Counts":
+    def of(channel: Channel, system: ConstraintSystem, before: int) -> "Counts":
+        """`before`: bytes that were sent before the reduction."""
         batches = sum(c.where == "products" for c in system.constraints)
-        return Counts(channel.pads, tuple(channel.products), len(system.constraints), batches, channel.rounds, channel.sent)
+        return Counts(channel.pads, tuple(channel.products), len(system.constraints), batches, channel.rounds, channel.sent - before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,17 +81,16 @@ class TaskShape:
         """The lookup trees."""
         return plan_trees(self.graph, self.tree_bits)
 
-
     @cached_property
     def counts(self) -> Counts:
         """By running the reduction without data; a run of the schedule over a proof finds the same (`run_task`)."""
         channel = CountingChannel(self.field)
         published = {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in self.graph.published}
-        return Counts.of(channel, _reduce(channel, self, published, None))
+        return Counts.of(channel, _reduce(channel, self, published, None), 0)
 
-    def adopt(self, channel: Channel, system: ConstraintSystem) -> None:
+    def adopt(self, counts: Counts) -> None:
         """Take the counts from a run of the schedule that has just reduced everything."""
-        self.__dict__.setdefault("counts", Counts.of(channel, system))
+        self.__dict__.setdefault("counts", counts)
 
     @property
     def pads(self) -> int:
@@ -128,8 +128,9 @@ def run_task(
     the statement, so it is neither sent nor known before the reduction has counted its pads."""
     channel.bind("statement", statement)
     root = channel.clear_bytes("witness/root", 32, lambda: prover.witness_root() if prover else b"")
+    before = channel.sent
     system = _reduce(channel, shape, published, prover)
-    shape.adopt(channel, system)
+    shape.adopt(Counts.of(channel, system, before))
     every = [*commitments, Committed(WITNESS, shape.witness_layout(params), root)]
     prove_opening(channel, every, system, shape.cells, params.queries, prover.opening if prover else None)
 

@@ -157,6 +157,7 @@ def test_which_copy_a_window_opens(manifest: RunManifest) -> None:
         0: ["head"] * 6, 1: ["head", "head@1", "head@2", "head@3", "head@4", "head@5"],
         2: ["head", "head", "head@2", "head@2", "head@4", "head@4"],
     }
+    assert standing(manifest, "head", 0) == Name("head", -1)
     for every, names in expected.items():
         private = replace(manifest, rotation_windows=every)
         assert [str(standing(private, "head", w)) for w in range(6)] == names

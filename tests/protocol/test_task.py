@@ -1,0 +1,88 @@
+"""One task's schedule from statement to end of proof, on a small graph with every operation: what a proof binds, and what it counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from protocol.errors import VerificationError
+from protocol.field import GOLDILOCKS
+from protocol.params import profile
+from protocol.relation.graph import IntArray
+from protocol.schedule.task import PAD_GRANULE, TaskShape
+from tests.support.stage import verify
+from tests.support.tiny import Tiny, tiny_graph
+
+F = GOLDILOCKS
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return Tiny(tiny_graph(2, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def proof(tiny: Tiny) -> bytes:
+    return bytes(tiny.prove().proof)
+
+
+def judged(tiny: Tiny, proof: bytes, statement: bytes | None = None, published: dict[str, IntArray] | None = None) -> str:
+    try:
+        said = tiny.published if published is None else published
+        verify(TaskShape(tiny.graph, F), statement or tiny.statement, tiny.committed, said, proof)
+    except VerificationError as error:
+        return error.reason
+    return "accepted"
+
+
+def test_a_proof_made_now_and_one_made_before_are_accepted(tiny: Tiny, proof: bytes) -> None:
+    assert judged(tiny, proof) == "accepted"
+    again = bytes(tiny.prove().proof)
+    assert again == proof and judged(tiny, again) == "accepted"
+
+
+def test_a_proof_is_about_its_statement_and_its_witness(tiny: Tiny, proof: bytes) -> None:
+    assert judged(tiny, proof, statement=tiny.statement + b" ") == "opening-relation"
+    for at in (0, 31):
+        changed = bytearray(proof)
+        changed[at] ^= 1
+        assert judged(tiny, bytes(changed)) == "opening-relation"
+    assert judged(tiny, proof[:-1]) == "truncated" and judged(tiny, proof + b"\0") == "trailing"
+    assert judged(tiny, proof[:32]) == judged(tiny, b"") == "truncated"
+
+
+def test_a_proof_is_about_what_is_published(tiny: Tiny, proof: bytes) -> None:
+    """The statement names the values as well; here it is the schedule alone that must notice."""
+    for cell in (0, 1):
+        other = tiny.published["squares"].copy()
+        other[cell] += 1
+        assert judged(tiny, proof, published={"squares": other}) == "opening-relation"
+    for wrong in (tiny.published["squares"][:1], tiny.published["squares"][None], np.zeros(0, dtype=np.int64)):
+        assert judged(tiny, proof, published={"squares": wrong}) == "published-shape"
+    assert judged(tiny, proof, published={}) == "published-shape"
+
+
+def test_a_verifier_finds_the_counts_by_verifying(tiny: Tiny, proof: bytes) -> None:
+    """As a run without data finds them, without running the reduction a second time."""
+    shape = TaskShape(tiny.graph, F)
+    verify(shape, tiny.statement, tiny.committed, tiny.published, proof)
+    assert vars(shape)["counts"] == TaskShape(tiny.graph, F).counts
+
+
+@pytest.mark.parametrize(("pads", "products", "cells"), [
+    (1, 1, (1, 1)), (PAD_GRANULE, 128, (1, 1)), (PAD_GRANULE + 1, 129, (2, 2)), (2 * PAD_GRANULE, 256, (2, 2)), (700, 257, (3, 3)),
+])
+def test_pads_and_products_are_committed_up_to_a_granule(tiny: Tiny, pads: int, products: int, cells: tuple[int, int]) -> None:
+    """T pairs, the masking one among them, need 2T − 1 values: C has degree 2T − 2."""
+    shape = TaskShape(tiny.graph, F)
+    vars(shape)["counts"] = replace(shape.counts, pads=pads, products=((0, 0),) * products)
+    assert (shape.pads, shape.products) == (cells[0] * PAD_GRANULE, cells[1] * PAD_GRANULE)
+    sizes = dict(shape.witness_tensors())
+    assert (sizes["pad"], sizes["product"]) == ((shape.pads, 2), (shape.products, 2))
+
+
+def test_the_witness_is_opened_once(tiny: Tiny) -> None:
+    params = profile("goldilocks-2^12")
+    layout = TaskShape(tiny.graph, F).witness_layout(params)
+    assert layout.code == params.code(1) and layout.code.blinding == params.queries
+    assert {s.name: s.tensor.shape for s in layout.slots} == dict(TaskShape(tiny.graph, F).witness_tensors())
