@@ -35,7 +35,6 @@ from prover.cost.bound import Bound, bound
 from prover.cost.machine import describe, memory_bytes
 from prover.cost.rates import measure
 from prover.cost.work import Work
-from prover.executor.torch_ops import TorchOps
 
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
@@ -90,9 +89,9 @@ def device_rates(backend: Backend, params: Params) -> DeviceRates:
     return DeviceRates(bandwidth, max(products), compressions)
 
 
-def kernels(backend: Backend, params: Params, rates: DeviceRates, ops: TorchOps) -> dict[str, Any]:
+def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, Any]:
     """A second's worth of each unit of work, and the share of the bound of the two that cost most."""
-    unit = measure(backend, params, ops).unit
+    unit = measure(backend, params).unit
     cells = Work(encoded=1.0, hashed=params.n / params.ell / 8)  # of a tall commitment: a compression for eight words
     seconds = {"cell committed": unit["encoded"] + cells.hashed * unit["hashed"], "leaf": unit["leaves"]}
     works = {"cell committed": cells, "leaf": Work(leaves=1.0)}
@@ -124,11 +123,11 @@ def line(r: dict[str, Any]) -> str:
 
 
 def step(
-    name: str, shape: Shape, tokens: int, arguments: argparse.Namespace, backend: Backend, ops: TorchOps, folder: Path
+    name: str, shape: Shape, tokens: int, arguments: argparse.Namespace, backend: Backend, folder: Path
 ) -> dict[str, Any]:
     """One shape at one length: prepared, trained, its tasks proved and verified as far as the limit allows."""
     begun, params = time.monotonic(), profile(arguments.profile)
-    s = stage(shape, tokens, params.name, backend, folder, ops=ops, keep=memory_bytes("cpu") // 4)
+    s = stage(shape, tokens, params.name, backend, folder, keep=memory_bytes("cpu") // 4)
     prepared = time.monotonic() - begun
     _ = s.trace
     layers = shape.num_hidden_layers
@@ -172,11 +171,10 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, help="write every figure here")
     arguments = parser.parse_args(words)
     backend, params = select(arguments.backend), profile(arguments.profile)
-    ops = TorchOps("cuda" if backend.name == "cuda" else "cpu")
     rates = device_rates(backend, params)
     print(f"{_device(backend)}: copy {rates.bandwidth / 1e9:.1f} GB/s, {rates.products / 1e9:.2f} G products/s, "
           f"{rates.compressions * 64 / 1e9:.2f} GB/s of SHA-256; {params.name}")
-    found: dict[str, Any] = {"backend": backend.name, "rates": asdict(rates), "kernels": kernels(backend, params, rates, ops), "steps": []}
+    found: dict[str, Any] = {"backend": backend.name, "rates": asdict(rates), "kernels": kernels(backend, params, rates), "steps": []}
     for name, figures in found["kernels"].items():
         share = f"   {figures['share']:.0%} of the bound" if "share" in figures else ""
         speed = "too fast to tell" if figures["per_second"] is None else f"{figures['per_second'] / 1e6:12.3f} M/s"
@@ -188,7 +186,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = (arguments.folder or Path(temporary)) / f"{name}-{shape.num_hidden_layers}"
                 for tokens in arguments.tokens or (512, 2048):
-                    found["steps"].append(step(name, shape, tokens, arguments, backend, ops, folder))
+                    found["steps"].append(step(name, shape, tokens, arguments, backend, folder))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
     return found

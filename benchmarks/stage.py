@@ -31,7 +31,7 @@ from prover.cost.phases import Clock, timed_proof
 from prover.cost.work import padded_cells
 from prover.executor.evaluate import check
 from prover.executor.prepare import Prepared, prepare
-from prover.executor.torch_ops import TorchOps
+from prover.executor.torch_ops import TorchOps, ops_beside
 from prover.executor.trainer import Trainer, WindowTrace
 from prover.files.dataset import TokenisedDataset
 from prover.files.groups import KEEP_BYTES
@@ -62,12 +62,11 @@ class Measured:
 
 @dataclass(eq=False)
 class Stage:
-    """A planned step; `ops` is the executor that trains and makes witnesses."""
+    """A planned step; trained and evaluated beside the backend that proves."""
 
     ready: Prepared
     params: Params
     backend: Backend
-    ops: TorchOps
     clock: Clock = time.perf_counter
     train_seconds: float = 0.0
     made: dict[str, CommitmentData] = field(default_factory=dict)
@@ -79,7 +78,8 @@ class Stage:
     @cached_property
     def trace(self) -> WindowTrace:
         """The step in exact integers."""
-        trainer, start = Trainer(self.manifest, self.ready.base, self.ready.tokens, self.ready.mask, self.ops), self.clock()
+        ops, start = TorchOps(ops_beside(self.backend.name).device), self.clock()
+        trainer = Trainer(self.manifest, self.ready.base, self.ready.tokens, self.ready.mask, ops)
         found = trainer.run_window(StepRange(0, 1))
         self.train_seconds = self.clock() - start
         return found
@@ -113,11 +113,13 @@ class Stage:
         seconds["inputs"] = clock() - start
         given = {(role, key): array for role, (_, tensors) in arrays.items() for key, array in tensors.items()}
         start = clock()
-        graph, values = task_values(self.manifest, task.kind, StepRange(0, 1) if task.window >= 0 else None, task.subject, given, self.ops)
-        check(graph, dict(enumerate(values)))
+        ops = ops_beside(self.backend.name)
+        graph, found = task_values(self.manifest, task.kind, StepRange(0, 1) if task.window >= 0 else None, task.subject, given, ops)
+        check(graph, dict(enumerate(found)), ops if ops.keep else None)
+        values = list(map(self.backend.to_device, found))
         seconds["evaluate"] = clock() - start
         shape = TaskShape(graph, self.backend.field)
-        published = {item.name: values[item.tensor.index] for item in graph.published}
+        published = {p.name: self.backend.to_host(values[p.tensor.index]) for p in graph.published}
         start = clock()
         proof, phases = timed_proof(self.backend, shape, STATEMENT, inputs, values, published, self.params, fresh_seed(), clock)
         seconds["prove"] = clock() - start
@@ -135,7 +137,7 @@ class Stage:
 
 def stage(
     shape: Shape, tokens: int, profile_name: str, backend: Backend, folder: Path, rank: int = 8, keep: int = KEEP_BYTES,
-    ops: TorchOps | None = None, clock: Clock = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> Stage:
     """One sequence of random tokens, AdamW, rank `rank` on all seven projections; weights are written to `folder` unless they lie
     there, and `keep` bytes of their integers are held."""
@@ -147,10 +149,10 @@ def stage(
     ready = prepare(
         open_model(folder), dataset, name="benchmark", lora=Lora(rank, 2 * rank, PROJECTIONS),
         optimizer=Optimizer(kind="adamw", learning_rate="0.001"), batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True,
-        base_visibility="private", profile=profile_name, calibration_steps=1, keep=keep, device=(ops or TorchOps()).device,
+        base_visibility="private", profile=profile_name, calibration_steps=1, keep=keep, device=ops_beside(backend.name).device,
     )
     manifest = replace(ready.manifest, budgets=opening_counts(ready.manifest))
-    return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, ops or TorchOps(), clock)
+    return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, clock)
 
 
 def foretold(manifest: RunManifest, task: Task, params: Params) -> Forecast:

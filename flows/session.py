@@ -217,7 +217,7 @@ def estimate(config_path: str, device: str = "auto", memory: int | None = None) 
 
 
 def device_rates(backend: Backend, profile_name: str) -> Rates:
-    """Measured now, in about a second."""
+    """Measured now, in a few seconds."""
     return measure(backend, profile(profile_name), ops_beside(backend.name))
 
 

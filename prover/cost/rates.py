@@ -12,6 +12,7 @@ gives other rates.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from prover.cost.claims import Claims, record_claims
 from prover.cost.phases import Clock, timed_proof
 from prover.cost.work import Work, commitment_work, evaluation_work, proof_work, verification_work
 from prover.executor.evaluate import check, evaluate
-from prover.executor.torch_ops import TorchOps
+from prover.executor.torch_ops import TorchOps, ops_beside
 from prover.randomness import SecretStream, fresh_seed
 
 LEAST = 0.4  # seconds of the larger proof
@@ -63,7 +64,8 @@ class Sample:
     """A task to measure with: everything that a proof needs."""
 
     shape: TaskShape
-    values: list[IntArray]
+    given: dict[tuple[str, str], IntArray]
+    values: list[Any]
     inputs: list[tuple[str, CommitmentData]]
     claims: Claims
 
@@ -93,11 +95,12 @@ def sample(backend: Backend, params: Params, size: int, depth: int, ops: TorchOp
         (role, commit(backend, CommitmentLayout.pack([(name, array.shape)], params.code(1)), {name: array}, fresh_seed()))
         for (role, name), array in given.items()
     ]
-    return Sample(shape, [values[t.index] for t in graph.tensors], inputs, claims)
+    return Sample(shape, given, [backend.to_device(values[t.index]) for t in graph.tensors], inputs, claims)
 
 
-def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time.perf_counter) -> Rates:
-    """The rates of a backend and an executor under a profile, seconds of `clock`."""
+def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) -> Rates:
+    """The rates of a backend and of the executor beside it under a profile, seconds of `clock`."""
+    ops = ops_beside(backend.name)
     unit = _host_rates(params, clock) | {"host": 1.0}
     unit["encoded"], unit["hashed"] = _commit_rates(backend, params, unit["random"], clock)
     size, spent = LARGE, 0.0
@@ -118,8 +121,7 @@ def measure(backend: Backend, params: Params, ops: TorchOps, clock: Clock = time
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
         spare = host if name == "verified" else 0.0
         unit[name], unit[calls] = _two_unknowns(work, count, [max(p[phase] - spare, 0.0) for p in phases])
-    held = list(map(backend.to_device, large.values))
-    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, held) for p in large.shape.plans], clock) / works[-1].counted
+    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, large.values) for p in large.shape.plans], clock) / works[-1].counted
     _evaluation_rates(unit, samples, ops, clock)
     return Rates(backend.name, unit)
 
@@ -185,11 +187,9 @@ def _evaluation_rates(unit: dict[str, float], samples: Sequence[Sample], ops: To
 
 def _evaluate(s: Sample, ops: TorchOps) -> None:
     graph = s.shape.graph
-    given = {(op.commitment, op.tensor_name): s.values[t.index]
-             for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)}
     wanted = [t for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
-    committed = evaluate(graph, given, wanted, ops)
-    check(graph, evaluate(graph, given, graph.tensors, ops, committed))
+    committed = evaluate(graph, s.given, wanted, ops)
+    check(graph, evaluate(graph, s.given, graph.tensors, ops, committed), ops if ops.keep else None)
 
 
 def _best(work: Callable[[], object], clock: Clock, repeats: int = 3) -> float:

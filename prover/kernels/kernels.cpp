@@ -19,7 +19,7 @@ VL_MAP(vl_hash_pairs, HashPair)
 #include <malloc.h>
 #endif
 
-// Lets the allocator keep up to 2 GB of freed arrays instead of returning them: the rounds of a sumcheck free and allocate
+// Lets the allocator keep freed arrays instead of returning them: the rounds of a sumcheck free and allocate
 // tables of the same sizes, and fresh pages cost more than the arithmetic on them. Large arrays come from the heap too (the
 // threshold above which the system is asked for each cannot be set beyond 32 MB), all threads from one.
 VL_EXPORT void vl_keep_memory() {

@@ -1,4 +1,4 @@
-"""`verilora estimate`: counts, memory by what takes it, seconds of this machine; other machines by --memory; refusals say what fits."""
+"""`verilora estimate`: counts, memory by what takes it, seconds here; other machines by --memory; refusals that say what fits."""
 
 import json
 from pathlib import Path

@@ -126,7 +126,7 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
 
 
 def test_rates_are_measured_and_add_up() -> None:
-    rates = measure(select("cpu"), PARAMS, TorchOps())
+    rates = measure(select("cpu"), PARAMS)
     assert set(rates.unit) == set(vars(Work())) and all(value >= 0 for value in rates.unit.values()) and rates.backend == "cpu"
     assert all(rates.unit[name] > 0 for name in ("encoded", "hashed", "leaves", "folded", "tables", "weighted", "opened", "macs"))
     assert rates.total(Work(leaves=2.0) + Work(leaves=1.0, host=1.0)) == pytest.approx(3 * rates.unit["leaves"] + 1)
