@@ -34,7 +34,7 @@ def test_the_first_layer_is_meant_where_none_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["base/2", "x/0", "", "state/0", "heads", "dataset/0"])
 def test_range_tasks_are_about_base_commitments(name: str) -> None:
-    with pytest.raises(RelationError):
+    with pytest.raises(RelationError, match=f"no base commitment is named {name}$"):
         build(manifest(), "range", None, name)
 
 
