@@ -19,14 +19,14 @@ from protocol.relation.graph import IntArray, RelationError
 GUARD = 128  # fractional bits of the recurrence; 2^16 steps lose at most 17 of them
 
 
-def _exp_fixed(numerator: int, shift: int) -> int:
-    """floor-accurate 2^GUARD·exp(−numerator·2^−shift) for 0 ≤ argument ≤ 1, by the Taylor series."""
+def _exp_fixed(shift: int) -> int:
+    """floor-accurate 2^GUARD·exp(−2^−shift), shift ≥ 0, by the Taylor series."""
     one = 1 << GUARD
     term, total, k = one, 0, 0
     while term:
         total += term if k % 2 == 0 else -term
         k += 1
-        term = term * numerator // k >> shift
+        term = term // k >> shift
     return total
 
 
@@ -58,24 +58,22 @@ def round_shift(value: int, shift: int) -> int:
 
 @lru_cache(maxsize=8)
 def exp_table(g: int, f_p: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Columns (x, T[x], T[x−1]) of exp:g:fP, each int64[2^16]."""
+    """Columns (x, T[x], T[x−1]) of exp:g:fP, each int64[2^16]. With these g and fP T[−1] > T[0] > T[1], and T vanishes at its end."""
     if not 0 <= g <= 10 or not g + 2 <= f_p <= 24:
         raise RelationError(f"exp table: granularity {g} and probability bits {f_p} need g+2 ≤ fP ≤ 24, 0 ≤ g ≤ 10")
-    step = _exp_fixed(1, g)
+    step = _exp_fixed(g)
     inverse = (1 << 2 * GUARD) // step  # exp(+2^−g)
     values, current = [round_shift(inverse, GUARD - f_p)], 1 << GUARD
     for _ in range(1 << 16):
         values.append(round_shift(current, GUARD - f_p))
         current = current * step >> GUARD
-    if values[-2] != 0 or not values[0] > values[1] > values[2]:
-        raise RelationError(f"exp:{g}:{f_p} does not vanish at its end or is not strict at 0")
     table = np.array(values, dtype=np.int64)
     return np.arange(1 << 16, dtype=np.int64), table[1:], table[:-1]
 
 
 def softmax_limit(g: int, f_p: int) -> int:
     """K = ⌊2^fP · exp(2^−(g+1))⌋, the row-sum bound that makes the softmax shift unique."""
-    return ((1 << 2 * GUARD) // _exp_fixed(1, g + 1)) >> (GUARD - f_p)
+    return ((1 << 2 * GUARD) // _exp_fixed(g + 1)) >> (GUARD - f_p)
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +82,7 @@ def silu_table(f_in: int, f_out: int, f_grad: int) -> tuple[IntArray, IntArray, 
     if not (-3 <= f_in <= 16 and 0 <= f_out + 3 <= 20 and 0 <= f_grad <= 16):
         raise RelationError(f"silu table: fractional bits {f_in}, {f_out}, {f_grad} are out of range")
     half, one = 1 << 15, 1 << GUARD
-    step, decay = _exp_fixed(1, f_in) if f_in >= 0 else _exp_fixed(1, 0) ** (1 << -f_in) >> GUARD * ((1 << -f_in) - 1), one
+    step, decay = _exp_fixed(f_in) if f_in >= 0 else _exp_fixed(0) ** (1 << -f_in) >> GUARD * ((1 << -f_in) - 1), one
     out, grad = [0] * (2 * half), [0] * (2 * half)
     for i in range(half + 1):  # decay = 2^GUARD · exp(−i·2^−fi)
         sigma_pos = (one << GUARD) // (one + decay)

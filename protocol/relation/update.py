@@ -67,9 +67,9 @@ def _signed(bits: int) -> tuple[int, int]:
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
-def _sums(c: Context, name: str, change: Tensor, inclusive: bool) -> Tensor:
-    """[s, …]: Σ of `change` over the steps before s, or up to s."""
-    rows, cols = np.tril_indices(c.steps.count, 0 if inclusive else -1)
+def _sums(c: Context, name: str, change: Tensor) -> Tensor:
+    """[s, …]: Σ of `change` over the steps before s."""
+    rows, cols = np.tril_indices(c.steps.count, -1)
     return c.g.axis_map(name, change, "s", c.steps.count, rows, cols)
 
 
@@ -106,7 +106,7 @@ def begin(
             start = _start(c, name, axes, shape, *_signed(c.m.widths["master"]), initial)
         kinds = ("delta", "decay") if c.m.optimizer.weight_decay != "0" else ("delta",)
         updates = tuple(declare(g, f"{name}.{x}", "s" + axes, (count, *shape), c.m.widths["delta"]) for x in kinds)
-        before = [_sums(c, f"{x.name}.moved", x, inclusive=False) for x in updates]
+        before = [_sums(c, f"{x.name}.moved", x) for x in updates]
         steps = g.linear(f"{name}.steps", "s" + axes, (1, start), *[(-1, x) for x in before])
         parameters[matrix] = Parameter(name, axes, start, updates, steps)
         exact, to = Fixed(steps, MASTER_BITS), COMPUTE_BITS

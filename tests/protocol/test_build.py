@@ -27,9 +27,14 @@ def test_tasks_that_no_run_has(kind: str, layer: int | str) -> None:
         build(manifest(), kind, StepRange(0, 2), layer)
 
 
+def test_the_first_layer_is_meant_where_none_is_named() -> None:
+    first, second = (build(manifest(), "layer", StepRange(0, 1), n).digest() for n in (0, 1))
+    assert build(manifest(), "layer", StepRange(0, 1)).digest() == first != second
+
+
 @pytest.mark.parametrize("name", ["base/2", "x/0", "", "state/0", "heads", "dataset/0"])
 def test_range_tasks_are_about_base_commitments(name: str) -> None:
-    with pytest.raises(RelationError):
+    with pytest.raises(RelationError, match=f"no base commitment is named {name}$"):
         build(manifest(), "range", None, name)
 
 

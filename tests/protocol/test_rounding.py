@@ -38,6 +38,7 @@ def test_exactly_one_root_passes(top: int) -> None:
     g, bits = Graph(), max((top.bit_length() + 1) // 2, 1)
     v, s = grid(range(top + 1), range(1 << bits))
     root = isqrt(g, g.input("in", "v", "n", v.shape, 0, top), "root")
+    assert (root.lo, root.hi) == (0, (1 << bits) - 1)
     good = passing(g, {"v": v}, {root.index: s})
     assert [(a, b) for a, b in zip(v[good], s[good], strict=True)] == [(a, exact_root(a)) for a in range(top + 1)]
 
