@@ -61,6 +61,17 @@ def test_other_encodings_are_rejected(manifest: RunManifest) -> None:
         RunManifest.from_json(manifest.to_json() + b" ")
 
 
+@pytest.mark.parametrize("data", [b"1", b"true", b'"manifest"', b"[]", b"[1]", b"{}"])
+def test_what_is_no_manifest_at_all_is_rejected(data: bytes) -> None:
+    with pytest.raises(VerificationError) as caught:
+        RunManifest.from_json(data)
+    assert caught.value.reason == "manifest"
+
+
+def test_the_first_seed_is_zero(manifest: RunManifest) -> None:
+    assert RunManifest.from_json(replace(manifest, seed=0).to_json()).seed == 0
+
+
 def test_windows_cover_the_steps(manifest: RunManifest) -> None:
     assert manifest.windows() == [StepRange(0, 2), StepRange(2, 2), StepRange(4, 1)]
 

@@ -25,6 +25,7 @@ def test_round_trip_and_shapes() -> None:
         ("kv_heads", 4), ("head_dim", 9),
         ("tied", 2), ("tied", False), ("rms_eps", "1e-5"), ("rms_eps", "0.000010"), ("rms_eps", "0"), ("rms_eps", "-1"),
         ("rms_eps", 1), ("rope_theta", "010"), ("rope_theta", "10000.0"), ("rope_theta", "1\n"), ("rope_theta", "9" * 31),
+        ("rope_theta", "0.9"),
         ("bias", "v_proj,q_proj"), ("bias", "q_proj,"), ("bias", "q_proj,q_proj"), ("bias", "norm"), ("bias", None), ("qk_norm", 2),
         ("qk_norm", True), ("rope_scaling", None), ("rope_scaling", "yarn:8:1:4:8192"), ("rope_scaling", LLAMA3 + ":1"),
         ("rope_scaling", "llama3:8:1:4"), ("rope_scaling", "llama3:8.0:1:4:8192"), ("rope_scaling", "llama3:0.5:1:4:8192"),
@@ -35,6 +36,11 @@ def test_malformed_values_are_refused(key: str, value: object) -> None:
     with pytest.raises(VerificationError) as caught:
         ModelConfig.from_manifest(CONFIG.to_manifest() | {key: value})
     assert caught.value.where == f"model.{key}"
+
+
+def test_the_smallest_values_are_accepted() -> None:
+    smallest = {"rope_theta": "1", "rope_scaling": "llama3:1:0.5:0.75:0.5"}
+    assert ModelConfig.from_manifest(CONFIG.to_manifest() | smallest).scaling == (1, Fraction(1, 2), Fraction(3, 4), Fraction(1, 2))
 
 
 def test_features() -> None:
