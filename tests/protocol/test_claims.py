@@ -88,6 +88,13 @@ def test_axis_map_gather_and_public(a: int, b: int, c: int, seed: int) -> None:
     w.check(w.g.linear("mixed", "ab", (2, public), (1, x)))
 
 
+def test_only_products_are_instances() -> None:
+    w = World(1)
+    x = w.input("x", "a", 3)
+    with pytest.raises(TypeError, match="x is not a product"):
+        _ = Instance(w.g, F, x, (random_k(w.rng, 3),)).op
+
+
 def test_one_example_of_every_linear_operation() -> None:
     """The cases above, once."""
     w = World(3)

@@ -38,6 +38,18 @@ def test_malformed_values_are_refused(key: str, value: object) -> None:
     assert caught.value.where == f"model.{key}"
 
 
+@pytest.mark.parametrize(("key", "largest", "step"), [
+    ("vocab", 1 << 20, 1), ("hidden", 1 << 18, 1), ("layers", 1 << 10, 1), ("heads", 1 << 10, 1), ("kv_heads", 1 << 10, 1),
+    ("head_dim", 1 << 10, 2), ("ffn", 1 << 18, 1),
+])
+def test_the_largest_model(key: str, largest: int, step: int) -> None:
+    """What a verifier builds from a few bytes of a manifest has a limit."""
+    wide = CONFIG.to_manifest() | {"heads": 1 << 10, "kv_heads": 1}
+    assert getattr(ModelConfig.from_manifest(wide | {key: largest}), key) == largest
+    with pytest.raises(VerificationError, match=f"model.{key}"):
+        ModelConfig.from_manifest(wide | {key: largest + step})
+
+
 def test_the_smallest_values_are_accepted() -> None:
     smallest = {"rope_theta": "1", "rope_scaling": "llama3:1:0.5:0.75:0.5"}
     assert ModelConfig.from_manifest(CONFIG.to_manifest() | smallest).scaling == (1, Fraction(1, 2), Fraction(3, 4), Fraction(1, 2))

@@ -22,7 +22,9 @@ F = GOLDILOCKS
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
-    return Tiny(tiny_graph(2, 2, 3))
+    found = Tiny(tiny_graph(2, 2, 3), 3)
+    assert all(values.all() for values in found.published.values())
+    return found
 
 
 @pytest.fixture(scope="module")
