@@ -186,3 +186,12 @@ def test_large_products_broadcast(shape: tuple[int, ...]) -> None:
     full = np.broadcast_to(b, a.shape)
     expected = [[x * y % GOLDILOCKS.p for x, y in zip(*rows, strict=True)] for rows in zip(a.tolist(), full.tolist(), strict=True)]
     assert GOLDILOCKS.mul(a, b).tolist() == expected and GOLDILOCKS.mul(b, a).tolist() == expected
+
+
+@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (97, 5), (12289, 12), (2**31 - 1, 1)])
+def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
+    field = small_field(p)
+    assert field.two_adicity == two_adicity
+    assert pow(field.root_of_unity(two_adicity), 1 << two_adicity - 1, p) == p - 1
+    with pytest.raises(ValueError, match="no root"):
+        field.root_of_unity(two_adicity + 1)

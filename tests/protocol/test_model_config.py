@@ -58,7 +58,7 @@ def test_the_smallest_values_are_accepted() -> None:
 def test_features() -> None:
     features = {"bias": "q_proj,v_proj", "qk_norm": 1, "rope_scaling": "llama3:8.5:1:4:8192"}
     config = ModelConfig.from_manifest(CONFIG.to_manifest() | features)
-    assert config.biased == ("q_proj", "v_proj") and CONFIG.biased == ()
+    assert config.biased == ("q_proj", "v_proj") and CONFIG.biased == () and CONFIG.qk_norm == 0
     assert config.scaling == (Fraction(17, 2), 1, 4, 8192) and CONFIG.scaling == ()
 
 
