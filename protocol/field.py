@@ -211,10 +211,6 @@ class Field:
         """Sum of products over the last axis: (2, ..., n), (2, ..., n) to (2, ...)."""
         return self.sum(self.kmul(a, b))
 
-    def kdotf(self, a: U64, b: U64) -> U64:
-        """Sum over the last axis of K times F products."""
-        return self.sum(self.kmulf(a, b))
-
     def kpowers(self, r: Ext, n: int) -> U64:
         """1, r, …, r^(n-1), shape (2, n)."""
         out = self.zeros(2, n)

@@ -92,12 +92,10 @@ class Optimizer:
 
     def one_minus_beta(self, name: str, bits: int) -> tuple[int, int]:
         """(c, e) with 1 − β ≈ c·2^−e and 2^(bits−1) ≤ c < 2^bits: the β that is proved is 1 − c·2^−e."""
-        rest, e = 1 - Fraction(getattr(self, name)), bits - 1
+        rest, e = 1 - Fraction(getattr(self, name)), bits - 1  # 0 < 1 − β ≤ 1, so e is no smaller
         while round(rest * (1 << e)) < 1 << bits - 1:
             e += 1
-        while round(rest * Fraction(2) ** e) >= 1 << bits:
-            e -= 1
-        return round(rest * Fraction(2) ** e), e
+        return round(rest * (1 << e)), e
 
     def corrections(self, step: int) -> tuple[int, int]:
         """2^GUARD·(√(1 − β2^t), 1/(1 − β1^t)), t = step + 1."""

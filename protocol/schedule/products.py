@@ -19,7 +19,6 @@ from protocol.channel import Channel, Form
 from protocol.field import U64, Ext, Field
 from protocol.layout import bits_of
 from protocol.relation.graph import Graph, OneHot, Product, Tensor
-from protocol.schedule.claims import ones
 from protocol.schedule.constraints import Weights
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import RoundProver, sumcheck
@@ -94,15 +93,6 @@ class Instance:
             for x in op.a_axes
         )
         return a, tuple(eq[x] if x in eq else self.by_axis[x] for x in op.b_axes)
-
-    def a_weights(self) -> Weights:
-        """How A's axes enter A': w where the axis is in the output, 1 where it is contracted."""
-        op = self.op
-        axes = op.high.axes if isinstance(op, OneHot) else op.a_axes
-        shape = self.factors[0].shape
-        return tuple(
-            self.by_axis.get(x, ones(self.field, n)) for x, n in zip(axes, shape, strict=True)
-        )
 
 
 class BatchProver(RoundProver, Protocol):

@@ -12,7 +12,8 @@ from protocol.channel import Channel, CountingChannel, Form, Transcript, Verifyi
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, Ext, small_field
 from protocol.schedule.constraints import ConstraintSystem
-from protocol.schedule.sumcheck import sumcheck
+from protocol.schedule.gkr import prove_fraction_tree
+from protocol.schedule.sumcheck import round_step, sumcheck
 from protocol.schedule.triples import check_triples, lagrange
 from prover.argument.channel import ProvingChannel
 
@@ -242,3 +243,54 @@ def test_triples_hold_only_for_products(wrong: int | None) -> None:
         committed[wrong] = committed[wrong] + 1
     worth = [value(channel, c.form, committed) for c in system.constraints]
     assert [not w for w in worth] == [True, True, wrong is None]
+
+
+class Unlucky(CountingChannel):
+    """Every challenge is this one, which the transcript would give once in |K| tries."""
+
+    def __init__(self, always: Ext) -> None:
+        super().__init__(always.field)
+        self.always = always
+
+    def challenge(self, tag: str) -> Ext:
+        return self.always
+
+
+def test_challenges_that_prove_nothing_are_refused() -> None:
+    """λ = 0 would drop the numerators, a weight 1 − r = 0 leave g(0) open, τ in a node show a pad's value."""
+    with pytest.raises(VerificationError, match="zero-challenge at tree/lambda"):
+        prove_fraction_tree(Unlucky(F.zero), ConstraintSystem(), 2, None)
+    prove_fraction_tree(Unlucky(F.ext(0, 1)), ConstraintSystem(), 1, None)
+    for weights, refused in (((F.zero, F.one), True), ((F.one, F.zero), False), (None, False)):
+        channel = CountingChannel(F)
+        if refused:
+            with pytest.raises(VerificationError, match="zero-weight at round"):
+                round_step(channel, "round", Form(F.zero), weights, None, "pad")
+        else:
+            round_step(channel, "round", Form(F.zero), weights, None, "pad")
+
+
+@pytest.mark.parametrize(("tau", "refused"), [((0, 0), True), ((6, 0), True), ((7, 0), False), ((6, 1), False), ((0, 5), False)])
+def test_tau_lies_outside_the_seven_nodes_of_three_products(tau: tuple[int, int], refused: bool) -> None:
+    channel, system = Unlucky(F.ext(*tau)), ConstraintSystem()
+    channel.products += [(0, 1), (2, 3), (4, 5)]
+    channel.pads = 6
+    if refused:
+        with pytest.raises(VerificationError, match="zero-challenge at triples/tau"):
+            check_triples(channel, system, lambda tau: F.zeros(2, 2))
+    else:
+        check_triples(channel, system, lambda tau: F.zeros(2, 2))
+        assert channel.products[3] == (6, 7) and len(system.constraints) == 3
+
+
+@pytest.mark.parametrize(("products", "refused"), [(48, False), (49, True)])
+def test_a_field_has_nodes_for_so_many_products(products: int, refused: bool) -> None:
+    """2T + 1 of them: with p = 97 at most 48 products."""
+    field = small_field(97)
+    channel, system = Unlucky(field.ext(0, 1)), ConstraintSystem()
+    channel.products += [(0, 1)] * products
+    if refused:
+        with pytest.raises(VerificationError, match="parameters at triples"):
+            check_triples(channel, system, lambda tau: field.zeros(2, 2))
+    else:
+        check_triples(channel, system, lambda tau: field.zeros(2, 2))

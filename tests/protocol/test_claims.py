@@ -88,6 +88,26 @@ def test_axis_map_gather_and_public(a: int, b: int, c: int, seed: int) -> None:
     w.check(w.g.linear("mixed", "ab", (2, public), (1, x)))
 
 
+def test_only_products_are_instances() -> None:
+    w = World(1)
+    x = w.input("x", "a", 3)
+    with pytest.raises(TypeError, match="x is not a product"):
+        _ = Instance(w.g, F, x, (random_k(w.rng, 3),)).op
+
+
+def test_one_example_of_every_linear_operation() -> None:
+    """The cases above, once."""
+    w = World(3)
+    x, y = w.input("x", "ab", 3, 4), w.input("y", "b", 4)
+    w.check(w.g.linear("t", "ba", (3, x), Term(-7, y, "b", (("a", np.array([2, -1, 4])),)), const=11))
+    w.check(w.g.linear("sum", "a", (2, x), const=-4))
+    w.check(w.g.axis_map("map", x, "b", 2, np.array([0, 1, 1]), np.array([3, 0, 3]), np.array([5, -2, 1])))
+    w.check(w.g.gather("rows", x, "st", np.array([[0, 2], [2, 2], [1, 0]])))
+    public = w.g.public("p", "ab", w.rng.integers(-9, 10, (3, 4)))
+    w.check(public)
+    w.check(w.g.linear("mixed", "ab", (2, public), (1, x)))
+
+
 @given(sizes, sizes, sizes, sizes, numbers)
 @settings(max_examples=25, deadline=None)
 def test_products_and_their_end_claims(a: int, b: int, c: int, d: int, seed: int) -> None:

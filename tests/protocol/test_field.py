@@ -169,3 +169,29 @@ def test_small_fields_must_be_prime() -> None:
     for p in (2, 4, 91, 2**31 + 11):
         with pytest.raises(ValueError, match="prime"):
             small_field(p)
+
+
+def test_the_first_word_that_is_not_canonical_is_named() -> None:
+    for words, index in (([1, GOLDILOCKS.p], 1), ([GOLDILOCKS.p - 1, 5, GOLDILOCKS.p, GOLDILOCKS.p + 1], 2), ([GOLDILOCKS.p + 1], 0)):
+        with pytest.raises(VerificationError) as caught:
+            GOLDILOCKS.from_bytes(b"".join(w.to_bytes(8, "big") for w in words), "here")
+        assert (caught.value.reason, caught.value.where) == ("non-canonical", f"here[{index}]")
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 1), (1, 20000), (20000,)])
+def test_large_products_broadcast(shape: tuple[int, ...]) -> None:
+    """More entries than one block has."""
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 1 << 63, (2, 20000)).astype(np.uint64), rng.integers(0, 1 << 63, shape).astype(np.uint64)
+    full = np.broadcast_to(b, a.shape)
+    expected = [[x * y % GOLDILOCKS.p for x, y in zip(*rows, strict=True)] for rows in zip(a.tolist(), full.tolist(), strict=True)]
+    assert GOLDILOCKS.mul(a, b).tolist() == expected and GOLDILOCKS.mul(b, a).tolist() == expected
+
+
+@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (97, 5), (12289, 12), (2**31 - 1, 1)])
+def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
+    field = small_field(p)
+    assert field.two_adicity == two_adicity
+    assert pow(field.root_of_unity(two_adicity), 1 << two_adicity - 1, p) == p - 1
+    with pytest.raises(ValueError, match="no root"):
+        field.root_of_unity(two_adicity + 1)

@@ -58,6 +58,13 @@ def test_every_table_of_a_tree_takes_its_place() -> None:
     ]
 
 
+@pytest.mark.parametrize(("cells", "variables"), [((8,), 4), ((1,), 4), ((9,), 5), ((24,), 6), ((25,), 6)])
+def test_a_tree_has_room_for_its_last_block(cells: tuple[int, ...], variables: int) -> None:
+    """Beside a table of eight rows."""
+    (plan,) = plan_trees(looked_up(("range:3", cells)), 6)
+    assert plan.variables == variables and plan.fractions == cells[0] + 8
+
+
 def test_boxes_are_cut_along_the_first_axis_that_can_be() -> None:
     """Of two cells as of many; an axis of odd length ends in a shorter box."""
     pairs: list[Box] = [((row, row + 1), (at, at + 4)) for row in (0, 1) for at in (0, 4, 8, 12)]

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
-from protocol.manifest import VERSION, Lora, RunManifest, StepRange, base_commitments
+from protocol.manifest import CHOICES, VERSION, WIDTHS, Lora, RunManifest, StepRange, base_commitments
 from tests.toy import toy_manifest
 
 
@@ -59,6 +59,27 @@ def test_everything_else_is_rejected(manifest: RunManifest, path: str, value: An
 def test_other_encodings_are_rejected(manifest: RunManifest) -> None:
     with pytest.raises(VerificationError):
         RunManifest.from_json(manifest.to_json() + b" ")
+
+
+@pytest.mark.parametrize("data", [b"1", b"true", b'"manifest"', b"[]", b"[1]", b"{}"])
+def test_what_is_no_manifest_at_all_is_rejected(data: bytes) -> None:
+    with pytest.raises(VerificationError) as caught:
+        RunManifest.from_json(data)
+    assert caught.value.reason == "manifest"
+
+
+def test_widths_of_this_version() -> None:
+    """How many bits each kind of value has: another number is another relation."""
+    assert VERSION == 2 and CHOICES == {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}
+    assert WIDTHS == {
+        "weight": 12, "head": 12, "bias": 16, "gamma": 16, "embedding": 16, "activation": 16, "gradient": 16, "compute": 16,
+        "probability": 16, "residual": 24, "row": 24, "du": 24, "delta": 24, "vocabulary_probability": 24, "moment": 25,
+        "lora_gradient": 26, "momentum": 32, "master": 32,
+    }
+
+
+def test_the_first_seed_is_zero(manifest: RunManifest) -> None:
+    assert RunManifest.from_json(replace(manifest, seed=0).to_json()).seed == 0
 
 
 def test_windows_cover_the_steps(manifest: RunManifest) -> None:
@@ -153,6 +174,8 @@ def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
         replace(many, window_steps=1)
     with pytest.raises(VerificationError, match="manifest at steps"):
         replace(many, steps=steps + 1, loss_tokens=(1,) * (steps + 1), window_steps=4)
+    with pytest.raises(VerificationError, match="manifest at steps"):
+        replace(many, model=replace(manifest.model, layers=3))
     warm = replace(manifest.optimizer, warmup_steps=2)
     replace(manifest, **SMALL | {"optimizer": warm})
     with pytest.raises(VerificationError, match="warmup_steps"):

@@ -67,6 +67,9 @@ def test_known_answers() -> None:
     assert ADAMW.decays(0, 6, 10) == ([0, 8590, 17180, 25770, 24494, 20919], 33)
     assert replace(ADAMW, weight_decay="0.03").decays(0, 4, 10) == ([0, 6442, 12885, 19327], 31)
     assert ADAMW.epsilons(0, 4, 40) == [348, 492, 602, 695]
+    assert replace(ADAMW, epsilon="0.00000003").epsilons(0, 2, 40) == [1043, 1475]
+    near_powers = {rate: sgd(learning_rate=rate).rates(0, 1, 1) for rate in ("0.99997", "1.99995", "3.9999")}
+    assert near_powers == {"0.99997": ([16384], 14), "1.99995": ([32767], 14), "3.9999": ([32767], 13)}
 
 
 def test_one_minus_beta_takes_the_smaller_exponent_where_two_would_do() -> None:
@@ -74,6 +77,7 @@ def test_one_minus_beta_takes_the_smaller_exponent_where_two_would_do() -> None:
     assert replace(ADAMW, beta1="0.00001").one_minus_beta("beta1", 16) == (32768, 15)
     assert replace(ADAMW, beta1="0").one_minus_beta("beta1", 16) == (32768, 15)
     assert replace(ADAMW, beta1="0.5").one_minus_beta("beta1", 16) == (32768, 16)
+    assert replace(ADAMW, beta1="0.50000458").one_minus_beta("beta1", 16) == (32768, 16)  # 32767.7 · 2^−16, or 65535.4 · 2^−17
 
 
 # AdamW ---------------------------------------------------------------------------------------------------------------

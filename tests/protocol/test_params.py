@@ -1,5 +1,7 @@
 """The registered profiles, number by number; test_soundness.py says why they are enough."""
 
+from dataclasses import replace
+
 import pytest
 
 from protocol.field import GOLDILOCKS
@@ -15,6 +17,10 @@ def test_profiles() -> None:
         assert (p.name, p.field, p.ell, p.n, p.queries) == (f"goldilocks-2^{log_ell}", GOLDILOCKS, 2**log_ell, 2 ** (log_ell + 2), queries)
         code = p.code(3)
         assert (code.field, code.ell, code.n, code.blinding) == (GOLDILOCKS, p.ell, p.n, 3 * queries)
+
+
+def test_too_few_queries_allow_no_opening_at_all() -> None:
+    assert replace(profile("goldilocks-2^12"), queries=100).max_openings == 0 and profile("goldilocks-2^12").max_openings == 12
 
 
 @pytest.mark.parametrize(("rate", "queries", "bits"), [(0.0, 1, 1.0), (1.0, 240, 0.0), (0.5, 100, 41.50374992788438), (0.25, 160, 108.49)])

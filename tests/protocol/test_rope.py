@@ -55,6 +55,7 @@ def test_the_error_before_rounding(head_dim: int, theta: int) -> None:
 
 @pytest.mark.parametrize("head_dim", [2, 8, 64, 96, 128, 256])
 def test_query_tables_use_their_bits(head_dim: int) -> None:
+    assert ROPE_BITS == 14
     cos, _ = query_tables(head_dim, Fraction(10000), 2)
     assert 1 << ROPE_BITS - 1 < np.abs(cos).max() <= 1 << ROPE_BITS
 

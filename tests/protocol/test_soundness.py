@@ -13,6 +13,7 @@ from protocol.field import GOLDILOCKS
 from protocol.layout import CommitmentLayout
 from protocol.manifest import RunManifest
 from protocol.params import MIN_BITS, PROFILES, profile
+from protocol.relation.graph import Graph
 from protocol.schedule.task import TaskShape
 from protocol.soundness import Soundness, require_bits, task_soundness
 from protocol.statement import BUDGETS, Task, commitment_layout, max_blinding, task_list
@@ -75,6 +76,20 @@ def test_the_tiny_graph_agrees_too() -> None:
     agree(task_soundness(params, shape, layouts, 3 * params.queries), errors(Schedule(graph), params, [[(3, 5)]], 3 * params.queries))
 
 
+def test_every_count_is_in_the_total() -> None:
+    """With queries beyond need and commitments of several rows the other sources make the sum: both calculators have the same."""
+    params = replace(profile("goldilocks-2^12"), queries=500)
+    empty = Graph()
+    empty.input("base", "W", "a", (70000,), -1, 1)
+    for graph in (tiny_graph(), empty):
+        shape = TaskShape(graph, GOLDILOCKS)
+        layouts = [CommitmentLayout.pack([("W", (70000,))], params.code(1)), shape.witness_layout(params)]
+        found = task_soundness(params, shape, layouts, params.queries)
+        second = errors(Schedule(graph), params, [[(70000,)]], params.queries)
+        agree(found, second)
+        assert found.total_bits == pytest.approx(total(second), abs=1e-9, rel=0)
+
+
 def test_several_lookup_trees_agree_too() -> None:
     """Each tree has an error of its own, the largest counts; levels, leaves and multiplicities of all are in the sums."""
     params, graph = profile("goldilocks-2^12"), tiny_graph(6, 24, 5)
@@ -127,6 +142,8 @@ def test_wanted_bits_never_lower_the_bar() -> None:
             require_bits(weak, wanted, "x")
     with pytest.raises(VerificationError):
         require_bits(strong, 128, "x")
+    require_bits(strong, 110, "x")
+    require_bits(Soundness({"queries": float(MIN_BITS)}, 99.0), 0, "x")
 
 
 @pytest.mark.parametrize("name", ["", "toy", "goldilocks-2^9", "goldilocks-2^10 ", "Goldilocks-2^10"])

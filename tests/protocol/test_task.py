@@ -5,12 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from protocol.channel import CountingChannel, Transcript
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS
+from protocol.layout import CommitmentLayout
 from protocol.params import profile
 from protocol.relation.graph import IntArray
-from protocol.schedule.task import PAD_GRANULE, TaskShape
-from tests.support.stage import verify
+from protocol.schedule.opening import tail_code, tail_count
+from protocol.schedule.task import PAD_GRANULE, TaskShape, run_task
+from tests.support.evil import EvilChannel, EvilProver, Lie
+from tests.support.stage import PARAMS, backend, seed, verify
 from tests.support.tiny import Tiny, tiny_graph
 
 F = GOLDILOCKS
@@ -18,12 +22,18 @@ F = GOLDILOCKS
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
-    return Tiny(tiny_graph(2, 2, 3))
+    found = Tiny(tiny_graph(2, 2, 3), 3)
+    assert all(values.all() for values in found.published.values())
+    return found
 
 
 @pytest.fixture(scope="module")
 def proof(tiny: Tiny) -> bytes:
     return bytes(tiny.prove().proof)
+
+
+def witness(tiny: Tiny) -> CommitmentLayout:
+    return TaskShape(tiny.graph, F).witness_layout(PARAMS)
 
 
 def judged(tiny: Tiny, proof: bytes, statement: bytes | None = None, published: dict[str, IntArray] | None = None) -> str:
@@ -67,6 +77,50 @@ def test_a_verifier_finds_the_counts_by_verifying(tiny: Tiny, proof: bytes) -> N
     shape = TaskShape(tiny.graph, F)
     verify(shape, tiny.statement, tiny.committed, tiny.published, proof)
     assert vars(shape)["counts"] == TaskShape(tiny.graph, F).counts
+
+
+def test_batches_and_rounds_are_those_of_the_transcript(tiny: Tiny) -> None:
+    drawn: list[str] = []
+
+    class Listing(Transcript):
+        def draw(self, tag: str, words: int, below: int) -> list[int]:
+            drawn.append(tag)
+            return super().draw(tag, words, below)
+
+    counts, channel = TaskShape(tiny.graph, F).counts, CountingChannel(F, Listing())
+    zeros = {name: np.zeros_like(values) for name, values in tiny.published.items()}
+    run_task(channel, TaskShape(tiny.graph, F), b"", tiny.committed, PARAMS, zeros, None)
+    reduction = drawn[: drawn.index("opening/lambda")]
+    assert counts.batches == reduction.count("products/rho") == 3
+    assert counts.rounds == sum(tag.endswith("/round") for tag in reduction) > 3
+
+
+@pytest.mark.parametrize("row", ["v1", "v2"])
+def test_opened_rows_are_those_of_the_commitments(tiny: Tiny, row: str) -> None:
+    """v + X^ℓ − 1 holds the same message under another blinding: only the columns can tell."""
+    ell = PARAMS.ell if row == "v1" else tail_code(F, PARAMS.code(1), tail_count([c.layout for c in tiny.committed] + [witness(tiny)])).ell
+
+    def other(message: bytes) -> bytes:
+        coefs = F.kfrom_bytes(message)
+        coefs[0, ell] += np.uint64(1)
+        coefs[0, 0] -= np.uint64(1)
+        return F.kto_bytes(coefs)
+
+    proof = bytes(tiny.prove(Lie(messages={f"opening/{row}": other})).proof)
+    with pytest.raises(VerificationError) as caught:
+        verify(TaskShape(tiny.graph, F), tiny.statement, tiny.committed, tiny.published, proof)
+    assert (caught.value.reason, caught.value.where) == ("column-check", f"opening/{row}")
+
+
+def test_a_budget_is_spent_before_positions_are_known(tiny: Tiny) -> None:
+    """Once, after the masked rows were sent and before any column is opened."""
+    shape, spent = TaskShape(tiny.graph, F), list[int]()
+    prover = EvilProver(
+        backend(), shape, tiny.committed_data, witness(tiny), tiny.values, seed("spent"), lambda: spent.append(len(channel.proof))
+    )
+    channel = EvilChannel(prover, {})
+    run_task(channel, shape, tiny.statement, tiny.committed, PARAMS, tiny.published, prover)
+    assert spent == [next(offset for tag, offset, _ in channel.log if tag.startswith("columns/"))]
 
 
 @pytest.mark.parametrize(("pads", "products", "cells"), [
