@@ -33,7 +33,7 @@ def compiled(source: str, options: tuple[str, ...]) -> tuple[ctypes.CDLL, frozen
     stem = folder / hashlib.sha256(made_of.encode()).hexdigest()[:32]
     library, names = stem.with_suffix(".so"), stem.with_suffix(".names")
     if not (library.exists() and names.exists()):
-        partial = folder / f"{stem.name}.{os.getpid()}"
+        partial = folder / f"{stem.name}-{os.getpid()}"  # no dot, since suffixes are replaced
         plain = partial.with_suffix(".cpp")
         plain.write_text(source)
         text = _run([*build.compiler(), "-E", "-P", "-include", str(PRELUDE), "-D__global__=EMULATED_GLOBAL", *flags, str(plain)])
