@@ -195,3 +195,17 @@ def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
     assert pow(field.root_of_unity(two_adicity), 1 << two_adicity - 1, p) == p - 1
     with pytest.raises(ValueError, match="no root"):
         field.root_of_unity(two_adicity + 1)
+
+
+@pytest.mark.parametrize("size", [8, 24, 40])
+def test_half_an_element_of_the_extension_is_refused(size: int) -> None:
+    for read in (GOLDILOCKS.kfrom_bytes, GOLDILOCKS.ext_from_bytes):
+        with pytest.raises(VerificationError) as caught:
+            read(bytes(size), "here")
+        assert (caught.value.reason, caught.value.where) == ("length", "here")
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_a_scalar_has_sixteen_bytes(size: int) -> None:
+    with pytest.raises(VerificationError, match="length at here"):
+        GOLDILOCKS.ext_from_bytes(bytes(size), "here")
