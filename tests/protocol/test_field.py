@@ -195,6 +195,7 @@ def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
     assert pow(field.root_of_unity(two_adicity), 1 << two_adicity - 1, p) == p - 1
     with pytest.raises(ValueError, match="no root"):
         field.root_of_unity(two_adicity + 1)
+    assert p > 1000 or len({pow(field.generator, e, p) for e in range(p - 1)}) == p - 1
 
 
 @pytest.mark.parametrize("size", [8, 24, 40])
@@ -209,3 +210,10 @@ def test_half_an_element_of_the_extension_is_refused(size: int) -> None:
 def test_a_scalar_has_sixteen_bytes(size: int) -> None:
     with pytest.raises(VerificationError, match="length at here"):
         GOLDILOCKS.ext_from_bytes(bytes(size), "here")
+
+
+def test_scalars_stay_canonical() -> None:
+    for x in (GOLDILOCKS.ext(5) - 3, GOLDILOCKS.ext(2) - 0, 7 - GOLDILOCKS.ext(5), -GOLDILOCKS.ext(-2)):
+        assert (x.c0, x.c1) == (2, 0)
+    zero = -GOLDILOCKS.zero
+    assert (zero.c0, zero.c1) == (0, 0) and GOLDILOCKS.zero**0 == GOLDILOCKS.one
