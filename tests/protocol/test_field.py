@@ -188,7 +188,7 @@ def test_large_products_broadcast(shape: tuple[int, ...]) -> None:
     assert GOLDILOCKS.mul(a, b).tolist() == expected and GOLDILOCKS.mul(b, a).tolist() == expected
 
 
-@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (97, 5), (12289, 12), (2**31 - 1, 1)])
+@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (41, 3), (97, 5), (12289, 12), (2**31 - 1, 1)])
 def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
     field = small_field(p)
     assert field.two_adicity == two_adicity
