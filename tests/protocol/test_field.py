@@ -188,10 +188,32 @@ def test_large_products_broadcast(shape: tuple[int, ...]) -> None:
     assert GOLDILOCKS.mul(a, b).tolist() == expected and GOLDILOCKS.mul(b, a).tolist() == expected
 
 
-@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (97, 5), (12289, 12), (2**31 - 1, 1)])
+@pytest.mark.parametrize(("p", "two_adicity"), [(3, 1), (5, 2), (17, 4), (41, 3), (97, 5), (12289, 12), (2**31 - 1, 1)])
 def test_toy_fields_know_their_roots_of_unity(p: int, two_adicity: int) -> None:
     field = small_field(p)
     assert field.two_adicity == two_adicity
     assert pow(field.root_of_unity(two_adicity), 1 << two_adicity - 1, p) == p - 1
     with pytest.raises(ValueError, match="no root"):
         field.root_of_unity(two_adicity + 1)
+    assert p > 1000 or len({pow(field.generator, e, p) for e in range(p - 1)}) == p - 1
+
+
+@pytest.mark.parametrize("size", [8, 24, 40])
+def test_half_an_element_of_the_extension_is_refused(size: int) -> None:
+    for read in (GOLDILOCKS.kfrom_bytes, GOLDILOCKS.ext_from_bytes):
+        with pytest.raises(VerificationError) as caught:
+            read(bytes(size), "here")
+        assert (caught.value.reason, caught.value.where) == ("length", "here")
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_a_scalar_has_sixteen_bytes(size: int) -> None:
+    with pytest.raises(VerificationError, match="length at here"):
+        GOLDILOCKS.ext_from_bytes(bytes(size), "here")
+
+
+def test_scalars_stay_canonical() -> None:
+    for x in (GOLDILOCKS.ext(5) - 3, GOLDILOCKS.ext(2) - 0, 7 - GOLDILOCKS.ext(5), -GOLDILOCKS.ext(-2)):
+        assert (x.c0, x.c1) == (2, 0)
+    zero = -GOLDILOCKS.zero
+    assert (zero.c0, zero.c1) == (0, 0) and GOLDILOCKS.zero**0 == GOLDILOCKS.one

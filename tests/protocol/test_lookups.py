@@ -9,7 +9,7 @@ from protocol.relation.graph import WITNESS, Graph, IntArray, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule import lookups
 from protocol.schedule.constraints import Weights
-from protocol.schedule.lookups import Box, Fingerprint, LeafPlan, leaf_claims, plan_trees
+from protocol.schedule.lookups import TREE_BITS, Box, Fingerprint, LeafPlan, leaf_claims, plan_trees
 
 F = GOLDILOCKS
 
@@ -81,6 +81,12 @@ def test_a_table_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(RelationError, match="range:6 leaves no room"):
         plan_trees(looked_up(("range:6", (64,))), 6)
     assert len(plan_trees(looked_up(("range:5", (64,))), 6)) == 2  # 32 rows beside four boxes of 8, twice
+
+
+def test_a_tree_of_a_real_run_and_the_names_in_it() -> None:
+    assert TREE_BITS == 26
+    plans = plan_trees(looked_up(("range:4", (8, 4)), ("range:4", (17,))), 6)
+    assert [plan.multiplicities() for plan in plans] == [[("multiplicity/range:4", (16,))], [("multiplicity/range:4@1", (16,))]]
 
 
 # leaf claims ---------------------------------------------------------------------------------------------------------
