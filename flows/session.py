@@ -21,7 +21,6 @@ from prover.backend import select
 from prover.backend.base import Backend
 from prover.cost.rates import Rates, measure
 from prover.executor.quantisation import QuantisationError
-from prover.executor.torch_ops import ops_beside
 from storage.holding import holding
 from storage.models import NONE, EventRow
 from tasks.context import RunContext, RunRequest, Stores, open_stores
@@ -218,7 +217,7 @@ def estimate(config_path: str, device: str = "auto", memory: int | None = None) 
 
 def device_rates(backend: Backend, profile_name: str) -> Rates:
     """Measured now, in a few seconds."""
-    return measure(backend, profile(profile_name), ops_beside(backend.name))
+    return measure(backend, profile(profile_name))
 
 
 def calibrate(config_path: str) -> tuple[Draft, QuantisationError]:

@@ -113,7 +113,7 @@ def leaves(
             columns = list(rows(block.table))
         else:
             columns = [values[t.index][tuple(slice(*side) for side in block.box)].reshape(-1) for t in block.lookup.columns]
-        for first, row in zip(layout.blocks() << layout.block_bits, order, strict=True):
+        for first, row in zip(layout.blocks << layout.block_bits, order, strict=True):
             for k, cell in enumerate(row):
                 phi = fingerprint.beta_id * (tables.index(block.table) + 1)
                 for beta, column in zip(fingerprint.columns, columns, strict=False):
