@@ -69,7 +69,6 @@ class _Running:
     total: Ext  # Σ f·w, if it waits
     coef: Ext
     row: Any = None  # q_cᵀM_c once all row variables are bound
-
     pairs: tuple[I64, I64, I64] | None = None  # of the rows, for the round that is under way
 
 
@@ -77,10 +76,11 @@ def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
     """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
     half = 1 << (row_bits - 1)
     merged = np.unique(index & (half - 1))
-    place = {v: i for i, v in enumerate(index.tolist())}
-    low = np.array([place.get(v, -1) for v in merged.tolist()], dtype=np.int64)
-    high = np.array([place.get(v + half, -1) for v in merged.tolist()], dtype=np.int64)
-    return merged, low, high
+    places = []
+    for wanted in (merged, merged + half):
+        at = np.minimum(np.searchsorted(index, wanted), len(index) - 1)  # ascending, as a layout lists them
+        places.append(np.where(index[at] == wanted, at, -1))
+    return merged, places[0], places[1]
 
 
 class OpeningProverImpl:

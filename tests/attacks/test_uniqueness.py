@@ -247,7 +247,7 @@ PROMISED = {"p.root", "p.second", "p.v", "p.m.offset", "p.first.offset", "p.seco
 def parameter(g: Graph, steps: int, updates: int) -> update.Parameter:
     start = one(g, "w", -9, 9)
     changes = tuple(rounding.declare(g, f"p.{name}", "sa", (steps, 1), 5) for name in ("delta", "decay")[:updates])
-    before = [update._sums(fake(g, steps), f"{x.name}.moved", x, inclusive=False) for x in changes]
+    before = [update._sums(fake(g, steps), f"{x.name}.moved", x) for x in changes]
     values = g.linear("p.steps", "sa", (1, start), *[(-1, x) for x in before], sizes={"s": steps})
     return update.Parameter("p", "a", start, changes, values)
 
