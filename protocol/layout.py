@@ -130,12 +130,17 @@ class CommitmentLayout:
     @cached_property
     def rows(self) -> IntArray:
         """Virtual indices of the rows that exist, ascending."""
-        index = np.concatenate([self.block_starts(slot) for slot in self.slots])
-        sizes = np.concatenate([np.full(len(s.tensor.blocks), 1 << s.tensor.block_bits) for s in self.slots])
-        first, last = index >> self.column_bits, (index + sizes - 1) >> self.column_bits
-        width = int((last - first).max()) + 1
-        grid = first[:, None] + np.arange(width)[None, :]
-        return np.unique(grid[grid <= last[:, None]])
+        return np.unique(np.concatenate([self._rows_of(slot) for slot in self.slots]))
+
+    def _rows_of(self, slot: Slot) -> IntArray:
+        """Rows with a valid cell of a slot, from the leading bits of its index: a row may have a million blocks, which are not listed."""
+        tensor, left = slot.tensor, slot.tensor.variables
+        index = np.zeros(1, dtype=np.int64)
+        for odd, bits in zip((*tensor.odd, 1 << tensor.block_bits), (*tensor.digits, tensor.block_bits), strict=True):
+            left -= bits
+            inside = min(max(self.column_bits - left, 0), bits)  # bits of this digit that are columns
+            index = (index[:, None] << bits - inside | np.arange((odd - 1 >> inside) + 1)[None, :]).reshape(-1)
+        return (slot.offset >> self.column_bits) + index
 
     def block_starts(self, slot: Slot) -> IntArray:
         """Virtual index of the first cell of each valid block of a slot."""

@@ -16,8 +16,9 @@ import numpy as np
 from protocol.channel import VerifyingChannel
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
-from protocol.params import profile
-from protocol.relation.graph import BOUND, Graph, IntArray, RelationError
+from protocol.params import Params, profile
+from protocol.relation.graph import BOUND, WITNESS, Graph, IntArray, RelationError
+from protocol.relation.graph import Committed as CommittedOp
 from protocol.relation.model import commitment_tensors
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
@@ -74,6 +75,16 @@ def require_size(manifest: RunManifest, task: Task, proof_bytes: int) -> None:
         raise VerificationError("truncated", str(task), f"at least {least} bytes for {cells} cells", str(proof_bytes))
 
 
+def require_witness_size(graph: Graph, params: Params, where: str, proof_bytes: int) -> None:
+    """VerificationError if the proof is too short for the witness of its graph, before lookups are cut into trees: the witness can
+    be far larger than every commitment that is named (the logits of a narrow model), and work grows with its trees."""
+    cells = sum(prod(tensor.shape) for tensor, op in zip(graph.tensors, graph.ops, strict=True)
+                if isinstance(op, CommittedOp) and op.commitment == WITNESS)
+    least = 8 * params.queries * cells // params.ell
+    if proof_bytes < least:
+        raise VerificationError("truncated", where, f"at least {least} bytes for a witness of {cells} cells", str(proof_bytes))
+
+
 def verify_task(
     manifest: RunManifest, task: Task, roots: Mapping[str, bytes], ids: Mapping[str, str], evidence: Evidence
 ) -> tuple[Soundness, dict[str, IntArray]]:
@@ -84,6 +95,7 @@ def verify_task(
         graph = task.graph(manifest)
     except RelationError as error:  # exponents or widths that no honest run has
         raise VerificationError("relation", str(task), "a relation whose bounds hold", str(error)) from error
+    require_witness_size(graph, params, str(task), len(evidence.proof))
     published = published_values(graph, evidence.content)
     expected = statement_content(manifest, task, graph.digest(), ids, published)
     if expected != evidence.content:

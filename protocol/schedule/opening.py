@@ -30,6 +30,7 @@ from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import RoundProver, sumcheck
 
+AT_ONCE = 1 << 16  # entries of weight vectors multiplied in one call
 EXTRA_ROWS = 6  # R1, P', R2 over K: two rows over F each
 
 
@@ -105,8 +106,11 @@ class CombinedWeights:
                 meeting.setdefault(id(eq), (eq, {}))[1][id(weight)] = weight
         dots: dict[tuple[int, int], Ext] = {}
         for key, (eq, weights) in meeting.items():
-            products = field.kdot(np.stack(list(weights.values()), axis=1), eq[:, None, :])
-            dots |= {(key, weight): Ext(c0, c1, field) for weight, (c0, c1) in zip(weights, products.T.tolist(), strict=True)}
+            each, together = list(weights.values()), max(1, AT_ONCE // eq.shape[1])
+            for start in range(0, len(each), together):  # trees have vectors of their own: all in one call take several times their memory
+                few = each[start : start + together]
+                products = field.kdot(np.stack(few, axis=1), eq[:, None, :])
+                dots |= {(key, id(weight)): Ext(c0, c1, field) for weight, (c0, c1) in zip(few, products.T.tolist(), strict=True)}
         total = field.zero
         for term in terms:
             lead, eqs = slots[term.place[1]]

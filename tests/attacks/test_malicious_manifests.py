@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
+import numpy as np
 import pytest
 
 from protocol.errors import VerificationError
+from protocol.params import profile
 from protocol.relation.clip import FACTOR_BITS
-from protocol.relation.graph import RelationError
-from protocol.relation.model import build
-from protocol.statement import task_list
+from protocol.relation.graph import WITNESS, Committed, RelationError
+from protocol.relation.model import build, commitment_tensors
+from protocol.statement import BUDGETS, commitment_layout, statement_content, task_list, window_of
 from prover.executor.trainer import Trainer
 from tests.attacks.test_constrained import ADAMW
 from tests.support.stage import Stage
 from tests.toy import EVEN, Toy, toy
+from verifier.task import Evidence, verify_task
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,34 @@ def test_a_norm_too_coarse_to_clip_anything(made: Toy, monkeypatch: pytest.Monke
 def test_a_manifest_that_would_keep_a_verifier_busy(made: Toy, change: Callable) -> None:  # type: ignore[type-arg]
     with pytest.raises(VerificationError):
         change(made.manifest)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("head", {"vocab": 65535}), ("layer", {"ffn": 65535}), ("embed", {"vocab": 1 << 20})])
+def test_a_narrow_model_whose_witness_is_vast(made: Toy, kind: str, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few cells are named, and the witness has some hundred times as many: with a proof that has bytes for the former alone no lookup is
+    cut into trees and no vector has the length of an axis (zeros took a verifier seconds to minutes, and gigabytes)."""
+
+    def never(*_: object) -> None:
+        raise RuntimeError("the schedule began")
+
+    monkeypatch.setattr("verifier.task.run_task", never)
+    model = replace(made.manifest.model, hidden=1, heads=1, kv_heads=1, head_dim=2, **sizes)
+    m = replace(made.manifest, profile="goldilocks-2^20", budgets=dict.fromkeys(BUDGETS, 2), sequence_length=255, batch_size=255,
+                examples=510, steps=1, loss_tokens=(1,), model=model)
+    task = next(t for t in task_list(m) if t.kind == kind)
+    graph, params = task.graph(m), profile(m.profile)
+    named = sum(prod(shape) for _, name in task.commitments for _, shape in commitment_tensors(m, name.base, window_of(m, name)))
+    cells = sum(prod(t.shape) for t, op in zip(graph.tensors, graph.ops) if isinstance(op, Committed) and op.commitment == WITNESS)
+    roots = {str(name): bytes(32) for _, name in task.commitments}
+    ids = {str(name): commitment_layout(m, name).identity(bytes(32)) for _, name in task.commitments}
+    published = {item.name: np.zeros(item.tensor.shape, dtype=np.int64) for item in graph.published}
+    content = statement_content(m, task, graph.digest(), ids, published)
+    least = 8 * params.queries * cells // params.ell
+    assert cells > 90 * named
+    for size, reason in ((least - 1, "truncated"), (least, "the schedule began")):
+        with pytest.raises((VerificationError, RuntimeError), match=reason) as caught:
+            verify_task(m, task, roots, ids, Evidence(content, bytes(size)))
+        assert "witness" in str(caught.value) or size == least
 
 
 def test_every_commitment_has_a_task_that_writes_it(made: Toy) -> None:

@@ -33,7 +33,7 @@ from verifier.evidence import check_rows, read_rows
 from verifier.log import leaf_hash
 from verifier.note import Checkpoint
 from verifier.run import check_chain, resolve_ids
-from verifier.task import MAX_PROOF_BYTES, MAX_STATEMENT_BYTES, Evidence, published_values
+from verifier.task import MAX_PROOF_BYTES, MAX_STATEMENT_BYTES, Evidence, published_values, require_witness_size
 
 
 class Drawn(CountingChannel):
@@ -116,6 +116,9 @@ TRIGGERS: dict[Site, Callable[[World], object]] = {
         w.task("head").graph(w.manifest), b" " * (MAX_STATEMENT_BYTES + 1)
     ),
     ("verifier.task", "require_size", "truncated"): lambda w: w.verify("embed", b"", size=0),
+    ("verifier.task", "require_witness_size", "truncated"): lambda w: require_witness_size(
+        w.task("head").graph(w.manifest), profile("goldilocks-2^10"), "head", 0
+    ),
     ("verifier.task", "verify_task", "commitment-id"): lambda w: w.verify(
         "embed", w.content("embed"), roots=w.roots | {"x/0@0": b"\1" * 32}
     ),

@@ -1,15 +1,18 @@
 """Tasks with several lookup trees: honest proofs are accepted, a lie in any tree is rejected, trees cannot lend each other rows."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
+from protocol.channel import CountingChannel, Transcript, VerifyingChannel
 from protocol.errors import VerificationError
-from protocol.field import GOLDILOCKS
+from protocol.field import GOLDILOCKS, Ext
 from protocol.relation.graph import Graph, IntArray
-from protocol.schedule.task import TaskShape
+from protocol.schedule.task import TaskShape, run_task
 from tests.attacks.test_lies import one
 from tests.support.evil import Lie, prove_with, violated_constraints
-from tests.support.stage import verify
+from tests.support.stage import PARAMS, verify
 from tests.support.tiny import Tiny, tiny_graph
 
 BITS = 7
@@ -92,10 +95,6 @@ def test_another_size_of_trees_is_another_statement() -> None:
 
 def test_each_tree_has_challenges_of_its_own() -> None:
     """All that is sent for one tree is absorbed before the next one's α."""
-    from protocol.channel import CountingChannel, Transcript
-    from protocol.schedule.task import run_task
-    from tests.support.stage import PARAMS
-
     drawn: list[str] = []
 
     class Listing(Transcript):
@@ -108,6 +107,39 @@ def test_each_tree_has_challenges_of_its_own() -> None:
     starts = [k for k, tag in enumerate(drawn) if tag == "lookups/alpha-beta"]
     assert len(starts) == trees() and starts[0] == 0
     assert [drawn[k - 1] for k in starts[1:]] == ["tree/rho"] * (trees() - 1)
+
+
+def test_every_message_of_a_tree_is_in_the_next_one_s_challenges() -> None:
+    """A bit changed anywhere before a tree's α, the last byte included: its α and β are others, and those of the trees after it."""
+    shape = TaskShape(graph(), GOLDILOCKS, BITS)
+    proof = bytes(prove_with(shape, b"trees", [], values(honest()), {}, Lie(), {}).proof)
+
+    class Noting(VerifyingChannel):
+        """Where each tree's challenges are drawn, and what they are."""
+
+        def challenges(self, tag: str, count: int) -> list[Ext]:
+            found = super().challenges(tag, count)
+            if tag == "lookups/alpha-beta":
+                drawn.append((self.at, found))
+            return found
+
+    def starts(data: bytes) -> list[tuple[int, list[Ext]]]:
+        drawn.clear()
+        with suppress(VerificationError):
+            run_task(Noting(GOLDILOCKS, data), TaskShape(graph(), GOLDILOCKS, BITS), b"trees", [], PARAMS, {}, None)
+        return list(drawn)
+
+    drawn: list[tuple[int, list[Ext]]] = []
+    own = starts(proof)
+    assert len(own) == trees() and own[0][0] == 32
+    for number, (at, _) in enumerate(own):
+        begin = own[number - 1][0] if number else 0
+        for place in sorted({begin, at - 1, *np.random.default_rng(number).integers(begin, at, 12).tolist()}):
+            changed = bytearray(proof[: own[-1][0]])  # the rest of the proof draws no α
+            changed[place] ^= 1
+            found = starts(bytes(changed))
+            assert found[:number] == own[:number]
+            assert not {repr(x) for _, xs in found[number:] for x in xs} & {repr(x) for _, xs in own for x in xs}
 
 
 def test_a_graph_with_every_operation_in_several_trees() -> None:

@@ -110,3 +110,10 @@ def test_identity_binds_everything() -> None:
 def test_one_name_is_one_slot() -> None:
     with pytest.raises(ValueError, match="twice"):
         CommitmentLayout.pack([("a", (3,)), ("a", (3,))], CODE)
+
+
+def test_rows_of_a_vast_odd_tensor_are_found_without_listing_its_cells() -> None:
+    """2^34 blocks of one cell each: listed, they would take a verifier a terabyte, for a proof of 20 MB."""
+    layout = CommitmentLayout.pack([("odd", (71, 255, 1048575)), ("small", (3, 5))], Code(F, 1 << 20, 1 << 22, 0))
+    assert layout.by_name["odd"].tensor.block_bits == 0
+    assert layout.rows.tolist() == [a << 8 | b for a in range(71) for b in range(255)] + [1 << 15]

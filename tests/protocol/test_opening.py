@@ -1,13 +1,16 @@
-"""Sizes of the opening's tail, and when its checks speak (whole openings: test_claims.py, tests/attacks)."""
+"""The opening's tail, its combined weights at a point, and when its checks speak (whole openings: test_claims.py, tests/attacks)."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from protocol.code import Code
 from protocol.errors import VerificationError
-from protocol.field import GOLDILOCKS
+from protocol.field import GOLDILOCKS, U64, Ext
 from protocol.layout import CommitmentLayout
-from protocol.schedule.opening import check_columns, check_equal, tail_code, tail_count
+from protocol.schedule.constraints import CellTerm
+from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, tail_code, tail_count
 
 F = GOLDILOCKS
 WITNESS = Code(F, 64, 256, 20)
@@ -35,3 +38,29 @@ def test_checks_pass_equal_values_and_name_the_first_query() -> None:
     with pytest.raises(VerificationError, match="query 1") as caught:
         check_columns("reason", "here", good, bad)
     assert (caught.value.reason, caught.value.where) == ("reason", "here")
+
+
+def test_vectors_of_many_trees_meet_a_long_axis_in_little_memory() -> None:
+    """W_c at a point, term by term; all vectors in one product would take five times their memory (a head of 85 trees: 1 GB)."""
+    rng, count, n = np.random.default_rng(8), 24, 1 << 14
+
+    def drawn(size: int) -> U64:
+        return rng.integers(0, F.p, (2, size), dtype=np.uint64)
+
+    layout = CommitmentLayout.pack([("x", (2, n)), ("y", (3,))], WITNESS)
+    point, once = drawn(layout.variables), drawn(n)
+    vectors = [once, *(drawn(n) for _ in range(count)), once]
+    terms = [CellTerm(F.ext(k + 1, 5), ("base", "x"), (drawn(2), w)) for k, w in enumerate(vectors)]
+    terms.append(CellTerm(F.one, ("base", "y"), (drawn(3),)))
+    tracemalloc.start()
+    found = CombinedWeights(F, tuple(terms), F.zero).at(Committed("base", layout, b""), point, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = F.zero
+    for term in terms:
+        lead, eqs = layout.slot_eq(F, layout.by_name[term.place[1]], point, {})
+        for weight, eq in zip(term.weights, eqs, strict=True):
+            lead = lead * Ext.from_array(F, F.kdot(weight, eq))
+        expected = expected + term.coef * lead
+    assert found == expected
+    assert peak < count * once.nbytes

@@ -28,6 +28,7 @@ from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, Graph, IntArray
 from protocol.schedule.constraints import ConstraintSystem
+from protocol.schedule.lookups import TREE_BITS
 from protocol.schedule.opening import Committed, prove_opening
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument.channel import ProvingChannel
@@ -198,6 +199,7 @@ class ToyStatement:
     """y = ⌊(x·Wᵀ + 2)/4⌋, a one-hot row, and a published Σ y²: every kind of message of a real task occurs."""
 
     params: Params
+    tree_bits: int = TREE_BITS
 
     @cached_property
     def graph(self) -> Graph:
@@ -218,7 +220,7 @@ class ToyStatement:
 
     @cached_property
     def shape(self) -> TaskShape:
-        return SmallShape(self.graph, self.params.field)
+        return SmallShape(self.graph, self.params.field, self.tree_bits)
 
     @cached_property
     def witness_layout(self) -> CommitmentLayout:

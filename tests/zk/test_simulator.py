@@ -18,6 +18,7 @@ from protocol.manifest import RunManifest
 from protocol.params import Params
 from protocol.relation.graph import IntArray
 from protocol.relation.model import commitment_tensors
+from protocol.schedule.lookups import TREE_BITS
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from protocol.statement import Name, Task, statement_content, task_list, window_of
@@ -60,7 +61,7 @@ def challenges(seed: int) -> ChosenChallenges:
 
 
 def simulate(
-    manifest: RunManifest, task: Task, seed: int, shared: dict[Name, SimulatedCommitment] | None = None
+    manifest: RunManifest, task: Task, seed: int, shared: dict[Name, SimulatedCommitment] | None = None, tree_bits: int = TREE_BITS
 ) -> Simulated:
     """`shared` holds commitments that other tasks open too; the others are made for this task alone."""
     graph, chosen, known = task.graph(manifest), challenges(seed), dict(shared or {})
@@ -72,7 +73,7 @@ def simulate(
     published = {item.name: np.zeros(item.tensor.shape, dtype=np.int64) for item in graph.published}
     ids = {str(name): known[name].id for _, name in task.commitments}
     content = statement_content(manifest, task, graph.digest(), ids, published)
-    shape = TaskShape(graph, PARAMS.field)
+    shape = TaskShape(graph, PARAMS.field, tree_bits)
     simulation = simulate_task(
         shape, content, inputs, PARAMS, published, chosen, bytes([255, seed]) * 16
     )
@@ -104,6 +105,14 @@ def test_every_kind_of_task_is_simulated(name: str) -> None:
     """Ranges of every kind of commitment, layers of every optimizer and architecture, clip, rotate: shape and statement are enough."""
     found = case(name)
     simulate(found.stage.toy.manifest, found.task, 3).accepted()
+
+
+def test_a_task_of_several_trees_is_simulated(manifest: RunManifest, tasks: dict[str, Task]) -> None:
+    """A layer whose lookups need two trees of 2^18 leaves, with tables in common."""
+    found = simulate(manifest, tasks["layer"], 7, tree_bits=18)
+    first, second = found.shape.plans
+    assert set(first.tables) & set(second.tables)
+    found.accepted()
 
 
 def test_tasks_that_open_one_commitment_are_simulated_together(manifest: RunManifest, tasks: dict[str, Task]) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from protocol.field import U64
 from protocol.relation.graph import IntArray
+from protocol.schedule.lookups import TREE_BITS
 from protocol.schedule.opening import tail_count
 from protocol.schedule.triples import lagrange
 from prover.simulator import ChosenChallenges, simulate_commitment, simulate_task
@@ -140,9 +141,9 @@ def check_views(lab: Lab, control: Control = honest) -> None:
         raise Distinguishable(f"rank {rank(m2, P)} of {len(m2) - PUBLIC_EQUATIONS}")
 
 
-@pytest.fixture(scope="module")
-def lab() -> Lab:
-    statement = ToyStatement(TOY)
+@pytest.fixture(scope="module", params=[TREE_BITS, 6], ids=["one tree", "two trees"])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    statement = ToyStatement(TOY, request.param)
     secret, tape = statement.secrets[0], Tape(np.random.default_rng(20))
     messages = simulated_messages(statement, [(tag, len(data)) for tag, data in statement.record(secret, tape, CHOSEN).messages])
     free = sum(len(data) // 8 for tag, data in messages if tag in ("opening/round", "opening/ends", "opening/v1", "opening/v2"))
@@ -172,6 +173,15 @@ def simulated_messages(statement: ToyStatement, sizes: list[tuple[str, int]]) ->
         at += size
     assert at == len(proof)
     return messages
+
+
+def test_trees_share_tables_and_no_pads(lab: Lab) -> None:
+    """With the smaller limit two trees look up one table; every element sent before the opening has a pad of its own."""
+    plans = lab.statement.shape.plans
+    assert (len(plans) > 1) == (lab.statement.tree_bits < TREE_BITS)
+    assert len(plans) == 1 or set(plans[0].tables) & set(plans[1].tables)
+    masked = Openings(lab.statement, lab.statement.secrets[0], lab.tape, CHOSEN).masked
+    assert sorted(masked) == [("pad", k) for k in range(lab.statement.shape.pads - 2)]
 
 
 def test_two_witnesses_have_one_view(lab: Lab) -> None:
