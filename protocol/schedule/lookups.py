@@ -30,6 +30,7 @@ from protocol.schedule.constraints import Weights
 
 TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
 PIECE_BITS = 3  # where one tree is too small, boxes have at most an eighth of a tree: seven and their tables share one
+MAX_WEIGHTS = 1 << 27  # trees times the longest axis: 2 GB, since the weight vectors of each tree are held until the opening
 
 Box: TypeAlias = tuple[tuple[int, int], ...]  # cells [start, stop) of each axis
 
@@ -86,7 +87,7 @@ class LeafPlan:
 
 def plan_trees(graph: Graph, tree_bits: int = TREE_BITS) -> tuple[LeafPlan, ...]:
     """The trees of a task, a function of the graph alone: one if it has room for everything, else boxes, the largest first, in one
-    tree after the other. RelationError if a table leaves no room for anything."""
+    tree after the other. RelationError if a table leaves no room for anything, or there are more than a verifier should have to hold."""
     whole = [(x, tuple((0, n) for n in x.columns[0].shape)) for x in graph.lookups]
     if sum(1 << _variables(box) for _, box in whole) + sum(map(_rows, {x.table for x in graph.lookups})) <= 1 << tree_bits:
         return (_arrange(0, whole),) if whole else ()
@@ -103,6 +104,9 @@ def plan_trees(graph: Graph, tree_bits: int = TREE_BITS) -> tuple[LeafPlan, ...]
             used, tables = 0, set()
         trees[-1].append((lookup, box))
         used, tables = used + needed, tables | {lookup.table}
+    longest = max(n for lookup in graph.lookups for n in lookup.columns[0].shape)
+    if len(trees) * longest > MAX_WEIGHTS:
+        raise RelationError(f"{len(trees)} lookup trees with axes of up to {longest} cells are too many for one task; take fewer tokens")
     return tuple(_arrange(number, tree) for number, tree in enumerate(trees))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.relation.graph import Graph, RelationError
-from protocol.schedule.lookups import TREE_BITS, LeafPlan, plan_trees
+from protocol.schedule.lookups import MAX_WEIGHTS, TREE_BITS, LeafPlan, plan_trees
 from protocol.schedule.task import TaskShape
 from tests.support.tiny import tiny_graph
 from tests.toy import toy_manifest
@@ -81,6 +81,19 @@ def test_real_shapes_have_several_trees_without_being_built() -> None:
     assert sum(prod(b.layout.shape) for b in boxes) == 40 * 2048 * 2048 + 2048 * 13824
     assert all(plan.variables <= TREE_BITS for plan in plans) and len(plans) < 9
     assert sum(1 << b.layout.variables for b in boxes) < 1.6 * sum(prod(b.layout.shape) for b in boxes)
+
+
+def test_more_trees_than_a_verifier_can_hold_weights_for_are_refused() -> None:
+    """128 trees of 7 boxes of 2^23 cells and an axis of 2^20 reach the bound exactly; one box more does not fit."""
+    most = plan_trees(looked_up([(128 * 7 * 8, 1 << 20)], [16]))
+    assert len(most) * (1 << 20) == MAX_WEIGHTS
+    with pytest.raises(RelationError, match="129 lookup trees with axes of up to 1048576 cells are too many for one task"):
+        plan_trees(looked_up([((128 * 7 + 1) * 8, 1 << 20)], [16]))
+
+
+def test_a_head_of_128256_words_on_16384_tokens_is_not_refused() -> None:
+    plans = plan_trees(looked_up([(16384, 128256), (16384, 128256)], [16, 8]))
+    assert 60 < len(plans) < MAX_WEIGHTS // 128256
 
 
 def test_tasks_of_small_runs_have_one_tree() -> None:
