@@ -4,14 +4,16 @@ A toy so small that checks of rows and statements, which come before any proof, 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from protocol.encoding import canonical_json
+from protocol.errors import VerificationError
 from protocol.manifest import RunManifest, base_commitments
 from protocol.soundness import Soundness
 from protocol.statement import BUDGETS, Task, commitment_layout, statement_content, statement_id, task_list
@@ -23,6 +25,14 @@ from verifier.log import leaf_hash
 from verifier.note import Checkpoint
 from verifier.run import Job, TaskVerdict
 from verifier.task import Evidence, verify_task
+
+
+def refused(reason: str, check: Callable[[], object]) -> VerificationError:
+    """The rejection that `check` must end in."""
+    with pytest.raises(VerificationError) as caught:
+        check()
+    assert caught.value.reason == reason, caught.value
+    return caught.value
 
 
 def manifest() -> RunManifest:

@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from protocol.encoding import canonical_json
-from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout, statement_id, task_list
 from tests.support.bundles import Leaf, encode
-from tests.support.unproved import SURE, World, believed, logged
+from tests.support.unproved import SURE, World, believed, logged, refused
 from verifier.bundle import Bundle
 from verifier.evidence import Rows, Verdict, _with_rows, check_rows, read_checkpoint, read_rows, verify_bundle
 from verifier.log import EMPTY_ROOT
@@ -28,13 +26,6 @@ VERDICT: Leaf = {"table": "verdicts", "row": {"run_id": "r"}}
 
 def read(bundle: Bundle) -> Rows:
     return read_rows(bundle, read_checkpoint(bundle.checkpoint, None))
-
-
-def refused(reason: str, check: Callable[[], object]) -> VerificationError:
-    with pytest.raises(VerificationError) as caught:
-        check()
-    assert caught.value.reason == reason, caught.value
-    return caught.value
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """One task: what is checked of a statement and of a proof's size before the proof, and after it; and texts made safe to print."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from protocol.params import profile
 from protocol.soundness import Soundness
 from protocol.statement import task_list
 from tests.support.bundles import Judge, Source
-from tests.support.unproved import World
+from tests.support.unproved import World, refused
 from tests.toy import EVEN, toy
 from verifier.run import Job, TaskVerdict, check_one
 from verifier.task import (
@@ -27,13 +27,6 @@ from verifier.task import (
     require_size,
     typed,
 )
-
-
-def refused(reason: str, check: Callable[[], object]) -> VerificationError:
-    with pytest.raises(VerificationError) as caught:
-        check()
-    assert caught.value.reason == reason, caught.value
-    return caught.value
 
 
 @pytest.fixture(scope="module")
