@@ -102,7 +102,7 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
 
 def row(task: Task, s: Stage, found: Measured, rates: DeviceRates) -> dict[str, Any]:
     """One task's figures."""
-    told = foretold(s.manifest, task, s.params)
+    told = foretold(s.manifest, task, s.params, s.backend.kept_bytes)
     spent = found.seconds["inputs"] + found.seconds["prove"]
     least = bound(told.parts["inputs"] + told.parts["prove"], s.params)
     return {

@@ -20,8 +20,10 @@ from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
+from prover.backend.memory import kept_bytes
 from prover.commitment.commit import commit
 from prover.cost.machine import memory_bytes, resident_bytes
+from prover.cost.work import KEEP_ALL
 from prover.executor.prepare import Prepared, prepare
 from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
@@ -87,7 +89,8 @@ def draft(
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
-        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings)
+        kept = kept_bytes(room.limit) if room else KEEP_ALL
+        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings, kept)
         if room:
             require_memory(prepared.manifest, estimate, room.limit, room.program)
     except VerificationError as error:

@@ -26,7 +26,7 @@ from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
+from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import RoundProver, sumcheck
 
@@ -130,12 +130,12 @@ def combine(field: Field, system: ConstraintSystem, lam: Ext, cells: dict[str, i
         target = target - constraint.form.const * power
         for (pool, index), value in constraint.form.terms.items():
             totals[pool][index] = totals[pool][index] + value * power
-        terms += [CellTerm(t.coef * power, t.place, t.weights) for t in constraint.terms]
+        terms += [CellTerm(t.coef * power, t.place, t.weights, t.box) for t in constraint.terms]
         power = power * lam
     planes = np.array([[1, 0], [0, 1]], dtype=np.uint64)  # a K cell is two F cells: weights 1 and X
     for pool, values in totals.items():
         weights: Weights = (as_point(values), planes)
-        terms.append(CellTerm(field.one, (WITNESS, pool), weights))
+        terms.append(CellTerm(field.one, (WITNESS, pool), weights, whole((len(values), 2))))
     return CombinedWeights(field, tuple(terms), target)
 
 

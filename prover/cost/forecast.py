@@ -18,7 +18,17 @@ from protocol.params import Params
 from protocol.relation.graph import Graph
 from protocol.schedule.task import TaskShape
 from prover.cost.claims import Claims, record_claims
-from prover.cost.work import Memory, Work, commitment_work, evaluation_work, padded_cells, proof_work, task_memory, verification_work
+from prover.cost.work import (
+    KEEP_ALL,
+    Memory,
+    Work,
+    commitment_work,
+    evaluation_work,
+    padded_cells,
+    proof_work,
+    task_memory,
+    verification_work,
+)
 
 PARTS = ("inputs", "evaluate", "prove", "verify")
 
@@ -50,8 +60,8 @@ class Forecast:
     lookups: int
 
 
-def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout]) -> Forecast:
-    """`inputs` are the layouts of the statement's commitments."""
+def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], kept_bytes: int = KEEP_ALL) -> Forecast:
+    """`inputs` are the layouts of the statement's commitments; codewords of at most `kept_bytes` are kept."""
     shape, graph = task.shape, task.shape.graph
     given = Work()
     for layout in inputs:
@@ -61,4 +71,5 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout]) 
         "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
-    return Forecast(parts, task_memory(shape, task.claims, params, inputs), *padded_cells(shape.witness_layout(params)), lookups)
+    memory = task_memory(shape, task.claims, params, inputs, kept_bytes)
+    return Forecast(parts, memory, *padded_cells(shape.witness_layout(params)), lookups)
