@@ -23,10 +23,10 @@ from protocol.manifest import RunManifest
 from protocol.params import profile
 from protocol.statement import commitment_layout, task_list
 from prover.backend import select
-from prover.backend.memory import kept_bytes
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.machine import describe, resident_bytes
 from prover.cost.rates import measure
+from prover.cost.work import Place
 
 CARD = 80 * 10**9
 POINTS = [  # width, tokens, rank, kind of task
@@ -43,7 +43,7 @@ def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
         s = stage(shape, tokens, name, select(), Path(folder), rank, clock=time.process_time)
         _ = s.trace
     [task] = s.tasks((kind,))
-    found, program = foretold(s.manifest, task, s.params, s.backend.kept_bytes), resident_bytes("cpu")
+    found, program = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes)), resident_bytes("cpu")
     first = s.prove(task)
     rates, second = measure(s.backend, s.params, time.process_time), s.prove(task)
     if (found.valid, found.padded, found.lookups) != (second.valid, second.padded, second.lookups):
@@ -96,7 +96,7 @@ def real(name: str, tokens: int) -> None:
         params = profile(manifest.profile)
         counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
         found = [commitment_layout(manifest, name) for _, name in task.commitments]
-        told = forecast(counted, params, found, kept_bytes(CARD))
+        told = forecast(counted, params, found, Place.of("cuda", CARD))
         phase, terms = told.memory.peak_phase, told.memory.phases[told.memory.peak_phase]
         print(f"{name} {tokens:5} {kind:6} valid {told.valid / 1e6:6.0f} M, padded {told.padded / 1e6:6.0f} M, lookups "
               f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase})")

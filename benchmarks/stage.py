@@ -29,7 +29,7 @@ from prover.commitment.commit import CommitmentData, commit
 from prover.cost.forecast import Counted, Forecast, forecast
 from prover.cost.machine import peak_bytes, reset_peak
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import padded_cells
+from prover.cost.work import Place, padded_cells
 from prover.executor.evaluate import check
 from prover.executor.prepare import Prepared, prepare
 from prover.executor.torch_ops import TorchOps, ops_beside
@@ -156,7 +156,7 @@ def stage(
     return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, clock)
 
 
-def foretold(manifest: RunManifest, task: Task, params: Params, kept_bytes: int) -> Forecast:
-    """One task of a manifest that has budgets, on a backend that keeps codewords of so many bytes."""
+def foretold(manifest: RunManifest, task: Task, params: Params, place: Place) -> Forecast:
+    """One task of a manifest that has budgets."""
     counted = Counted.of(lambda: task.graph(manifest), params.field)
-    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments], kept_bytes)
+    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments], place)

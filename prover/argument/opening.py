@@ -157,7 +157,8 @@ class OpeningProverImpl:
                 item.waiting, item.coef = item.waiting - 1, item.coef * (1 - r)
             elif r is not None and item.pairs is not None:
                 merged, low, high = item.pairs
-                item.f, item.w = backend.open_fold(item.f, low, high, r), backend.open_fold(item.w, low, high, r)
+                item.w = backend.open_fold(item.w, low, high, r)  # one after the other: this is where a task's memory peaks
+                item.f = backend.open_fold(item.f, low, high, r)
                 item.index, item.row_bits, item.pairs, ready = merged, item.row_bits - 1, None, True
                 self._settle(item)
             if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2

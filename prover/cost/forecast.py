@@ -19,8 +19,9 @@ from protocol.relation.graph import Graph
 from protocol.schedule.task import TaskShape
 from prover.cost.claims import Claims, record_claims
 from prover.cost.work import (
-    KEEP_ALL,
+    EVERYTHING,
     Memory,
+    Place,
     Work,
     commitment_work,
     evaluation_work,
@@ -60,8 +61,8 @@ class Forecast:
     lookups: int
 
 
-def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], kept_bytes: int = KEEP_ALL) -> Forecast:
-    """`inputs` are the layouts of the statement's commitments; codewords of at most `kept_bytes` are kept."""
+def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING) -> Forecast:
+    """`inputs` are the layouts of the statement's commitments."""
     shape, graph = task.shape, task.shape.graph
     given = Work()
     for layout in inputs:
@@ -71,5 +72,5 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], 
         "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
-    memory = task_memory(shape, task.claims, params, inputs, kept_bytes)
+    memory = task_memory(shape, task.claims, params, inputs, place)
     return Forecast(parts, memory, *padded_cells(shape.witness_layout(params)), lookups)

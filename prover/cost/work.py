@@ -21,12 +21,12 @@ from protocol.relation.graph import WITNESS, Committed, Graph, Input, Linear, Pr
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
+from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
 from prover.witness.task import read_by_proof
 
 WORD = 8  # bytes of an element of F, and of an integer
-KEEP_ALL = 1 << 62
 _HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
 _PLANES = 2  # of an element of K
 
@@ -139,6 +139,19 @@ def _contracted(op: Product, out: str) -> int:
 
 
 @dataclass(frozen=True)
+class Place:
+    """The memory that is planned for: codewords of at most `kept_bytes` are kept in it; `device`: salts, Merkle trees and what was
+    read from files lie in the host's memory beside it."""
+
+    kept_bytes: int = 1 << 62
+    device: bool = False
+
+    @staticmethod
+    def of(backend: str, memory: int) -> "Place":
+        return Place(kept_bytes(memory), backend == "cuda")
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes by name for each phase of a task."""
 
@@ -153,18 +166,21 @@ class Memory:
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
 
+EVERYTHING = Place()
+
+
 def task_memory(
-    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], kept_bytes: int = KEEP_ALL,
+    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING,
 ) -> Memory:
-    """What is alive in each phase, with a prover that keeps codewords of at most `kept_bytes`."""
+    """What is alive in each phase."""
     graph, witness = shape.graph, shape.witness_layout(params)
     every, read = [*inputs, witness], read_by_proof(graph)
     given = {"input tensors": WORD * sum(t.cells for t in read if isinstance(graph.ops[t.index], Input))}
     committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
     own = WORD * sum(t.cells for t in committed)
     tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
-    held = _held(inputs, kept_bytes)
-    kept = _held(every, kept_bytes, EXTRA_ROWS)
+    held = _held(inputs, place)
+    kept = _held(every, place, EXTRA_ROWS)
     leaves = {"leaves": 16 * max((p.fractions for p in shape.plans), default=0)}
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     cells = [len(c.rows) * c.code.ell for c in every]
@@ -177,13 +193,13 @@ def task_memory(
         "commit": tensors | kept,
         "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
         "products": tensors | kept | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
-        "opening": given | kept | {
-            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": 16 * max(*sizes, *cells),
+        "opening": ({} if place.device else given) | kept | {
+            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells)),
         },
     })
 
 
-def _held(layouts: Sequence[CommitmentLayout], kept_bytes: int, extra: int = 0) -> dict[str, int]:
+def _held(layouts: Sequence[CommitmentLayout], place: Place, extra: int = 0) -> dict[str, int]:
     """Commitments that can be opened, the last one with `extra` rows; without its codeword one encodes again when columns are asked
     for."""
     rows = [len(c.rows) for c in layouts]
@@ -191,9 +207,8 @@ def _held(layouts: Sequence[CommitmentLayout], kept_bytes: int, extra: int = 0) 
     return {
         "rows": WORD * sum(r * c.code.ell for r, c in zip(rows, layouts, strict=True)),
         "blinding": WORD * sum(r * c.code.blinding for r, c in zip(rows, layouts, strict=True)),
-        "codewords": sum(size for size in codewords if size <= kept_bytes),
-        "salts and levels": 96 * sum(c.code.n for c in layouts),
-    }
+        "codewords": sum(size for size in codewords if size <= place.kept_bytes),
+    } | ({} if place.device else {"salts and levels": 96 * sum(c.code.n for c in layouts)})
 
 
 def _tables(batch: Sequence[Instance]) -> int:
