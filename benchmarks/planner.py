@@ -28,7 +28,7 @@ from prover.cost.machine import describe, resident_bytes
 from prover.cost.rates import measure
 from prover.cost.work import Place
 
-CARD = 80 * 10**9
+CARDS = {"tinyllama-1.1b": 24 * 10**9, "llama-2-7b": 80 * 10**9, "llama-2-13b": 80 * 10**9}
 POINTS = [  # width, tokens, rank, kind of task
     (128, 128, 8, "layer"), (256, 64, 4, "layer"), (256, 512, 8, "layer"), (512, 128, 16, "layer"), (1024, 128, 8, "layer"),
     (512, 256, 8, "head"), (512, 256, 8, "embed"),
@@ -89,14 +89,14 @@ def real_manifest(name: str, tokens: int) -> RunManifest:
 
 
 def real(name: str, tokens: int) -> None:
-    """Memory of every kind of task on a card of 80 GB."""
+    """Memory of every kind of task on a GPU of the size that should do."""
     manifest = real_manifest(name, tokens)
     for kind in ("layer", "head", "embed"):
         task = next(t for t in task_list(manifest) if t.kind == kind)
         params = profile(manifest.profile)
         counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
         found = [commitment_layout(manifest, name) for _, name in task.commitments]
-        told = forecast(counted, params, found, Place.of("cuda", CARD))
+        told = forecast(counted, params, found, Place.of("cuda", CARDS[name]))
         phase, terms = told.memory.peak_phase, told.memory.phases[told.memory.peak_phase]
         print(f"{name} {tokens:5} {kind:6} valid {told.valid / 1e6:6.0f} M, padded {told.padded / 1e6:6.0f} M, lookups "
               f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase})")
