@@ -74,7 +74,7 @@ class FractionTreeProver:
             free = as_point(point[1:])  # a round's weights are eq over the last variables: a tile's, and those of the tiles
             cut = max(0, level - 1 - TILE_BITS)
             self.low, self.high = self.backend.eq_suffixes(free[:, cut:]), self.backend.eq_suffixes(free[:, :cut])
-            self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
+            self.tables, self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
 
     def _weights(self) -> tuple[U64, U64]:
         count = self.left - 1

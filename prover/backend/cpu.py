@@ -41,6 +41,7 @@ class CpuBackend(HostArrays):
         self._library.vl_keep_memory()
         self._plans: dict[Code, Plan] = {}
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
+        self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -213,43 +214,40 @@ class CpuBackend(HostArrays):
         p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
         return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1))
 
-    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
-        held, size = self._tables(tables, low.shape[1] * high.shape[1])
-        return self._fraction_sum("vl_fraction_round", held, size, tables, low, high, lam, self.field.zero)
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+        flagged = [t.uniform is not None for t in held]
+        if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
+            held = [*held[:2], *(t.tiled() for t in held[2:])]
+        head = _fraction_head(held, held)
+        return held, self._fraction_sum("vl_fraction_round", held, head, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        held, size = self._tables(tables, low.shape[1] * high.shape[1])
-        made = []
-        for t in held:
-            cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-            if t.uniform is None or t.values is None:
-                made.append(Tiled(cells))
-            else:
-                (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
-                made.append(Tiled(cells, a & b, values))
-        g = self._fraction_sum("vl_fraction_fold_round", held, size, made, low, high, lam, r)
-        return [t.simplest() for t in made], g
+        if self._level[0] is tables:  # without tiles, so nothing moved
+            made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
+        else:
+            held, made = self._tables(tables, low.shape[1] * high.shape[1])[0], []
+            for t in held:
+                cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+                if t.uniform is None or t.values is None:
+                    made.append(Tiled(cells))
+                else:
+                    (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
+                    made.append(Tiled(cells, a & b, values))
+            head = _fraction_head(held, made)
+        self._level = made if all(t.uniform is None for t in made) else None, head
+        return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
 
-    def _fraction_sum(
-        self, name: str, held: Sequence[Tiled], size: int, made: Sequence[Tiled], low: U64, high: U64, lam: Ext, r: Ext
-    ) -> Round:
-        """`made`, of 2·half entries, begin where `held` do."""
+    def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
+        size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
         low, high = _planes(low, size), _planes(high)
-        tiles = high.shape[1]
+        if any(t.size != 2 * size * tiles for t in made):
+            raise ValueError(f"weights of {size * tiles} entries for tables of {made[0].size}")
         if self._inverse[0] != lam:
             self._inverse = lam, lam.inverse()
         mu = self._inverse[1]
-        words: list[int] = []
-        cells: list[int] = []
-        values: list[int] = []
-        for t, m in zip(held, made, strict=True):
-            _shape(m.cells, (2, 2 * size * tiles))
-            at = _at(t.cells)
-            cells += at
-            words += _table(t, at)
-            values += (0, 0) if m.values is None else _at(m.values)
-        words += [*cells, *values, *_at(low), *_at(high)]
-        g = self._sum(name, 2, tiles, size, words, size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head)
         return g[0] * lam, g[1] * lam
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
@@ -285,18 +283,19 @@ class CpuBackend(HostArrays):
 
     # ---- calls ---------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
+    def _call(self, name: str, n0: int, n1: int, *words: int, head: bytes = b"") -> None:
+        """`head`: words that were packed before."""
         if n0 and n1:
             kernel = self._kernels.get(name)
             if kernel is None:
                 kernel = self._kernels[name] = getattr(self._library, name)
                 kernel.argtypes = _SIGNATURE
-            kernel(struct.pack(f"{len(words)}Q", *words), n0, n1)
+            kernel(head + struct.pack(f"{len(words)}Q", *words), n0, n1)
 
-    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
+    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int, head: bytes = b"") -> list[Ext]:
         """Kernels with sums over K: the result's address follows the array addresses."""
         out = np.zeros((sums, 2), dtype=np.uint64)
-        self._call(name, n0, n1, *words, out.ctypes.data, *tail)
+        self._call(name, n0, n1, *words, out.ctypes.data, *tail, head=head)
         return [Ext.from_array(self.field, value) for value in out]
 
 
@@ -322,6 +321,15 @@ def _written(out: U64, size: int) -> None:
     _shape(out, (2, size))
     if out.dtype != np.uint64 or out.strides[-1] != 8:
         raise ValueError("a result needs contiguous planes of 64-bit words")
+
+
+def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:
+    """The words of a round's tables: as they are, where the results lie, whose values come with them."""
+    at = [_at(t.cells) for t in held]
+    words = [word for t, a in zip(held, at, strict=True) for word in _table(t, a)]
+    words += [word for a in at for word in a]
+    words += [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
+    return struct.pack(f"{len(words)}Q", *words)
 
 
 def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:

@@ -300,8 +300,8 @@ class CudaBackend(DeviceArrays):
         return Tiled(cells, self.xp.empty(count, dtype=np.bool_), self.xp.empty((2, count), dtype=np.uint64))
 
     @where_arrays_are
-    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> Round:
-        return self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
+    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
+        return list(tables), self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
 
     @where_arrays_are
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:

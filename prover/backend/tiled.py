@@ -107,6 +107,13 @@ class Tiled:
         at = middle // TILE
         return Tiled(low, self.uniform[:at], self.values[:, :at]), Tiled(high, self.uniform[at:], self.values[:, at:])
 
+    def tiled(self) -> Tiled:
+        """With flags, and with room for values."""
+        if self.uniform is not None:
+            return self
+        tiles = self.size // TILE
+        return Tiled(self.cells, np.zeros(tiles, dtype=np.bool_), np.zeros((2, tiles), dtype=np.uint64))
+
     def simplest(self) -> Tiled:
         """Without flags if no tile is uniform."""
         return self if self.uniform is not None and self.uniform.any() else Tiled(self.cells)
