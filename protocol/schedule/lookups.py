@@ -198,7 +198,7 @@ def leaf_claims(
         else:
             p_terms.append((-weight, (WITNESS, plan.multiplicity(block.table)), axes))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):
-                q_const = q_const - weight * beta * contract(field, field.embed(column), axes)
+                q_const = q_const - weight * beta * contract(field, column, axes)
     return p_terms, p_const, q_terms, q_const
 
 
