@@ -56,7 +56,8 @@ class TaskProverImpl:
         self.values = list(map(backend.to_device, values))
         self.counts = [count_multiplicities(backend, plan, self.values) for plan in shape.plans]
         tensors: dict[str, Any] = {
-            plan.multiplicity(table): rows for plan, counts in zip(shape.plans, self.counts) for table, rows in counts.items()
+            name: counts[table].reshape(size) for plan, counts in zip(shape.plans, self.counts)
+            for table, (name, size) in zip(plan.tables, plan.multiplicities())
         }
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)

@@ -42,7 +42,7 @@ class FractionTreeProver:
         for block in self.plan.blocks:
             constant = fingerprint.constant(self.plan, block.table)
             if block.lookup is None:
-                columns = list(map(backend.to_device, table_columns(block.table)))
+                columns = [backend.to_device(x.reshape(block.layout.shape)) for x in table_columns(block.table)]
                 numerator = self.multiplicities[block.table]
             else:
                 columns = [self.values[c.index][block.cells] for c in block.lookup.columns]

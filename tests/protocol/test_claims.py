@@ -55,7 +55,7 @@ class World:
         for c, atom, w in found.atoms:
             total = total + c * brute(values[atom.index], w)
         assert total == coef * brute(values[tensor.index], weights)
-        assert contract(F, F.embed(values[tensor.index]), weights) == brute(values[tensor.index], weights)
+        assert contract(F, values[tensor.index], weights) == brute(values[tensor.index], weights)
 
 
 @given(sizes, sizes, sizes, numbers)
