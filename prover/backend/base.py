@@ -49,6 +49,12 @@ class Backend(Protocol):
     def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         """F (R, ell) and blinding F (R, B) to codewords F (R, n), `out` if given, as protocol.code.Code.encode."""
 
+    def message_of(self, code: Code, coefs: U64) -> U64:
+        """Coefficients F (…, length) to the message (…, ell), on the host, as protocol.code.Code.message_of."""
+
+    def coefficients(self, code: Code, message: U64, rho: U64) -> U64:
+        """Message F (…, ell) and blinding F (…, B) to coefficients (…, ell + B), on the host, as protocol.code.Code.coefficients."""
+
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
 

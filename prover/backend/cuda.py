@@ -85,6 +85,12 @@ class CudaBackend(DeviceArrays):
             else:
                 self._call(f"vl_ntt_last{radix}", rows, q * cosets, values.data.ptr, out.data.ptr, at, q, cosets)
 
+    def message_of(self, code: Code, coefs: Any) -> Any:
+        return self.host.message_of(code, coefs)
+
+    def coefficients(self, code: Code, message: Any, rho: Any) -> Any:
+        return self.host.coefficients(code, message, rho)
+
     @where_arrays_are
     def hash_columns(self, codeword: Any, salts: Any) -> Any:
         return self.hash_rows(None, codeword, salts, 0, True)

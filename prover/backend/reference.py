@@ -36,6 +36,12 @@ class ReferenceBackend(HostArrays):
         out[...] = codewords
         return out
 
+    def message_of(self, code: Code, coefs: U64) -> U64:
+        return code.message_of(coefs)
+
+    def coefficients(self, code: Code, message: U64, rho: U64) -> U64:
+        return code.coefficients(message, rho)
+
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         columns = np.ascontiguousarray(codeword.T).astype(">u8")
         digests = [merkle.leaf_digest(s.tobytes(), c.tobytes()) for s, c in zip(salts, columns, strict=True)]

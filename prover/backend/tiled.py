@@ -89,11 +89,12 @@ class Tiled:
 
     def dense(self) -> Tiled:
         """The same table, all cells written (in place)."""
-        if self.uniform is not None and self.values is not None:
-            for plane in (0, 1):
-                cells = self.cells[plane].reshape(-1, TILE)
-                cells *= (~self.uniform).astype(np.uint64)[:, None]
-                cells += (self.values[plane] * self.uniform)[:, None]
+        if self.uniform is None or self.values is None:
+            return self
+        for plane in (0, 1):
+            cells = self.cells[plane].reshape(-1, TILE)
+            cells *= (~self.uniform).astype(np.uint64)[:, None]
+            cells += (self.values[plane] * self.uniform)[:, None]
         return Tiled(self.cells)
 
     def halves(self) -> tuple[Tiled, Tiled]:
