@@ -97,10 +97,12 @@ def manifest_of(name: str, tokens: int) -> RunManifest:
             batch_size=1, steps=1, window_steps=1, seed=7, publish_loss=True, base_visibility="private", profile=PROFILE,
             calibration_steps=1,
         ).manifest
-    exponents = one.exponents | {f"dx/{n}": one.exponents["dx/1"] for n in (2, 3)}
+    longer = (tokens // CALIBRATED).bit_length() - 1  # sums over tokens grow with their number
+    exponents = {key: f - longer if key.endswith(".grad") else f for key, f in one.exponents.items()}
+    exponents |= {f"dx/{n}": one.exponents["dx/1"] for n in (2, 3)}
     for part in ("layer/{}/", "base/{}/"):
         first = part.format(0)
-        own = {key.removeprefix(first): f for key, f in one.exponents.items() if key.startswith(first)}
+        own = {key.removeprefix(first): f for key, f in exponents.items() if key.startswith(first)}
         exponents |= {part.format(n) + key: f for n in (1, 2) for key, f in own.items()}
     several = replace(one.model, layers=3)
     return replace(
@@ -123,7 +125,7 @@ def simulated(manifest: RunManifest) -> Case:
     inputs = [(role, found[name]) for role, name in task.commitments]
     made = simulate_task(shape, content, inputs, params, published, chosen, fresh_seed())
     cells = sum(t.cells for t, op in zip(shape.graph.tensors, shape.graph.ops, strict=True) if isinstance(op, Committed))
-    return Case(manifest, task, roots, ids, Evidence(content, made.proof), made.answers, cells, shape.plan.fractions)
+    return Case(manifest, task, roots, ids, Evidence(content, made.proof), made.answers, cells, sum(plan.fractions for plan in shape.plans))
 
 
 def measure(manifest: RunManifest, profiled: bool) -> Figures:

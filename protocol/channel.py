@@ -73,6 +73,16 @@ class Form:
     def __sub__(self, other: "Form | Ext") -> "Form":
         return self + (-other if isinstance(other, Ext) else other.scale(other.const.field.ext(-1)))
 
+    @staticmethod
+    def combination(field: Field, parts: "Sequence[tuple[Ext, Form]]") -> "Form":
+        """Σ coef·form."""
+        const, terms = field.zero, dict[Cell, Ext]()
+        for coef, form in parts:
+            const = const + form.const * coef
+            for cell, value in form.terms.items():
+                terms[cell] = terms[cell] + value * coef if cell in terms else value * coef
+        return Form(const, terms)
+
     def scale(self, factor: Ext) -> "Form":
         return Form(self.const * factor, {cell: value * factor for cell, value in self.terms.items()})
 
@@ -139,8 +149,8 @@ class Channel(ABC):
         else:
             self.pads += count
         data = self.clear_bytes(tag, 16 * count, lambda: self._hide(produce(), cells))
-        masked = self.field.kfrom_bytes(data, tag)
-        return [Form(Ext.from_array(self.field, masked[:, i]), {cell: self.field.one}) for i, cell in enumerate(cells)]
+        one, read = self.field.one, self.field.ext_from_bytes
+        return [Form(read(data[16 * i : 16 * i + 16], tag), {cell: one}) for i, cell in enumerate(cells)]
 
     def multiply(self, x: Form, y: Form) -> Form:
         """The product of two forms, each one pad plus a constant (that is, as `secrets` returned them)."""
@@ -159,12 +169,11 @@ class Channel(ABC):
     # challenges ----------------------------------------------------------------------------------
 
     def challenge(self, tag: str) -> Ext:
-        c0, c1 = self.transcript.draw(tag, 2, self.field.p)
-        return Ext(c0, c1, self.field)
+        return self.field.ext(*self.transcript.draw(tag, 2, self.field.p))
 
     def challenges(self, tag: str, count: int) -> list[Ext]:
         words = self.transcript.draw(tag, 2 * count, self.field.p)
-        return [Ext(words[2 * i], words[2 * i + 1], self.field) for i in range(count)]
+        return [self.field.ext(words[2 * i], words[2 * i + 1]) for i in range(count)]
 
     def point(self, tag: str, variables: int) -> U64:
         """A random point (2, variables)."""

@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from protocol.field import U64, Field
 
+SHORT = 1 << 8  # values of X^s at which a polynomial's parts are evaluated; most queries ask for one of their own
+COLUMNS = 32  # parts in one transform: 2^13 entries a plane
+
 
 @dataclass(frozen=True)
 class Code:
@@ -67,19 +70,51 @@ class Code:
 
     def message_of(self, coefs: U64) -> U64:
         """The message (…, ell) of a polynomial: reduce modulo X^ell - 1, evaluate on H."""
+        return ntt(self.field, self._reduced(coefs))
+
+    def message_at(self, coefs: U64, point: U64) -> U64:
+        """Σ_i eq(point, i)·message_i, (2, 1), of a polynomial over K (2, length), at a point (2, log2 ell): h the generator of H, the sum
+        is Σ_j c_j·Π_k ((1 - r_k) + r_k·h^(j·2^k)), k from the least significant variable. Factors from k on are the same for j and
+        j + ell/2^k, so each variable halves the coefficients: five products for a pair, where the message itself takes log2 ell."""
+        f, total = self.field, self._reduced(coefs)
+        turns = f.powers(f.root_of_unity(self.ell.bit_length() - 1), max(self.ell // 2, 1))
+        for c0, c1 in reversed(point.T.tolist()):
+            low, high = total[:, : total.shape[1] // 2], total[:, total.shape[1] // 2 :]
+            both = f.add(low, high)
+            total = f.add(both, f.kscale(f.sub(f.kmulf(f.sub(low, high), turns), both), f.ext(c0, c1)))
+            turns = turns[: len(turns) // 2]
+            turns = f.mul(turns, turns)
+        return total
+
+    def _reduced(self, coefs: U64) -> U64:
+        """The remainder modulo X^ell - 1."""
         total = coefs[..., : self.ell].copy()
         for start in range(self.ell, coefs.shape[-1], self.ell):
             part = coefs[..., start : start + self.ell]
             total[..., : part.shape[-1]] = self.field.add(total[..., : part.shape[-1]], part)
-        return ntt(self.field, total)
+        return total
 
     def evaluate(self, coefs: U64, positions: npt.NDArray[np.int64]) -> U64:
-        """Values (…, t) of short polynomials at the points of D with these positions, without the rest of the codeword."""
-        f, x = self.field, self.points(positions)[:, None]
-        powers = np.ones_like(x)  # (t, 1, 2, 4, …)
-        while powers.shape[1] < coefs.shape[-1]:
-            powers, x = np.concatenate([powers, f.mul(powers, x)], axis=1), f.mul(x, x)
-        return f.dot(coefs[..., None, :], powers[:, : coefs.shape[-1]])
+        """Values (…, t) at the points of D with these positions: p(X) = Σ_a X^a·p_a(X^s), a < s. On D X^s takes n/s values, so short
+        transforms give all p_a there, COLUMNS of them at a time, and t·s products are left. A p shorter than s is its own p_a."""
+        f, length, lead = self.field, coefs.shape[-1], coefs.shape[:-1]
+        count = min(self.n, SHORT) if length * SHORT > self.n else 1
+        s, root = self.n // count, f.root_of_unity(count.bit_length() - 1)
+        rows = -(-length // s)
+        wide = f.zeros(*lead, rows * s)
+        wide[..., :length] = coefs
+        wide, scale = wide.reshape(*lead, rows, s), f.powers(pow(self.shift, s, f.p), rows)[:, None]
+        x = self.points(positions)
+        near, far, total = np.ones_like(x)[:, None], np.ones_like(x), f.zeros(*lead, len(x))
+        while near.shape[1] < COLUMNS:  # powers of the points, and at last x = point^COLUMNS
+            near, x = np.concatenate([near, f.mul(near, x[:, None])], axis=1), f.mul(x, x)
+        for start in range(0, min(s, length), COLUMNS):
+            part = wide[..., start : start + COLUMNS]
+            padded = f.zeros(*lead, count, part.shape[-1])
+            padded[..., :rows, :] = f.mul(part, scale)
+            values = _transform(f, padded, root)[..., positions % count, :]
+            total, far = f.add(total, f.mul(f.dot(values, near[:, : part.shape[-1]]), far)), f.mul(far, x)
+        return total
 
     def points(self, positions: npt.NDArray[np.int64]) -> U64:
         """The points shift·g^i of D for the given positions."""
@@ -90,27 +125,26 @@ class Code:
 
 def ntt(field: Field, coefs: U64) -> U64:
     """Values at 1, g, g^2, … (g of order n = length of the last axis) of the polynomials with these coefficients."""
-    return _transform(field, coefs, field.root_of_unity(coefs.shape[-1].bit_length() - 1))
+    return _transform(field, coefs[..., None], field.root_of_unity(coefs.shape[-1].bit_length() - 1))[..., 0]
 
 
 def intt(field: Field, values: U64) -> U64:
     """The inverse of `ntt`."""
     n = values.shape[-1]
     root = pow(field.root_of_unity(n.bit_length() - 1), -1, field.p)
-    return field.mul(_transform(field, values, root), np.asarray(np.uint64(pow(n, -1, field.p))))
+    return field.mul(_transform(field, values[..., None], root)[..., 0], np.asarray(np.uint64(pow(n, -1, field.p))))
 
 
 def _transform(field: Field, x: U64, root: int) -> U64:
-    """Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, natural order in and out."""
-    n = x.shape[-1]
-    lead = x.shape[:-1]
+    """Of every column of (…, n, columns), Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, in natural order."""
+    n = x.shape[-2]
+    lead = x.shape[:-2]
     twiddles = field.powers(root, max(n // 2, 1))
-    out = x.reshape(lead + (n, 1))  # (…, remaining length, finished stride)
-    stride = 1
+    out, stride = x, 1  # (…, remaining length, finished stride · columns)
     while n > 1:
         n //= 2
         low, high = out[..., :n, :], out[..., n:, :]
         turned = field.mul(field.sub(low, high), twiddles[::stride, None])
-        out = np.stack([field.add(low, high), turned], axis=-2).reshape(lead + (n, 2 * stride))
+        out = np.stack([field.add(low, high), turned], axis=-2).reshape(lead + (n, 2 * out.shape[-1]))
         stride *= 2
     return out.reshape(x.shape).copy() if stride == 1 else out.reshape(x.shape)

@@ -11,6 +11,7 @@ Sums are exact modulo p because the low and high 32-bit halves are added apart (
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -224,12 +225,15 @@ class Field:
 
     def eq_table(self, point: U64) -> U64:
         """eq(point, x) for all x in {0,1}^m, most significant variable first: (2, m) to (2, 2^m)."""
-        m = point.shape[1]
-        if m < 2:
-            one = self.lift(np.ones(1, dtype=np.uint64))
-            return np.concatenate([self.sub(one, point), point], axis=1) if m else one
-        high, low = self.eq_table(point[:, : m // 2]), self.eq_table(point[:, m // 2 :])
-        return self.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
+        m, p = point.shape[1], self.p
+        if m > 4:
+            high, low = self.eq_table(point[:, : m // 2]), self.eq_table(point[:, m // 2 :])
+            return self.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
+        table = [(1, 0)]  # of few entries, by Python's integers
+        for r0, r1 in point.T.tolist():
+            ones = [((a * r0 + self.w * b * r1) % p, (a * r1 + b * r0) % p) for a, b in table]
+            table = [x for (a, b), (c, d) in zip(table, ones, strict=True) for x in (((a - c) % p, (b - d) % p), (c, d))]
+        return np.array(table, dtype=np.uint64).T.copy()
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable of a multilinear table to r: (2, 2m) to (2, m), a[x] + r·(a[x + m] - a[x])."""
@@ -265,7 +269,11 @@ class Field:
     def ext_from_bytes(self, data: bytes, where: str = "extension element") -> Ext:
         if len(data) != 16:
             raise VerificationError("length", where, "16 bytes", str(len(data)))
-        return Ext.from_array(self, self.kfrom_bytes(data, where))
+        words = struct.unpack(">2Q", data)
+        for i, word in enumerate(words):
+            if word >= self.p:
+                raise VerificationError("non-canonical", f"{where}[{i}]", f"below {self.p}", str(word))
+        return Ext(words[0], words[1], self)
 
 
 def _blocked(lead: tuple[int, ...], compute: Callable[..., U64], *arrays: U64) -> U64:

@@ -130,7 +130,8 @@ class CommitmentLayout:
     @cached_property
     def rows(self) -> IntArray:
         """Virtual indices of the rows that exist, ascending."""
-        return np.unique(np.concatenate([self._rows_of(slot) for slot in self.slots]))
+        found = np.concatenate([self._rows_of(slot) for slot in self.slots])  # ascending; neighbours share a row
+        return found[np.diff(found, prepend=-1) > 0]
 
     def _rows_of(self, slot: Slot) -> IntArray:
         """Rows with a valid cell of a slot, from the leading bits of its index: a row may have a million blocks, which are not listed."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -50,18 +51,18 @@ def levels_from_leaves(leaves: U8) -> list[U8]:
 
 def proof_length(n: int, positions: Sequence[int]) -> int:
     """Number of digests in the multi-proof."""
-    return sum(len(missing) for _, missing in _walk(n, positions))
+    return sum(len(missing) for _, missing in _walk(n, tuple(positions)))
 
 
 def prove(levels: Sequence[U8], positions: Sequence[int]) -> list[bytes]:
     """The multi-proof from all levels of the tree."""
-    walk = _walk(levels[0].shape[0], positions)
+    walk = _walk(levels[0].shape[0], tuple(positions))
     return [levels[k][i].tobytes() for k, (_, missing) in enumerate(walk) for i in missing]
 
 
 def root_from_proof(n: int, positions: Sequence[int], leaf_digests: Sequence[bytes], nodes: Sequence[bytes]) -> bytes:
     """The root that these leaves and siblings lead to; the caller compares it with the committed one."""
-    walk = _walk(n, positions)
+    walk = _walk(n, tuple(positions))
     wanted = sum(len(missing) for _, missing in walk)
     if len(leaf_digests) != len(positions):
         raise VerificationError("length", "Merkle leaves", str(len(positions)), str(len(leaf_digests)))
@@ -77,8 +78,10 @@ def root_from_proof(n: int, positions: Sequence[int], leaf_digests: Sequence[byt
     return known[0]
 
 
-def _walk(n: int, positions: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Per level below the root: indices of the parents, and of the siblings that have to be sent."""
+@lru_cache(maxsize=1)
+def _walk(n: int, positions: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Per level below the root: indices of the parents, and of the siblings that have to be sent. The last one is kept: all
+    commitments of a proof are opened at the same positions."""
     _check_size(n)
     if not positions or positions[0] < 0 or positions[-1] >= n or any(
         a >= b for a, b in pairwise(positions)

@@ -56,7 +56,8 @@ def prove_fraction_tree(
         a, q1, p1, q0 = channel.secrets("tree/ends", 4, lambda: tree.ends() if tree else ())
         constraints.require(claim - channel.multiply(a, q1) - channel.multiply(p1, q0).scale(lam), "tree level")
         rho = channel.challenge("tree/rho")
-        p0 = (a - q0).scale(lam.inverse())
-        p, q = p0 + (p1 - p0).scale(rho), q0 + (q1 - q0).scale(rho)
+        of0, of_p0 = 1 - rho, (1 - rho) * lam.inverse()  # p0 = (a − q0)/λ
+        p = Form.combination(channel.field, [(of_p0, a), (-of_p0, q0), (rho, p1)])
+        q = Form.combination(channel.field, [(of0, q0), (rho, q1)])
         point = [rho, *bound]
     return point, p, q

@@ -78,8 +78,16 @@ class LeafPlan:
         return f"multiplicity/{table}@{self.number}" if self.number else f"multiplicity/{table}"
 
     def multiplicities(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of the committed multiplicity tensors."""
-        return [(self.multiplicity(name), (len(table_columns(name)[0]),)) for name in self.tables]
+        """Names and shapes of the committed multiplicity tensors, in the order of `tables`."""
+        return [(self.multiplicity(name), table_shape(name)) for name in self.tables]
+
+
+def table_shape(table: str) -> tuple[int, int]:
+    """The rows of a table in two axes, 256·256 for 2^16: the same cells in the same places as along one axis, whose eq vectors would be
+    as long as the table."""
+    rows = len(table_columns(table)[0])
+    half = ((rows & -rows).bit_length() - 1) // 2
+    return rows >> half, 1 << half
 
 
 def plan_trees(graph: Graph, tree_bits: int = TREE_BITS) -> tuple[LeafPlan, ...]:
@@ -132,7 +140,7 @@ def _arrange(number: int, pieces: list[tuple[Lookup, Box]]) -> LeafPlan:
     """Blocks and tables of one tree, the largest first."""
     tables = sorted({lookup.table for lookup, _ in pieces})
     wanted: list[tuple[str, Lookup | None, Box]] = [(lookup.table, lookup, box) for lookup, box in pieces]
-    wanted += [(name, None, whole(table_columns(name)[0].shape)) for name in tables]
+    wanted += [(name, None, whole(table_shape(name))) for name in tables]
     out, offset = [], 0
     for table, lookup, box in sorted(wanted, key=lambda item: -_variables(item[2])):
         out.append(Block(table, lookup, box, offset))
@@ -192,6 +200,6 @@ def leaf_claims(
         else:
             p_terms.append(CellTerm(-weight, (WITNESS, plan.multiplicity(block.table)), axes, block.box))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):
-                q_const = q_const - weight * beta * contract(field, field.embed(column), axes)
+                q_const = q_const - weight * beta * contract(field, column.reshape(shape), axes)
     return tuple(p_terms), p_const, q_terms, q_const
 

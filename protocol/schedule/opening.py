@@ -192,8 +192,8 @@ def _check_rows(
     v1 = channel.clear("opening/v1", length, lambda: masked[0])
     v2 = channel.clear("opening/v2", short.length, lambda: masked[1])
     if channel.checking:
-        z = field.eq_table(as_point(point[len(point) - (witness.ell.bit_length() - 1) :]))
-        left = Ext.from_array(field, field.kdot(witness.message_of(v1), z))
+        z = as_point(point[len(point) - (witness.ell.bit_length() - 1) :])
+        left = Ext.from_array(field, witness.message_at(v1, z))
         tail = short.message_of(v2)
         for (_, index), value in form.terms.items():
             left = left - value * Ext.from_array(field, tail[:, index])
@@ -216,7 +216,7 @@ def _check_rows(
             expected1 = field.add(expected1, extra[0:2])
             expected2 = field.add(extra[4:6], field.kscale(extra[2:4], rho))
     if channel.checking:
-        check_columns("column-check", "opening/v1", witness.codeword(v1)[:, positions], expected1)
+        check_columns("column-check", "opening/v1", witness.evaluate(v1, positions), expected1)
         check_columns("column-check", "opening/v2", short.evaluate(v2, positions), expected2)
 
 

@@ -23,33 +23,39 @@ class RoundProver(Protocol):
 
 
 def round_step(
-    channel: Channel, tag: str, claim: Form, weights: tuple[Ext, Ext] | None, prover: RoundProver | None, pool: str
-) -> tuple[Ext, Form]:
-    """One round: returns the challenge r and the form g(r)."""
+    channel: Channel, tag: str, weights: tuple[Ext, Ext] | None, prover: RoundProver | None, pool: str
+) -> tuple[Ext, Ext, list[tuple[Ext, Form]]]:
+    """One round: the challenge r, the factor k and the parts Σ coef·form of g(r) = k·claim + Σ coef·form."""
     field = channel.field
     channel.rounds += 1
     g1, g2 = channel.secrets(tag, 2, lambda: prover.round() if prover else (), pool)
     r = channel.challenge(tag)
     if prover:
         prover.bind(r)
-    half = field.ext(2).inverse()
-    l0, l1, l2 = (r - 1) * (r - 2) * half, r * (2 - r), r * (r - 1) * half
+    square, half = r * r, (field.p + 1) // 2
+    l1, l2 = r + r - square, (square - r) * half  # r(2 − r), r(r − 1)/2
+    l0 = 1 - l1 - l2  # (r − 1)(r − 2)/2: Lagrange's polynomials add up to 1
     if weights is None:
-        return r, claim.scale(l0) + g1.scale(l1 - l0) + g2.scale(l2)
+        return r, l0, [(l1 - l0, g1), (l2, g2)]
     if not weights[0]:
         raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
     k = l0 * weights[0].inverse()
-    return r, claim.scale(k) + g1.scale(l1 - weights[1] * k) + g2.scale(l2)  # g(0) = (claim − w1·g(1))/w0
+    return r, k, [(l1 - weights[1] * k, g1), (l2, g2)]  # g(0) = (claim − w1·g(1))/w0
 
 
 def sumcheck(
     channel: Channel, tag: str, claim: Form, variables: int, prover: RoundProver | None,
     eq_point: list[Ext] | None = None, pool: str = "pad",
 ) -> tuple[list[Ext], Form]:
-    """`variables` rounds; returns the point and the claim that remains at it (without the eq factor)."""
-    point: list[Ext] = []
+    """`variables` rounds; returns the point and the claim that remains at it (without the eq factor).
+
+    The claim is added up once behind the last round, each round's parts times the factors of the rounds after it."""
+    rounds = []
     for i in range(variables):
         weights = (1 - eq_point[i], eq_point[i]) if eq_point is not None else None
-        r, claim = round_step(channel, tag, claim, weights, prover, pool)
-        point.append(r)
-    return point, claim
+        rounds.append(round_step(channel, tag, weights, prover, pool))
+    factor, parts = channel.field.one, list[tuple[Ext, Form]]()
+    for _, k, own in reversed(rounds):
+        parts += [(coef * factor, form) for coef, form in own]
+        factor = factor * k
+    return [r for r, _, _ in rounds], Form.combination(channel.field, [(factor, claim), *parts])

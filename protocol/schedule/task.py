@@ -169,7 +169,7 @@ def _reduce(
             raise VerificationError("published-shape", item.name, str(item.tensor.shape), str(getattr(values, "shape", None)))
         layout = TensorLayout(item.tensor.shape)
         weights = tuple(layout.eq_weights(field, channel.point("published", layout.variables)))
-        public = contract(field, field.embed(values), weights)
+        public = contract(field, values, weights)
         constrain(Form(-public), [Claim.everywhere(field.one, item.tensor, weights)], f"published {item.name}")
 
     def public_value(claim: Claim) -> Ext | None:

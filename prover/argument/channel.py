@@ -1,12 +1,10 @@
 """The proving channel: hides secrets under pads and collects the proof's bytes."""
 
+import struct
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from protocol.channel import Cell, Channel, Transcript, Values
 from protocol.field import U64, Field
-from protocol.schedule.gkr import as_point
 
 
 class ProvingChannel(Channel):
@@ -17,6 +15,7 @@ class ProvingChannel(Channel):
     def __init__(self, field: Field, pad_values: U64, tail_values: U64, transcript: Transcript | None = None) -> None:
         super().__init__(field, transcript)
         self.pad_values, self.tail_values = pad_values, tail_values
+        self._words = {"pad": pad_values.T.tolist(), "tail": tail_values.T.tolist()}
         self.proof = bytearray()
 
     def _message(self, tag: str, size: int, produce: Callable[[], bytes]) -> bytes:
@@ -29,7 +28,8 @@ class ProvingChannel(Channel):
     def _hide(self, values: Values, cells: Sequence[Cell]) -> bytes:
         if len(values) != len(cells):
             raise RuntimeError(f"{len(values)} values for {len(cells)} pads")
-        pool = self.tail_values if cells[0][0] == "tail" else self.pad_values
-        index = [i for _, i in cells]
-        masked = self.field.sub(as_point(list(values)), np.ascontiguousarray(pool[:, index]))
-        return self.field.kto_bytes(masked)
+        p, masked = self.field.p, list[int]()
+        for value, (pool, i) in zip(values, cells, strict=True):
+            c0, c1 = self._words[pool][i]
+            masked += (value.c0 - c0) % p, (value.c1 - c1) % p
+        return struct.pack(f">{len(masked)}Q", *masked)

@@ -55,7 +55,7 @@ def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
     length = coefs.shape[-1]
     ell = 1 << (length.bit_length() - 1)
     wide = Code(backend.field, ell, code.n, length - ell)
-    return backend.encode(wide, wide.message_of(coefs), np.ascontiguousarray(coefs[..., ell:]))
+    return backend.encode(wide, backend.message_of(wide, coefs), np.ascontiguousarray(coefs[..., ell:]))
 
 
 @dataclass
@@ -76,7 +76,8 @@ class _Running:
 def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
     """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
     half = 1 << (row_bits - 1)
-    merged = np.unique(index & (half - 1))
+    merged = np.sort(index & (half - 1))
+    merged = merged[np.diff(merged, prepend=-1) > 0]
     places = []
     for wanted in (merged, merged + half):
         at = np.minimum(np.searchsorted(index, wanted), len(index) - 1)  # ascending, as a layout lists them
@@ -189,8 +190,8 @@ class OpeningProverImpl:
         field = self.backend.field
         witness = self.commitments[self.roles.index(WITNESS)].layout
         z = self.backend.eq_table(as_point(self.point[len(self.point) - witness.column_bits :]))
-        total = self.backend.kdot(self.backend.to_device(witness.code.message_of(self.masks.r1)), z)
-        short = self.masks.short.message_of(self.masks.r2)
+        total = self.backend.kdot(self.backend.to_device(self.backend.message_of(witness.code, self.masks.r1)), z)
+        short = self.backend.message_of(self.masks.short, self.masks.r2)
         for (_, index), value in tail_form.terms.items():
             total = total - value * Ext.from_array(field, short[:, index])
         self.gammas = gammas
@@ -208,8 +209,8 @@ class OpeningProverImpl:
                 part = backend.to_host(backend.fold_axis(c.rho[None], backend.to_device(q))).reshape(2, -1)
                 message = field.add(message, field.kscale(backend.to_host(item.row), gamma))
                 blinding[:, : part.shape[1]] = field.add(blinding[:, : part.shape[1]], field.kscale(part, gamma))
-            v1 = field.add(v1, field.kscale(code.coefficients(message, blinding), rho))
-        tails = self.masks.short.coefficients(self.masks.tails, self.masks.tails_rho)
+            v1 = field.add(v1, field.kscale(backend.coefficients(code, message, blinding), rho))
+        tails = backend.coefficients(self.masks.short, self.masks.tails, self.masks.tails_rho)
         return v1, field.add(self.masks.r2, field.kscale(tails, rho))
 
     def before_positions(self) -> None:

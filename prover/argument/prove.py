@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from protocol.field import U64, Ext, Field
+from protocol.field import U64, Ext
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, IntArray
@@ -18,6 +19,7 @@ from protocol.schedule.task import TaskShape, run_task
 from protocol.schedule.triples import lagrange
 from prover.argument.batch import ProductBatchProver
 from prover.argument.channel import ProvingChannel
+from prover.argument.counting import count
 from prover.argument.opening import Masks, OpeningProverImpl
 from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
@@ -32,21 +34,27 @@ def drained(values: list[Any]) -> Iterator[Any]:
         yield values.pop()
 
 
-def _extrapolate(field: Field, values: U64, count: int) -> U64:
-    """The polynomial through (k, values_k), k = 0 … n−1, at n … n+count−1, by backward differences: K (2, n) to (2, count)."""
-    planes = []
-    for plane in values.tolist():
-        last, row = [], plane
-        while row:  # the last entry of each row of the difference table
-            last.append(row[-1])
-            row = [(y - x) % field.p for x, y in zip(row, row[1:], strict=False)]
-        out = []
-        for _ in range(count):
-            for k in range(len(last) - 2, -1, -1):
-                last[k] = (last[k] + last[k + 1]) % field.p
-            out.append(last[0])
-        planes.append(out)
-    return field.array(planes).reshape(2, count)
+def _extrapolate(backend: Backend, values: U64, count: int) -> U64:
+    """The polynomial through (k, v_k), k = 0 … n−1, at x = n … n+count−1, K (2, n) to (2, count), by Lagrange's formula
+
+        x!/(x − n)! · Σ_k v_k·(−1)^(n−1−k)/(k!·(n−1−k)!) / (x − k)."""
+    field, n = backend.field, values.shape[1]
+    if not count:
+        return field.zeros(2, 0)
+    p = field.p
+    factorial = [1]
+    for k in range(1, n + count):
+        factorial.append(factorial[-1] * k % p)
+    inverse = [pow(factorial[-1], -1, p)]  # of the factorials
+    for k in range(n + count - 1, 0, -1):
+        inverse.append(inverse[-1] * k % p)
+    inverse.reverse()
+    reciprocal = np.array([0, *(inverse[k] * factorial[k - 1] % p for k in range(1, n + count))], dtype=np.uint64)
+    weights = np.array([inverse[k] * inverse[n - 1 - k] * (-1) ** (n - 1 - k) % p for k in range(n)], dtype=np.uint64)
+    outside = np.array([factorial[n + i] * inverse[i] % p for i in range(count)], dtype=np.uint64)
+    windows = np.ascontiguousarray(sliding_window_view(reciprocal[1:], n))  # 1/(x − k) for k = n−1 … 0
+    sums = backend.fold_axis(windows[:, :, None], np.ascontiguousarray(field.kmulf(values, weights)[:, ::-1]))
+    return field.kmulf(sums.reshape(2, count), outside)
 
 
 class TaskProverImpl:
@@ -63,7 +71,8 @@ class TaskProverImpl:
         self.values = [value if value is None else backend.to_device(value) for value in values]
         self.counts = [count_multiplicities(backend, plan, self.values) for plan in shape.plans]
         tensors: dict[str, Any] = {
-            plan.multiplicity(table): rows for plan, counts in zip(shape.plans, self.counts) for table, rows in counts.items()
+            name: counts[table].reshape(size) for plan, counts in zip(shape.plans, self.counts)
+            for table, (name, size) in zip(plan.tables, plan.multiplicities())
         }
         tensors["pad"] = np.ascontiguousarray(self.pads.T)
         tensors["product"] = np.ascontiguousarray(self.products.T)
@@ -87,7 +96,7 @@ class TaskProverImpl:
         total = len(pairs) - 1
         out[:, : total + 1] = field.kmul(a, b)
         further = slice(total + 1, 2 * total + 1)
-        out[:, further] = field.kmul(_extrapolate(field, a, total), _extrapolate(field, b, total))
+        out[:, further] = field.kmul(_extrapolate(self.backend, a, total), _extrapolate(self.backend, b, total))
         return out
 
     def witness_root(self) -> bytes:
@@ -115,6 +124,7 @@ def prove_task(
     """The proof of one task. `inputs` are the statement's commitments in order; `values` holds the tensors that a proof reads (None at
     others), on the host or where the backend computes; if `drained`, their memory is free for the opening; `seed` is fresh per
     attempt; `spend` persists the opening budget and is called before positions are drawn."""
+    count(shape)
     prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
     channel = ProvingChannel(backend.field, prover.pads, prover.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]

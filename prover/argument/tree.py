@@ -42,7 +42,7 @@ class FractionTreeProver:
         for block in self.plan.blocks:
             constant = fingerprint.constant(self.plan, block.table)
             if block.lookup is None:
-                columns = list(map(backend.to_device, table_columns(block.table)))
+                columns = [backend.to_device(x.reshape(block.layout.shape)) for x in table_columns(block.table)]
                 numerator = self.multiplicities[block.table]
             else:
                 columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
@@ -74,7 +74,7 @@ class FractionTreeProver:
             free = as_point(point[1:])  # a round's weights are eq over the last variables: a tile's, and those of the tiles
             cut = max(0, level - 1 - TILE_BITS)
             self.low, self.high = self.backend.eq_suffixes(free[:, cut:]), self.backend.eq_suffixes(free[:, :cut])
-            self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
+            self.tables, self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
 
     def _weights(self) -> tuple[U64, U64]:
         count = self.left - 1

@@ -49,6 +49,12 @@ class Backend(Protocol):
     def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         """F (R, ell) and blinding F (R, B) to codewords F (R, n), `out` if given, as protocol.code.Code.encode."""
 
+    def message_of(self, code: Code, coefs: U64) -> U64:
+        """Coefficients F (…, length) to the message (…, ell), on the host, as protocol.code.Code.message_of."""
+
+    def coefficients(self, code: Code, message: U64, rho: U64) -> U64:
+        """Message F (…, ell) and blinding F (…, B) to coefficients (…, ell + B), on the host, as protocol.code.Code.coefficients."""
+
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         """Merkle leaf digests (n, 32) of the columns of F (R, n) under salts (n, 32), as protocol.merkle."""
 
@@ -99,13 +105,14 @@ class Backend(Protocol):
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""
 
-    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x) for tables (p0, p1, q0, q1) of 2h entries; eq = high ⊗ low with
-        low K(2, min(h, TILE)) that sums to 1 and high K(2, h / low). lam must not be 0."""
+        low K(2, min(h, TILE)) that sums to 1 and high K(2, h / low). lam must not be 0. A level's first round; the tables that it
+        returns are for the others."""
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The results may
-        lie where the tables were, whose cells are lost."""
+        """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The tables are those of
+        the round before, with the same lam, and the same low if its tiles were whole; the results may lie where they were."""
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
 from prover.backend.base import U8, Round
-from prover.backend.field import KernelField
+from prover.backend.field import KernelField, address
 from prover.backend.field import planes as _at
 from prover.backend.host import HostArrays, check_portion
 from prover.backend.plan import Plan, make_plan
@@ -39,15 +40,14 @@ class CpuBackend(HostArrays):
         self.field: Field = KernelField(self._call)
         self._kernels: dict[str, Callable[[bytes, int, int], None]] = {}
         self._library.vl_keep_memory()
-        self._plans: dict[Code, Plan] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
+        self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
     def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
-        plan = self._plans.get(code)
-        if plan is None:
-            plan = self._plans[code] = make_plan(code)
+        plan = self._plan(code)
         messages, rho = _words(messages), _words(rho)
         rows = _shape(messages, (-1, code.ell))[0]
         _shape(rho, (rows, code.blinding))
@@ -56,10 +56,37 @@ class CpuBackend(HostArrays):
         _shape(out, (rows, code.n))
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("codewords need contiguous rows of 64-bit words")
-        tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.slots)
-        words = [x.ctypes.data for x in (messages, rho, out, *tables)]
+        tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.order)
+        words = [address(x) for x in (messages, rho, out, *tables)]
         self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
         return out
+
+    def _plan(self, code: Code) -> Plan:
+        if (code.ell, code.n) not in self._plans:
+            self._plans[code.ell, code.n] = make_plan(replace(code, field=self.field))
+        return self._plans[code.ell, code.n]
+
+    def message_of(self, code: Code, coefs: U64) -> U64:
+        plan, count = self._plan(code), -(-coefs.shape[-1] // code.ell)
+        padded = np.zeros((*coefs.shape[:-1], count, code.ell), dtype=np.uint64)
+        padded.reshape(*coefs.shape[:-1], -1)[..., : coefs.shape[-1]] = coefs
+        total = self.field.sum(np.ascontiguousarray(np.swapaxes(padded, -1, -2)))[..., plan.order]
+        return self._transform(total, plan.forward, False)
+
+    def coefficients(self, code: Code, message: U64, rho: U64) -> U64:
+        plan = self._plan(code)
+        low = self._transform(message.copy(), plan.inverse, True)[..., plan.order]
+        low = self.field.mul(low, np.asarray(np.uint64(pow(code.ell, -1, self.field.p))))
+        out = np.concatenate([low, rho], axis=-1)
+        out[..., : code.blinding] = self.field.sub(out[..., : code.blinding], rho)
+        return out
+
+    def _transform(self, rows: U64, table: U64, inverse: bool) -> U64:
+        """In place, (…, ell): the inverse one leaves entries times ell in bit-reversed order, the forward one takes them so."""
+        rows = _words(rows)
+        ell = rows.shape[-1]
+        self._call("vl_transform", rows.size // ell, 1, address(rows), address(table), ell, int(inverse))
+        return rows
 
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         digests: U8 = self.hash_rows(None, codeword, salts, 0, True)
@@ -74,8 +101,8 @@ class CpuBackend(HostArrays):
         out = np.empty((n, merkle.DIGEST_BYTES) if last else (0,), dtype=np.uint8)
         if states is None:
             states = np.empty((0 if last else 8, n), dtype=np.uint32)
-        words = [x.ctypes.data for x in (rows, salts, tag, states)]
-        self._call("vl_hash_columns", 1, n, *words, out.ctypes.data if last else 0, count, before, n)
+        words = [address(x) for x in (rows, salts, tag, states)]
+        self._call("vl_hash_columns", 1, n, *words, address(out) if last else 0, count, before, n)
         return out if last else states
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
@@ -85,7 +112,7 @@ class CpuBackend(HostArrays):
             raise ValueError(f"{leaves.shape[0]} leaves are not a power of two")
         while levels[-1].shape[0] > 1:
             out = np.empty((levels[-1].shape[0] // 2, merkle.DIGEST_BYTES), dtype=np.uint8)
-            self._call("vl_hash_pairs", 1, out.shape[0], *(x.ctypes.data for x in (levels[-1], tag, out)))
+            self._call("vl_hash_pairs", 1, out.shape[0], *(address(x) for x in (levels[-1], tag, out)))
             levels.append(out)
         return levels
 
@@ -95,16 +122,16 @@ class CpuBackend(HostArrays):
         x = np.ascontiguousarray(x, dtype=np.int64)
         if counts.dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
-        self._call("vl_count", 1, x.size, x.ctypes.data, counts.ctypes.data, first & 2**64 - 1, counts.size)
+        self._call("vl_count", 1, x.size, address(x), address(counts), first & 2**64 - 1, counts.size)
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
         held: AnyArray = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
         outer, n, inner = held.shape[-3:]
         w = _planes(w, n)
-        second = held[1].ctypes.data if kind == "k" else 0
+        second = address(held[1]) if kind == "k" else 0
         out = np.empty((2, outer, inner), dtype=np.uint64)
-        words = (held.ctypes.data, second, *_at(w), *_at(out), n)
+        words = (address(held), second, *_at(w), *_at(out), n)
         if inner == 1:
             self._call(f"vl_fold_last_{kind}", outer, 1, *words)
         else:
@@ -116,7 +143,7 @@ class CpuBackend(HostArrays):
         n0, n1 = x.shape
         u, v = _planes(u, n0), _planes(v, n1)
         out = np.empty((2, n0 * n1), dtype=np.uint64)
-        self._call("vl_weight", n0, n1, x.ctypes.data, *_at(u), *_at(v), *_at(out), n1)
+        self._call("vl_weight", n0, n1, address(x), *_at(u), *_at(v), *_at(out), n1)
         return out
 
     def kmul(self, a: U64, b: U64) -> U64:
@@ -131,11 +158,13 @@ class CpuBackend(HostArrays):
         return self.field.eq_table(point)
 
     def eq_suffixes(self, point: U64) -> list[U64]:
-        tables = [self.field.one.array()[:, None]]
+        m = point.shape[1]
+        out = np.empty((2, 2 << m), dtype=np.uint64)  # the table of k variables begins at 2^k
+        out[:, 1] = 1, 0
+        a, b = _at(out)
         for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            tables.append(np.empty((2, 2 << k), dtype=np.uint64))
-            self._call("vl_eq_step", 1, 1 << k, *_at(tables[k]), *_at(tables[k + 1]), 1 << k, r0, r1)
-        return tables
+            self._call("vl_eq_step", 1, 1 << k, a + (8 << k), b + (8 << k), a + (16 << k), b + (16 << k), 1 << k, r0, r1)
+        return [out[:, 1 << k : 2 << k] for k in range(m + 1)]
 
     def product_round(self, a: U64, b: U64) -> Round:
         a = _planes(a)
@@ -156,7 +185,7 @@ class CpuBackend(HostArrays):
             words += [*_at(a), *_at(b), size, int(folded), coef.c0, coef.c1]
             out.append((a[:, :size], b[:, :size]))
         items = np.array(words, dtype=np.uint64)
-        g = self._sum("vl_product_rounds", 2, len(tables), 1, (items.ctypes.data,), *((r.c0, r.c1) if r else (0, 0)))
+        g = self._sum("vl_product_rounds", 2, len(tables), 1, (address(items),), *((r.c0, r.c1) if r else (0, 0)))
         return out, (g[0], g[1])
 
     def fold_top(self, a: U64, r: Ext) -> U64:
@@ -170,12 +199,12 @@ class CpuBackend(HostArrays):
         size = held[0].size if held else 0
         for column in held:
             _shape(column, (size,))
-        addresses = np.array([c.ctypes.data for c in held], dtype=np.uint64)
+        addresses = np.array([address(c) for c in held], dtype=np.uint64)
         scalars = np.array([[c.c0 for c in coefs], [c.c1 for c in coefs]], dtype=np.uint64)
         if out is None:
             out = np.empty((2, size), dtype=np.uint64)
         _written(out, size)
-        words = (addresses.ctypes.data, *_at(scalars), *_at(out), len(held), const.c0, const.c1)
+        words = (address(addresses), *_at(scalars), *_at(out), len(held), const.c0, const.c1)
         self._call("vl_lincomb_ints", 1, size, *words)
         return out
 
@@ -197,7 +226,7 @@ class CpuBackend(HostArrays):
         p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
         made = self._layer_tiles(tables, p_cells, q_cells)
         words = [word for t in tables for word in _table(t, _at(t.cells))]
-        flags = [0 if t.uniform is None else t.uniform.ctypes.data for t in made]
+        flags = [0 if t.uniform is None else address(t.uniform) for t in made]
         self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
         return made[0].simplest(), made[1].simplest()
 
@@ -213,43 +242,40 @@ class CpuBackend(HostArrays):
         p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
         return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1))
 
-    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
-        held, size = self._tables(tables, low.shape[1] * high.shape[1])
-        return self._fraction_sum("vl_fraction_round", held, size, tables, low, high, lam, self.field.zero)
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+        flagged = [t.uniform is not None for t in held]
+        if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
+            held = [*held[:2], *(t.tiled() for t in held[2:])]
+        head = _fraction_head(held, held)
+        return held, self._fraction_sum("vl_fraction_round", held, head, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        held, size = self._tables(tables, low.shape[1] * high.shape[1])
-        made = []
-        for t in held:
-            cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-            if t.uniform is None or t.values is None:
-                made.append(Tiled(cells))
-            else:
-                (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
-                made.append(Tiled(cells, a & b, values))
-        g = self._fraction_sum("vl_fraction_fold_round", held, size, made, low, high, lam, r)
-        return [t.simplest() for t in made], g
+        if self._level[0] is tables:  # without tiles, so nothing moved
+            made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
+        else:
+            held, made = self._tables(tables, low.shape[1] * high.shape[1])[0], []
+            for t in held:
+                cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+                if t.uniform is None or t.values is None:
+                    made.append(Tiled(cells))
+                else:
+                    (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
+                    made.append(Tiled(cells, a & b, values))
+            head = _fraction_head(held, made)
+        self._level = made if all(t.uniform is None for t in made) else None, head
+        return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
 
-    def _fraction_sum(
-        self, name: str, held: Sequence[Tiled], size: int, made: Sequence[Tiled], low: U64, high: U64, lam: Ext, r: Ext
-    ) -> Round:
-        """`made`, of 2·half entries, begin where `held` do."""
+    def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
+        size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
         low, high = _planes(low, size), _planes(high)
-        tiles = high.shape[1]
+        if any(t.size != 2 * size * tiles for t in made):
+            raise ValueError(f"weights of {size * tiles} entries for tables of {made[0].size}")
         if self._inverse[0] != lam:
             self._inverse = lam, lam.inverse()
         mu = self._inverse[1]
-        words: list[int] = []
-        cells: list[int] = []
-        values: list[int] = []
-        for t, m in zip(held, made, strict=True):
-            _shape(m.cells, (2, 2 * size * tiles))
-            at = _at(t.cells)
-            cells += at
-            words += _table(t, at)
-            values += (0, 0) if m.values is None else _at(m.values)
-        words += [*cells, *values, *_at(low), *_at(high)]
-        g = self._sum(name, 2, tiles, size, words, size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head)
         return g[0] * lam, g[1] * lam
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
@@ -270,7 +296,7 @@ class CpuBackend(HostArrays):
         w = _words(w)
         _shape(w, (2, *f.shape[-2:]))
         lo, hi = _indices(lo, hi, f.shape[-2])
-        ends = (lo.ctypes.data, hi.ctypes.data)
+        ends = (address(lo), address(hi))
         g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *_at(w), *ends), f.shape[-1])
         return g[0], g[1]
 
@@ -279,25 +305,26 @@ class CpuBackend(HostArrays):
         lo, hi = _indices(lo, hi, f.shape[-2])
         ell = f.shape[-1]
         out = np.empty((2, lo.size, ell), dtype=np.uint64)
-        words = (*f_words, lo.ctypes.data, hi.ctypes.data, *_at(out), ell, r.c0, r.c1)
+        words = (*f_words, address(lo), address(hi), *_at(out), ell, r.c0, r.c1)
         self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
         return out
 
     # ---- calls ---------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, n0: int, n1: int, *words: int) -> None:
+    def _call(self, name: str, n0: int, n1: int, *words: int, head: bytes = b"") -> None:
+        """`head`: words that were packed before."""
         if n0 and n1:
             kernel = self._kernels.get(name)
             if kernel is None:
                 kernel = self._kernels[name] = getattr(self._library, name)
                 kernel.argtypes = _SIGNATURE
-            kernel(struct.pack(f"{len(words)}Q", *words), n0, n1)
+            kernel(head + struct.pack(f"{len(words)}Q", *words), n0, n1)
 
-    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
+    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int, head: bytes = b"") -> list[Ext]:
         """Kernels with sums over K: the result's address follows the array addresses."""
         out = np.zeros((sums, 2), dtype=np.uint64)
-        self._call(name, n0, n1, *words, out.ctypes.data, *tail)
-        return [Ext.from_array(self.field, value) for value in out]
+        self._call(name, n0, n1, *words, address(out), *tail, head=head)
+        return [Ext(c0, c1, self.field) for c0, c1 in out.tolist()]
 
 
 def _words(a: U64) -> U64:
@@ -324,11 +351,20 @@ def _written(out: U64, size: int) -> None:
         raise ValueError("a result needs contiguous planes of 64-bit words")
 
 
+def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:
+    """The words of a round's tables: as they are, where the results lie, whose values come with them."""
+    at = [_at(t.cells) for t in held]
+    words = [word for t, a in zip(held, at, strict=True) for word in _table(t, a)]
+    words += [word for a in at for word in a]
+    words += [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
+    return struct.pack(f"{len(words)}Q", *words)
+
+
 def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:
     """A table's words; `at` are the addresses of its planes."""
     if t.uniform is None or t.values is None:
         return (*at, 0, 0, 0)
-    return (*at, t.uniform.ctypes.data, *_at(t.values))
+    return (*at, address(t.uniform), *_at(t.values))
 
 
 def _halves(a: U64) -> tuple[int, int, int, int]:
@@ -343,7 +379,7 @@ def _halves(a: U64) -> tuple[int, int, int, int]:
 def _rows(f: U64) -> tuple[str, U64, tuple[int, int]]:
     """Kind, contiguous array and addresses of rows of F (R, ell) or K (2, R, ell)."""
     f = _words(f)
-    return ("f", f, (f.ctypes.data, 0)) if f.ndim == 2 else ("k", f, _at(f))
+    return ("f", f, (address(f), 0)) if f.ndim == 2 else ("k", f, _at(f))
 
 
 def _indices(lo: I64, hi: I64, rows: int) -> tuple[I64, I64]:

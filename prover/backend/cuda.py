@@ -85,6 +85,12 @@ class CudaBackend(DeviceArrays):
             else:
                 self._call(f"vl_ntt_last{radix}", rows, q * cosets, values.data.ptr, out.data.ptr, at, q, cosets)
 
+    def message_of(self, code: Code, coefs: Any) -> Any:
+        return self.host.message_of(code, coefs)
+
+    def coefficients(self, code: Code, message: Any, rho: Any) -> Any:
+        return self.host.coefficients(code, message, rho)
+
     @where_arrays_are
     def hash_columns(self, codeword: Any, salts: Any) -> Any:
         return self.hash_rows(None, codeword, salts, 0, True)
@@ -300,8 +306,8 @@ class CudaBackend(DeviceArrays):
         return Tiled(cells, self.xp.empty(count, dtype=np.bool_), self.xp.empty((2, count), dtype=np.uint64))
 
     @where_arrays_are
-    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> Round:
-        return self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
+    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
+        return list(tables), self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
 
     @where_arrays_are
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:

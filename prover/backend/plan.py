@@ -1,9 +1,9 @@
-"""Tables of the transforms in prover/kernels/ntt.h for one row code; made once per code and kept by the CPU backend.
+"""Tables of the transforms in prover/kernels/ntt.h for one row code, whatever its blinding; made once and kept by the CPU backend.
 
 inverse, forward: 8 words w_16^j, then the twiddles of each pass from the top (see ntt.h), first one pass of radix 2 or 4
 that brings the size to 64·8^k, then radix 8 down to 64, then radix 4 (below 64: radix 2 once if needed, then radix 4).
 scale[c]: s_c^k / ell at the bit-reversed place of k. powers[c] = s_c^ell.
-slots: bit-reversed places of k < min(blinding, ell). Here s_c = shift·g^c, g of order n, c < n/ell.
+order: the bit-reversed places of k < ell. Here s_c = shift·g^c, g of order n, c < n/ell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Plan:
     forward: U64
     scale: U64
     powers: U64
-    slots: U64
+    order: I64
 
 
 def make_plan(code: Code) -> Plan:
@@ -40,7 +40,7 @@ def make_plan(code: Code) -> Plan:
         forward=_twiddles(f, log, root, inverse=False),
         scale=f.mul(scale, np.asarray(np.uint64(pow(ell, -1, f.p)))),
         powers=f.array([pow(s, ell, f.p) for s in shifts]),
-        slots=reverse[: min(code.blinding, ell)].astype(np.uint64),
+        order=reverse,
     )
 
 

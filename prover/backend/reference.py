@@ -36,6 +36,12 @@ class ReferenceBackend(HostArrays):
         out[...] = codewords
         return out
 
+    def message_of(self, code: Code, coefs: U64) -> U64:
+        return code.message_of(coefs)
+
+    def coefficients(self, code: Code, message: U64, rho: U64) -> U64:
+        return code.coefficients(message, rho)
+
     def hash_columns(self, codeword: U64, salts: U8) -> U8:
         columns = np.ascontiguousarray(codeword.T).astype(">u8")
         digests = [merkle.leaf_digest(s.tobytes(), c.tobytes()) for s, c in zip(salts, columns, strict=True)]
@@ -130,7 +136,7 @@ class ReferenceBackend(HostArrays):
         (p0, p1), (q0, q1) = _halves(p.dense().cells), _halves(q.dense().cells)
         return Tiled(f.add(f.kmul(p0, q1), f.kmul(p1, q0))), Tiled(f.kmul(q0, q1))
 
-    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> Round:
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         f = self.field
         if not lam:
             raise ZeroDivisionError("fraction_round with lam = 0")
@@ -140,11 +146,11 @@ class ReferenceBackend(HostArrays):
         for a, b, c, d in zip(*values, strict=True):  # p0, p1, q0, q1 at X = 1, then at X = 2
             cross = f.add(f.kmul(a, d), f.kmul(b, c))
             out.append(self.kdot(eq, f.add(f.kscale(cross, lam), f.kmul(c, d))))
-        return out[0], out[1]
+        return list(tables), (out[0], out[1])
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         folded = [Tiled(self.fold_top(t.dense().cells, r)) for t in tables]
-        return folded, self.fraction_round(folded, low, high, lam)
+        return self.fraction_round(folded, low, high, lam)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

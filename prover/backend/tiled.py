@@ -89,11 +89,12 @@ class Tiled:
 
     def dense(self) -> Tiled:
         """The same table, all cells written (in place)."""
-        if self.uniform is not None and self.values is not None:
-            for plane in (0, 1):
-                cells = self.cells[plane].reshape(-1, TILE)
-                cells *= (~self.uniform).astype(np.uint64)[:, None]
-                cells += (self.values[plane] * self.uniform)[:, None]
+        if self.uniform is None or self.values is None:
+            return self
+        for plane in (0, 1):
+            cells = self.cells[plane].reshape(-1, TILE)
+            cells *= (~self.uniform).astype(np.uint64)[:, None]
+            cells += (self.values[plane] * self.uniform)[:, None]
         return Tiled(self.cells)
 
     def halves(self) -> tuple[Tiled, Tiled]:
@@ -106,6 +107,13 @@ class Tiled:
             raise ValueError(f"a tiled table of {self.size} entries has no halves of whole tiles")
         at = middle // TILE
         return Tiled(low, self.uniform[:at], self.values[:, :at]), Tiled(high, self.uniform[at:], self.values[:, at:])
+
+    def tiled(self) -> Tiled:
+        """With flags, and with room for values."""
+        if self.uniform is not None:
+            return self
+        tiles = self.size // TILE
+        return Tiled(self.cells, np.zeros(tiles, dtype=np.bool_), np.zeros((2, tiles), dtype=np.uint64))
 
     def simplest(self) -> Tiled:
         """Without flags if no tile is uniform."""

@@ -3,6 +3,7 @@
     batches      products and one-hot rows, one tuple of instances for each batched sumcheck
     slots        (role, tensor name) → the cells of each weighted claim that is opened on that committed tensor
     seconds      processor time of this run: the affine arithmetic that prover and verifier do as well
+    counting     processor time of counting pads, which a prover does beforehand
 
 A function of the graph alone: proof parameters enter behind the point where the run stops, at the opening. Called by work.py.
 """
@@ -23,6 +24,7 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import CombinedWeights
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
+from prover.argument.counting import count
 from prover.argument.opening import span_of
 
 
@@ -33,6 +35,7 @@ class Claims:
     batches: tuple[tuple[Instance, ...], ...]
     slots: dict[Place, list[int]]
     seconds: float
+    counting: float
 
     @property
     def instances(self) -> list[Instance]:
@@ -97,11 +100,13 @@ class _Opening:
 
 
 def record_claims(shape: TaskShape) -> Claims:
-    """Run the schedule of `shape` up to its opening; `shape` also keeps its counts from this run."""
+    """Run the schedule of `shape` up to its opening; `shape` has its counts afterwards."""
+    before = time.process_time()
+    count(shape)
     recorder, published = _Recorder(shape), {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in shape.graph.published}
     start = time.process_time()
     try:
         run_task(CountingChannel(shape.field), shape, b"", [], next(iter(PROFILES.values())), published, recorder)  # type: ignore[arg-type]
     except _Opened:
-        return Claims(tuple(recorder.batches), dict(recorder.slots), time.process_time() - start)
+        return Claims(tuple(recorder.batches), dict(recorder.slots), time.process_time() - start, start - before)
     raise RuntimeError("the schedule of a task ended without an opening")

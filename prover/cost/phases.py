@@ -6,7 +6,7 @@
     products     rounds on these tables
     weights      the weights of all claims on committed cells
     opening      rounds on committed cells, masked rows, columns
-    schedule     everything else: affine forms, transcript, what a verifier computes too
+    schedule     everything else: counting pads, affine forms, transcript, what a verifier computes too
 
 Called by rates.py and by benchmarks/gpu.py.
 """
@@ -21,6 +21,7 @@ from protocol.relation.graph import IntArray
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument.channel import ProvingChannel
+from prover.argument.counting import count
 from prover.argument.prove import TaskProverImpl
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData
@@ -75,8 +76,10 @@ def timed_proof(
 ) -> tuple[bytes, dict[str, float]]:
     """As prove_task, with the seconds of each phase; no opening is counted."""
     start, seconds = clock(), Counter[str]()
+    count(shape)
+    counted = clock()
     inner = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, lambda: None)
-    seconds["witness"] = clock() - start
+    seconds["witness"] = clock() - counted
     channel = ProvingChannel(backend.field, inner.pads, inner.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
     run_task(channel, shape, statement, commitments, params, published, _TimedTask(inner, seconds, clock))  # type: ignore[arg-type]

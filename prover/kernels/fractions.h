@@ -44,22 +44,21 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
 // themselves; `folded` has the values of tiles that stay uniform.
 //
 // p0 q1 + p1 q0 + μ q0 q1 = q1·(p0 + μ q0) + p1·q0 with μ = 1/λ: three products instead of four, the caller multiplies by λ.
-// Where both numerators are uniform, it is μ·(q0 + λ p0)·(q1 + λ p1) − λ p0 p1: one product an entry.
+// Where both numerators are uniform, it is μ·(q0 + λ p0)·(q1 + λ p1) − λ p0 p1: one product an entry. Where one denominator is too,
+// it is linear in the other, of which the sums Σ lo·q by tile say all: the first round takes them, they are folded like the values.
 template <bool FOLD>
 struct FractionSum {
     enum { SUMS = 2 };
     Table table[4];  // p0, p1, q0, q1
     u64* cells[8];
-    const u64* folded[8];
+    u64* folded[8];  // values of the tables (folded, if FOLD); the CPU form puts sums by tile among them
     const u64 *lo0, *lo1, *hi0, *hi1;
     u64* out;
     u64 size, half, mu0, mu1, lam0, lam1, r0, r1;
     VL_FN u64 cost() const { return FOLD ? 48 : 24; }
 
     VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
-    VL_FN K<u64> value(int k, u64 tile) const {
-        return FOLD ? kload<u64>(folded[2 * k], folded[2 * k + 1], tile) : kload<u64>(table[k].v0, table[k].v1, tile);
-    }
+    VL_FN K<u64> value(int k, u64 tile) const { return kload<u64>(folded[2 * k], folded[2 * k + 1], tile); }
 #ifdef VL_ENTRYWISE
     template <class V, int k>
     VL_FN K<V> entry(u64 tile, u64 j) const {
@@ -84,6 +83,7 @@ struct FractionSum {
         sums[1].mac(eq, kmul_add(q1.two, mu.times_plus(q0.two, p0.two), p1.two, q0.two));
     }
 #else
+    u64 strip() const { return size < Strip::LENGTH ? size : (u64)Strip::LENGTH; }
     // A strip of a table's tile; `room` takes it if the tile is uniform.
     Planes source(int k, u64 tile, u64 j, Strip& room) const {
         const Table& t = table[k];
@@ -109,6 +109,11 @@ struct FractionSum {
         out.one = folded_strip<V>(k, i + half, j, n, r, out.high);
         strip_two<V>(low, out.one, out.two, n);
     }
+    // What the next strips will read of table k's tile: nothing new if they are folded, for folding asks for its own.
+    Planes next_source(int k, u64 tile, u64 j, Planes eq) const {
+        if (FOLD || table[k].same(tile)) return eq;
+        return Planes{table[k].x0, table[k].x1}.from(tile * size + j);
+    }
     // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2
     template <class V>
     Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b) const {
@@ -117,17 +122,19 @@ struct FractionSum {
         sums[0].clear(), sums[1].clear();
         Points p0, p1, q0, q1;
         Strip left, term;
-        for (u64 j = 0, n = size < Strip::LENGTH ? size : (u64)Strip::LENGTH; j < size; j += n) {
+        for (u64 j = 0, n = strip(); j < size; j += n) {
             const Planes eq{lo0 + j, lo1 + j};
+            Planes next[8];
+            for (int k = 0; k < 8; ++k) next[k] = next_source(3 - k % 4, i + k / 4 * half, j + n, eq);
             stage<V>(2, i, j, n, r, q0), stage<V>(3, i, j, n, r, q1);
             if (!products) stage<V>(0, i, j, n, r, p0), stage<V>(1, i, j, n, r, p1);
             for (int x = 0; x < 2; ++x) {
                 const Planes c = x ? q0.two : q0.one, d = x ? q1.two : q1.one;
                 if (products) {
-                    strip_kmul<V>(c, d, x ? a.two : a.one, x ? b.two : b.one, term, n);
+                    strip_kmul<V>(c, d, x ? a.two : a.one, x ? b.two : b.one, term, n, next + 4 * x);
                 } else {
-                    strip_scale<V>(c, x ? p0.two : p0.one, left, mu, n);
-                    strip_kmul_add<V>(d, left, x ? p1.two : p1.one, c, term, n);
+                    strip_scale<V>(c, x ? p0.two : p0.one, left, mu, n, next + 4 * x);
+                    strip_kmul_add<V>(d, left, x ? p1.two : p1.one, c, term, n, next + 4 * x + 2);
                 }
                 strip_mac<V>(sums[x], eq, term, n);
             }
@@ -135,17 +142,27 @@ struct FractionSum {
         return Pair<u64>{sums[0].value(), sums[1].value()};
     }
     template <class V>
-    Pair<u64> table_sum(int k, u64 i) const {  // Σ_j lo_j·table over a tile at X = 1, 2
+    K<u64> table_sum(int k, u64 tile) const {  // Σ_j lo_j·table over a tile
+        KSum<V> sum;
+        sum.clear();
+        const Planes eq{lo0, lo1}, x = Planes{table[k].x0, table[k].x1}.from(tile * size);
+        for (u64 j = 0, n = strip(); j < size; j += n) strip_mac<V>(sum, eq.from(j), x.from(j), n);
+        return sum.value();
+    }
+    // A table's part in a linear tile: its value, or its sum by the weights, which a first round takes and later ones have in
+    // its place, so that these only fold.
+    template <class V>
+    Pair<u64> linear_ends(int k, u64 i) const {
         const KScale<V> r(K<u64>{r0, r1});
-        KSum<V> one, two;
-        one.clear(), two.clear();
-        Points x;
-        for (u64 j = 0, n = size < Strip::LENGTH ? size : (u64)Strip::LENGTH; j < size; j += n) {
-            stage<V>(k, i, j, n, r, x);
-            strip_mac<V>(one, Planes{lo0 + j, lo1 + j}, x.one, n);
-            strip_mac<V>(two, Planes{lo0 + j, lo1 + j}, x.two, n);
+        for (u64 tile = i; tile <= i + half; tile += half) {
+            if (settled(k, tile)) continue;
+            Strip room;
+            if (FOLD)
+                for (u64 j = 0, n = strip(); j < size; j += n) folded_strip<V>(k, tile, j, n, r, room);
+            else
+                kstore(folded[2 * k], folded[2 * k + 1], tile, table_sum<V>(k, tile));
         }
-        return Pair<u64>{one.value(), two.value()};
+        return ends(k, i);
     }
     Pair<u64> ends(int k, u64 i) const {
         Pair<u64> x = at_one_two(value(k, i), value(k, i + half));
@@ -164,7 +181,7 @@ struct FractionSum {
         if (!same[2] && !same[3]) {
             s = tile_sum<V>(i, true, a, b);
         } else {
-            Pair<u64> x = same[2] ? ends(2, i) : table_sum<V>(2, i), y = same[3] ? ends(3, i) : table_sum<V>(3, i);
+            Pair<u64> x = linear_ends<V>(2, i), y = linear_ends<V>(3, i);
             s = Pair<u64>{kmul(kadd(x.one, a.one), kadd(y.one, b.one)), kmul(kadd(x.two, a.two), kadd(y.two, b.two))};
         }
         return Pair<u64>{ksub(kmul(mu, s.one), kmul(p0.one, b.one)), ksub(kmul(mu, s.two), kmul(p0.two, b.two))};

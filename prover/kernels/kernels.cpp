@@ -13,22 +13,14 @@ VL_MAP(vl_hash_pairs, HashPair)
 #include "device.h"
 #include "device_ntt.h"
 #else
+#include "memory.h"
 #include "sha16.h"
 #include "shani.h"
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 // Lets the allocator keep freed arrays instead of returning them: the rounds of a sumcheck free and allocate
 // tables of the same sizes, and fresh pages cost more than the arithmetic on them. Large arrays come from the heap too (the
 // threshold above which the system is asked for each cannot be set beyond 32 MB), all threads from one.
-VL_EXPORT void vl_keep_memory() {
-#ifdef __GLIBC__
-    mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, -1);  // never: above 2 GB a threshold made every task pay for its memory again (docs/log.md)
-    mallopt(M_ARENA_MAX, 1);
-#endif
-}
+VL_EXPORT void vl_keep_memory() { keep_memory(); }
 
 VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
 #ifdef VL_SHA_LANES

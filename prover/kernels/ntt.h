@@ -315,4 +315,18 @@ VL_EXPORT void vl_encode(const Encode* given, u64 rows, u64) {
         for (u64 row = lo; row < hi; ++row) encode_row(e, row, coefs.data(), values.data());
     });
 }
+
+struct Transform {  // rows of ell words, in place
+    u64* x;
+    const u64* table;
+    u64 ell, inverse;
+};
+
+VL_EXPORT void vl_transform(const Transform* given, u64 rows, u64) {
+    const Transform t = *given;
+    parallel(rows, rows * t.ell * 4, [&](unsigned, u64 lo, u64 hi) {
+        for (u64 row = lo; row < hi; ++row)
+            t.inverse ? inverse_transform(t.x + row * t.ell, t.ell, t.table) : forward_transform(t.x + row * t.ell, t.ell, t.table);
+    });
+}
 #endif

@@ -1,7 +1,8 @@
 // Loops over strips of K arrays that stay in the cache; fractions.h composes them. Each loop is small, so that a processor
 // keeps several iterations in flight: one loop over all of it took half as long again (docs/log.md, "Lookups"). Strips of 256
 // entries, because tables whose sizes are powers of two share the sets of the caches: few at a time, each for a while.
-// An output may be an input: an entry is read before it is written. CPU only.
+// Loops with products ask for what the next strips read (`next`), a line of 64 bytes in each turn; else products wait for memory
+// and memory for products. An output may be an input: an entry is read before it is written. CPU only.
 #pragma once
 #include "bodies.h"
 
@@ -9,6 +10,8 @@ struct Planes {
     const u64 *a, *b;
     template <class V>
     VL_FN K<V> at(u64 j) const { return kload<V>(a, b, j); }
+    VL_FN Planes from(u64 j) const { return Planes{a + j, b + j}; }
+    VL_FN void fetch(u64 j) const { __builtin_prefetch(a + j), __builtin_prefetch(b + j); }
 };
 
 struct Strip {
@@ -25,6 +28,7 @@ template <class V>
 VL_APART void strip_fold(Planes low, Planes high, u64* out0, u64* out1, const KScale<V>& given, u64 n) {  // low + r·(high - low)
     const KScale<V> r = given;
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
+        low.fetch(j + n), high.fetch(j + n);
         K<V> x = low.at<V>(j), y = high.at<V>(j);
         kstore(out0, out1, j, r.times_plus(K<V>{subr(y.a, x.a), gsub(y.b, x.b)}, x));
     }
@@ -34,24 +38,34 @@ VL_APART void strip_two(Planes low, Planes high, Strip& out, u64 n) {  // 2·hig
     for (u64 j = 0; j < n; j += Lanes<V>::count) kstore(out.a, out.b, j, at_one_two(low.at<V>(j), high.at<V>(j)).two);
 }
 template <class V>
-VL_APART void strip_scale(Planes x, Planes c, Strip& out, const KScale<V>& given, u64 n) {  // r·x + c
+VL_APART void strip_scale(Planes x, Planes c, Strip& out, const KScale<V>& given, u64 n, const Planes* next) {  // r·x + c
     const KScale<V> r = given;
-    for (u64 j = 0; j < n; j += Lanes<V>::count) kstore(out.a, out.b, j, r.times_plus(x.at<V>(j), c.at<V>(j)));
+    for (u64 j = 0; j < n; j += Lanes<V>::count) {
+        next[0].fetch(j), next[1].fetch(j);
+        kstore(out.a, out.b, j, r.times_plus(x.at<V>(j), c.at<V>(j)));
+    }
 }
 template <class V>
-VL_APART void strip_kmul_add(Planes x, Planes y, Planes z, Planes w, Strip& out, u64 n) {  // x·y + z·w
-    for (u64 j = 0; j < n; j += Lanes<V>::count)
+VL_APART void strip_kmul_add(Planes x, Planes y, Planes z, Planes w, Strip& out, u64 n, const Planes* next) {  // x·y + z·w
+    for (u64 j = 0; j < n; j += Lanes<V>::count) {
+        next[0].fetch(j), next[1].fetch(j);
         kstore(out.a, out.b, j, kmul_add(x.at<V>(j), y.at<V>(j), z.at<V>(j), w.at<V>(j)));
+    }
 }
 template <class V>
-VL_APART void strip_kmul(Planes x, Planes y, K<u64> a, K<u64> b, Strip& out, u64 n) {  // (x + a)·(y + b)
+VL_APART void strip_kmul(Planes x, Planes y, K<u64> a, K<u64> b, Strip& out, u64 n, const Planes* next) {  // (x + a)·(y + b)
     const K<V> av = kspread<V>(a.a, a.b), bv = kspread<V>(b.a, b.b);
-    for (u64 j = 0; j < n; j += Lanes<V>::count)
+    for (u64 j = 0; j < n; j += Lanes<V>::count) {
+        next[0].fetch(j), next[1].fetch(j);
         kstore(out.a, out.b, j, kmul(loose_add(x.at<V>(j), av), loose_add(y.at<V>(j), bv)));
+    }
 }
 template <class V>
 VL_APART void strip_mac(KSum<V>& given, Planes x, Planes y, u64 n) {  // += Σ x·y
     KSum<V> sum = given;
-    for (u64 j = 0; j < n; j += Lanes<V>::count) sum.mac(x.at<V>(j), y.at<V>(j));
+    for (u64 j = 0; j < n; j += Lanes<V>::count) {
+        y.fetch(j + n);
+        sum.mac(x.at<V>(j), y.at<V>(j));
+    }
     given = sum;
 }

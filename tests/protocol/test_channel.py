@@ -135,6 +135,33 @@ def test_forms_and_known_numbers() -> None:
     assert (a + a) == a.scale(F.ext(2)) and a - a == Form(F.zero, dict.fromkeys(a.terms, F.zero))
 
 
+@given(st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_combinations_of_forms_are_sums_of_multiples(seed: int) -> None:
+    """Forms that share cells, that have none, and none at all."""
+    channel, rng = pads(seed), np.random.default_rng(seed)
+    a, b, c = channel.secrets("s", 3, lambda: [F.ext(2), F.ext(3), F.ext(5)])
+    forms = [a, b - a, channel.multiply(a, c), Form(F.ext(7)), a + c]
+    coefs = [Ext.from_array(F, k(rng)) for _ in forms]
+    expected = Form(F.zero)
+    for coef, form in zip(coefs, forms, strict=True):
+        expected = expected + form.scale(coef)
+    assert Form.combination(F, list(zip(coefs, forms, strict=True))) == expected
+    assert Form.combination(F, []) == Form(F.zero)
+
+
+def test_a_round_is_the_polynomial_through_its_three_values() -> None:
+    """g(r) from g(0), g(1) and g(2), where claim = w0·g(0) + w1·g(1); at the nodes the values themselves."""
+    g, weights = [F.ext(11, 3), F.ext(5), F.ext(0, 9)], (F.ext(4, 1), F.ext(6))
+    for r, expected in ((F.ext(0), g[0]), (F.ext(1), g[1]), (F.ext(2), g[2]), (F.ext(3), g[0] - 3 * g[1] + 3 * g[2])):
+        for used in (None, weights):
+            channel = Unlucky(r)
+            claim = g[0] + g[1] if used is None else used[0] * g[0] + used[1] * g[1]
+            at, factor, parts = round_step(channel, "round", used, None, "pad")
+            assert at == r and channel.rounds == 1 and [next(iter(form.terms)) for _, form in parts] == [("pad", 0), ("pad", 1)]
+            assert factor * claim + parts[0][0] * g[1] + parts[1][0] * g[2] == expected
+
+
 def test_only_a_prover_has_pads() -> None:
     with pytest.raises(RuntimeError, match="proving channel"):
         VerifyingChannel(F, b"")._hide([F.one], [("pad", 0)])
@@ -265,9 +292,9 @@ def test_challenges_that_prove_nothing_are_refused() -> None:
         channel = CountingChannel(F)
         if refused:
             with pytest.raises(VerificationError, match="zero-weight at round"):
-                round_step(channel, "round", Form(F.zero), weights, None, "pad")
+                round_step(channel, "round", weights, None, "pad")
         else:
-            round_step(channel, "round", Form(F.zero), weights, None, "pad")
+            round_step(channel, "round", weights, None, "pad")
 
 
 @pytest.mark.parametrize(("tau", "refused"), [((0, 0), True), ((6, 0), True), ((7, 0), False), ((6, 1), False), ((0, 5), False)])

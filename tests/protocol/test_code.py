@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from protocol import code as code_module
 from protocol.code import Code, intt, ntt
 from protocol.field import GOLDILOCKS, Field, small_field
 
@@ -54,6 +55,30 @@ def test_codeword(f: Field, ell: int, n: int, blinding: int) -> None:
         assert [horner(f, polynomial, pow(root, i, f.p)) for i in range(ell)] == message[row].tolist()
     positions = np.array([0, n - 1, n // 2])
     assert np.array_equal(code.evaluate(coefs, positions), codeword[:, positions])
+
+
+@pytest.mark.parametrize(("short", "columns"), [(1, 4), (4, 1), (4, 4), (8, 2), (16, 2), (32, 32), (256, 32)])
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 9, 23, 32])
+def test_evaluation_by_parts(short: int, columns: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polynomials that are one part or many, parts that fill their transforms or do not, the last block of them short."""
+    monkeypatch.setattr(code_module, "SHORT", short)
+    monkeypatch.setattr(code_module, "COLUMNS", columns)
+    for f in (GOLDILOCKS, small_field(97)):
+        code, coefs, positions = Code(f, 8, 32, 24), random(f, 2, length), np.array([0, 1, 5, 14, 31])
+        values = code.evaluate(coefs, positions)
+        assert values.tolist() == [[horner(f, row.tolist(), x) for x in code.points(positions).tolist()] for row in coefs]
+
+
+@pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
+@pytest.mark.parametrize("ell,n,blinding", [(1, 4, 2), (2, 8, 0), (4, 16, 3), (4, 32, 9), (16, 32, 8)])
+def test_the_message_s_extension_at_a_point(f: Field, ell: int, n: int, blinding: int) -> None:
+    """Coefficients as they come, not reduced, of a row over K."""
+    code, coefs = Code(f, ell, n, blinding), random(f, 2, ell + blinding)
+    point = random(f, 2, 2 * (ell.bit_length() - 1))[:, ell.bit_length() - 1 :]
+    given = coefs.copy()
+    wanted = f.kdot(code.message_of(coefs), f.eq_table(point))
+    assert code.message_at(coefs, point).tolist() == wanted.reshape(2, 1).tolist()
+    assert np.array_equal(coefs, given)
 
 
 def test_degree_bound() -> None:

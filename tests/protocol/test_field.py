@@ -147,6 +147,25 @@ def test_eq_table_and_folding() -> None:
     assert np.array_equal(folded[:, 0], f.kdot(a, table))
 
 
+@pytest.mark.parametrize("field", [GOLDILOCKS, small_field(97)], ids=["goldilocks", "97"])
+@pytest.mark.parametrize("variables", [0, 1, 2, 4, 5, 7])
+def test_eq_is_one_at_its_point_and_has_the_first_variable_on_top(variables: int, field: Field) -> None:
+    """Small tables and products of small ones, by definition: Π (r_i or 1 − r_i)."""
+    rng = np.random.default_rng(variables)
+    point = rng.integers(0, field.p, (2, variables), dtype=np.uint64)
+    scalars = [Ext.from_array(field, r) for r in point.T]
+    table = field.eq_table(point)
+    assert table.shape == (2, 1 << variables) and table.flags.c_contiguous
+    for index in range(1 << variables):
+        expected = field.one
+        for i, r in enumerate(scalars):
+            expected = expected * (r if index >> (variables - 1 - i) & 1 else 1 - r)
+        assert Ext.from_array(field, table[:, index]) == expected
+    for corner in (0, (1 << variables) - 1):
+        bits = np.array([[corner >> (variables - 1 - i) & 1 for i in range(variables)], [0] * variables], dtype=np.uint64)
+        assert np.flatnonzero(field.eq_table(bits)[0]).tolist() == [corner]
+
+
 def test_canonical_bytes() -> None:
     f = GOLDILOCKS
     a = f.array(values(f))

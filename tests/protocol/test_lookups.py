@@ -9,7 +9,7 @@ from protocol.relation.graph import WITNESS, Graph, IntArray, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule import lookups
 from protocol.schedule.constraints import Box, Weights, cells_of, whole
-from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
+from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees, table_shape
 
 F = GOLDILOCKS
 
@@ -86,7 +86,18 @@ def test_a_table_that_leaves_no_room_is_refused() -> None:
 def test_a_tree_of_a_real_run_and_the_names_in_it() -> None:
     assert TREE_BITS == 26
     plans = plan_trees(looked_up(("range:4", (8, 4)), ("range:4", (17,))), 6)
-    assert [plan.multiplicities() for plan in plans] == [[("multiplicity/range:4", (16,))], [("multiplicity/range:4@1", (16,))]]
+    assert [plan.multiplicities() for plan in plans] == [[("multiplicity/range:4", (4, 4))], [("multiplicity/range:4@1", (4, 4))]]
+
+
+@pytest.mark.parametrize(("table", "shape"), [("range:1", (2, 1)), ("range:2", (2, 2)), ("range:3", (4, 2)), ("range:16", (256, 256)),
+                                              ("exp:3:12", (256, 256)), ("three", (5, 1)), ("twelve", (6, 2))])
+def test_a_table_in_two_axes_has_its_rows_in_the_same_places(table: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "table_columns", lambda name: (np.arange(12),) if name == "twelve" else rows(name))
+    square, line = TensorLayout(table_shape(table)), TensorLayout((shape[0] * shape[1],))
+    assert table_shape(table) == square.shape == shape
+    assert np.array_equal(square.blocks << square.block_bits, line.blocks << line.block_bits) and square.variables == line.variables
+    numbers = np.arange(shape[0] * shape[1])
+    assert np.array_equal(square.arrange(numbers.reshape(shape)).reshape(-1), line.arrange(numbers).reshape(-1))
 
 
 # leaf claims ---------------------------------------------------------------------------------------------------------
@@ -151,8 +162,9 @@ def test_leaf_claims_are_the_leaves_extension_at_the_point(tree_bits: int, monke
         p_terms, p, q_terms, q = leaf_claims(F, plan, fingerprint, point)
         for term in p_terms:
             table = next(t for t in plan.tables if plan.multiplicity(t) == term.place[1])
-            assert term.place[0] == WITNESS and term.box == whole(counts[table].shape)
-            p = p + term.coef * paired(term.weights, counts[table])
+            shape = tuple(w.shape[1] for w in term.weights)
+            assert term.place[0] == WITNESS and term.box == whole(shape)
+            p = p + term.coef * paired(term.weights, counts[table].reshape(shape))
         for claim in q_terms:
             column = np.zeros_like(values[claim.tensor.index])  # cells outside the box do not take part
             column[cells_of(claim.box)] = values[claim.tensor.index][cells_of(claim.box)]

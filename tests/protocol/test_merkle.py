@@ -29,6 +29,16 @@ def test_every_position_set_of_sixteen_leaves() -> None:
         assert merkle.root_from_proof(16, positions, leaves_at(levels, positions), proof) == root
 
 
+def test_proofs_of_other_positions_and_trees_in_turns() -> None:
+    """What is kept of the last proof serves the same positions of the same size of tree alone."""
+    trees, chosen = {n: tree(n) for n in (8, 16)}, ([0, 3], [0, 3, 5], [1, 3])
+    for n, positions in [(n, positions) for positions in chosen for n in trees] * 2:
+        levels = trees[n]
+        proof = merkle.prove(levels, positions)
+        assert len(proof) == merkle.proof_length(n, positions)
+        assert merkle.root_from_proof(n, positions, leaves_at(levels, positions), proof) == levels[-1].tobytes()
+
+
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
 def test_all_sets_of_smaller_trees(n: int) -> None:
     levels = tree(n)

@@ -5,6 +5,7 @@ import pytest
 
 from protocol.field import GOLDILOCKS as F
 from prover.backend.cpu import CpuBackend
+from prover.backend.field import address, planes
 from tests.prover.test_kernels import cpu, elements, integers, rng, same, scalar  # noqa: F401 (cpu and rng are fixtures)
 
 FLAT = [((5,), (5,)), ((300,), (1,)), ((), (7,)), ((), ()), ((3, 1, 4), (2, 1)), ((0,), (0,)), ((2, 20_000), (20_000,))]
@@ -49,3 +50,13 @@ def test_sums_and_integers(cpu: CpuBackend, rng: np.random.Generator, shape: tup
 def test_eq_table(cpu: CpuBackend, rng: np.random.Generator, variables: int) -> None:  # noqa: F811
     point = elements(rng, 2, variables)
     same(cpu.field.eq_table(point), F.eq_table(point))
+
+
+def test_addresses(rng: np.random.Generator) -> None:  # noqa: F811
+    """Of arrays that can be written, that cannot, that have gaps, that are empty."""
+    whole = elements(rng, 2, 6)
+    fixed = np.frombuffer(bytes(48), dtype=np.uint64)
+    for a in (whole, whole[:, 2:4], whole[1], whole[::-1], whole[:, ::2], whole[0, :0], fixed, fixed[3:], whole[0, 2:3].reshape(())):
+        assert address(a) == a.ctypes.data
+    for a in (whole, whole[:, 2:4], elements(rng, 2)):
+        assert planes(a) == (a.ctypes.data, a[1:].ctypes.data)

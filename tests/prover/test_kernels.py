@@ -155,22 +155,36 @@ def test_fractions_as_gpus_add_them(entrywise: CpuBackend, rng: np.random.Genera
 
 
 def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
-    r, lam = scalar(rng), scalar(rng)
+    lam = scalar(rng)
     for kinds in KINDS:
         p, q = (tiled(rng, 2 * h, k) for k in ("".join(kinds[:2]), "".join(kinds[2:])))
         same(cells(cpu.fraction_layer(*copied([p, q]))), cells(REFERENCE.fraction_layer(p, q)))
         low, high = weights(rng, h)
         tables = [tiled(rng, 2 * h, k) for k in kinds]
         for factor in (lam, F.one):
-            mine = cpu.fraction_round(copied(tables), low, high, factor)
-            same(mine, REFERENCE.fraction_round(copied(tables), low, high, factor))
-        larger = [tiled(rng, 4 * h, k) for k in kinds]
-        mine, theirs = (x.fraction_fold_round(copied(larger), r, low, high, lam) for x in (cpu, REFERENCE))
-        same(cells(mine[0]), cells(theirs[0]))
-        same(mine[1], theirs[1])
+            mine = cpu.fraction_round(copied(tables), low, high, factor)[1]
+            same(mine, REFERENCE.fraction_round(copied(tables), low, high, factor)[1])
+        check_rounds(cpu, [tiled(rng, 8 * h, k) for k in kinds], rng, h, lam)
     for backend in (cpu, REFERENCE):
         with pytest.raises(ZeroDivisionError):
             backend.fraction_round(tables, low, high, F.zero)
+
+
+def check_rounds(cpu: CpuBackend, tables: list[Tiled], rng: np.random.Generator, h: int, lam) -> None:
+    """The first three rounds of a level of 8h entries."""
+    point = elements(rng, 2, (4 * h).bit_length() - 1)
+    mine, theirs = copied(tables), copied(tables)
+    for k in range(3):
+        left = point[:, k:]
+        cut = max(0, left.shape[1] - TILE_BITS)
+        low, high, r = F.eq_table(left[:, cut:]), F.eq_table(left[:, :cut]), scalar(rng)
+        if k:
+            (mine, g), (theirs, expected) = (
+                x.fraction_fold_round(t, r, low, high, lam) for x, t in ((cpu, mine), (REFERENCE, theirs)))
+        else:
+            (mine, g), (theirs, expected) = (x.fraction_round(t, low, high, lam) for x, t in ((cpu, mine), (REFERENCE, theirs)))
+        same(g, expected)
+    same(cells(mine), cells(theirs))
 
 
 @pytest.mark.parametrize("start,end", [(0, 1), (0, TILE), (5, 2 * TILE + 5), (TILE, 4 * TILE), (3 * TILE - 1, 3 * TILE + 1), (7, 9)])

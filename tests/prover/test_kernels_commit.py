@@ -26,6 +26,20 @@ def test_encode(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, bli
         same(room[1:4], expected)
 
 
+@pytest.mark.parametrize("ell,n,blinding", CODES)
+def test_transforms(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, blinding: int) -> None:  # noqa: F811
+    code = Code(F, ell, n, blinding)
+    message, rho = elements(rng, 2, ell), elements(rng, 2, blinding)
+    given = message.copy()
+    coefs = cpu.coefficients(code, message, rho)
+    same(coefs, REFERENCE.coefficients(code, message, rho))
+    same(message, given)
+    same(cpu.message_of(code, coefs), message)
+    for length in (ell, ell + blinding, 3 * ell + 1):
+        coefs = elements(rng, length)
+        same(cpu.message_of(code, coefs), REFERENCE.message_of(code, coefs))
+
+
 @pytest.mark.parametrize("rows", [*range(1, 18), 40])
 def test_hash_columns(cpu: CpuBackend, rng: np.random.Generator, rows: int) -> None:  # noqa: F811
     for n in (1, 2, 4, 64, 2048) if rows == 9 else (2, 32):

@@ -18,12 +18,11 @@ import numpy as np
 
 from protocol.channel import VerifyingChannel
 from protocol.errors import VerificationError
-from protocol.field import U64
+from protocol.field import U64, Ext
 from protocol.manifest import RunManifest
 from protocol.relation.graph import WITNESS, Graph, Hint, IntArray
 from protocol.relation.graph import Committed as CommittedOp
 from protocol.schedule import task as schedule
-from protocol.schedule.claims import contract
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument import batch as batch_module
@@ -213,11 +212,10 @@ def violated_constraints(
         for (pool, index), coef in constraint.form.terms.items():
             total = total + coef * field.ext(*pools[pool][index])
         for term in constraint.terms:
-            values, weights = as_field(backend(), np.asarray(cells[term.place])), term.weights
-            if values.ndim == 1:  # multiplicities are long and mostly zero
-                rows = np.flatnonzero(values)
-                values, weights = values[rows], (np.ascontiguousarray(weights[0][:, rows]),)
-            total = total + term.coef * contract(field, values, weights)
+            value = field.lift(as_field(backend(), np.asarray(cells[term.place])))
+            for w in reversed(term.weights):
+                value = field.kdot(value, w)
+            total = total + term.coef * Ext.from_array(field, value)
         if total:
             out.add(constraint.where)
     return frozenset(out)

@@ -1,0 +1,87 @@
+"""How many pads, products and messages a task needs, without its arithmetic.
+
+A prover commits to its pads before the schedule uses them, so they are counted beforehand: by the schedule itself, run over a field
+that is blank. Its arrays have the shapes that arithmetic would give them and one zero in place of every entry, its scalars are all X,
+which is no challenge that the schedule refuses. No size of the schedule depends on a value, so these are the counts of every proof,
+and those of `TaskShape.counts` over the task's own field (tests). Called by prove.py and by prover/cost.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from protocol.field import U64, Ext, Field
+from protocol.schedule.task import TaskShape
+
+
+def count(shape: TaskShape) -> None:
+    """Give `shape` its counts unless it has them."""
+    if "counts" not in vars(shape):
+        shape.adopt(replace(shape, field=BlankField(shape.field)).counts)
+
+
+class _Same(Ext):
+    """X, whatever it is combined with."""
+
+    __slots__ = ()
+
+    def _self(self, *_: object) -> "_Same":
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __truediv__ = __rtruediv__ = __pow__ = inverse = _self
+
+
+class BlankField(Field):
+    """As large as another field, and nothing is calculated; arrays take no memory but for `zeros`, which are written to."""
+
+    same: Ext
+
+    def __init__(self, of: Field) -> None:
+        super().__init__(of.p, of.w, of.generator, of.two_adicity)
+        object.__setattr__(self, "same", _Same(0, 1, self))
+
+    def ext(self, c0: int, c1: int = 0) -> Ext:
+        return self.same
+
+    @property
+    def zero(self) -> Ext:
+        return self.same
+
+    one = zero
+
+    def ext_from_bytes(self, data: bytes, where: str = "extension element") -> Ext:
+        return self.same
+
+    def embed(self, x: Any) -> U64:
+        return _blank(np.shape(x))
+
+    def lift(self, a: U64) -> U64:
+        return _blank((2, *a.shape))
+
+    def add(self, a: U64, b: U64) -> U64:
+        return _blank(np.broadcast(a, b).shape)
+
+    sub = mul = add
+
+    def neg(self, a: U64) -> U64:
+        return _blank(a.shape)
+
+    def sum(self, a: U64) -> U64:
+        return _blank(a.shape[:-1])
+
+    def kmul(self, a: U64, b: U64) -> U64:
+        return _blank((2, *np.broadcast(a[0], b[0]).shape))
+
+    def kmulf(self, a: U64, b: U64) -> U64:
+        return _blank((2, *np.broadcast(a[0], b).shape))
+
+    def kscale(self, a: U64, r: Ext) -> U64:
+        return _blank(a.shape)
+
+    def eq_table(self, point: U64) -> U64:
+        return _blank((2, 1 << point.shape[1]))
+
+
+def _blank(shape: tuple[int, ...]) -> U64:
+    return np.broadcast_to(np.uint64(0), shape)
