@@ -54,12 +54,12 @@ def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
 def integer_dot(field: Field, values: IntArray, w: U64) -> U64:
     """Σ over the last axis of integers (…, n) times one vector (2, n) over K: (2, …). The vector's 32-bit halves meet the values in
     64-bit integers, in pieces so short that no sum reaches 2^63: a tenth of the time that as many products in F take."""
-    largest = max(int(values.max()), -int(values.min()), 1)
+    largest = max(int(values.max()), -int(values.min()))
     if largest >> 31:
         high, low = integer_dot(field, values >> 31, w), integer_dot(field, values & (1 << 31) - 1, w)
         return field.add(field.mul(high, np.asarray(np.uint64((1 << 31) % field.p))), low)
     n = values.shape[-1]
-    piece = min(n, ((1 << 31) - 1) // largest)
+    piece = min(n, (1 << 31) // (largest + 1))
     pieces = n // piece
     whole = pieces * piece
     halves = np.stack([w & np.uint64(2**32 - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
@@ -77,8 +77,24 @@ def contract(field: Field, values: IntArray, weights: Weights) -> Ext:
     return Ext.from_array(field, total)
 
 
-def expand(graph: Graph, field: Field, tensor: Tensor, weights: Weights, coef: Ext) -> Expansion:
+@dataclass(frozen=True, eq=False)
+class PublicValues:
+    """Claims on public tensors, each evaluated once: the lookups of a tree, and the products of a batch, meet the causal mask and RoPE's
+    tables under the same vectors. A vector is known by its identity, and kept, so that no other one can get it."""
+
+    field: Field
+    found: dict[tuple[int, ...], tuple[Weights, Ext]] = dataclass_field(default_factory=dict)
+
+    def at(self, tensor: Tensor, values: IntArray, weights: Weights) -> Ext:
+        key = (tensor.index, *map(id, weights))
+        if key not in self.found:
+            self.found[key] = weights, contract(self.field, values, weights)
+        return self.found[key][1]
+
+
+def expand(graph: Graph, known: PublicValues, tensor: Tensor, weights: Weights, coef: Ext) -> Expansion:
     """coef·⟨⊗weights, tensor⟩ as committed terms, atoms and a constant."""
+    field = known.field
     out = Expansion(field.zero)
     stack: list[tuple[Ext, Tensor, Weights]] = [(coef, tensor, weights)]
     while stack:
@@ -87,7 +103,7 @@ def expand(graph: Graph, field: Field, tensor: Tensor, weights: Weights, coef: E
         if isinstance(op, Input | Committed):
             out.terms.append(CellTerm(c, (op.commitment, op.tensor_name), w))
         elif isinstance(op, Public):
-            out.const = out.const + c * contract(field, op.values, w)
+            out.const = out.const + c * known.at(t, op.values, w)
         elif isinstance(op, Linear):
             out.const = out.const + _linear(field, op, t, w, c, stack)
         elif isinstance(op, AxisMap):

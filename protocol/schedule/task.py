@@ -18,7 +18,7 @@ from protocol.layout import CommitmentLayout, TensorLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, Graph, IntArray, Tensor
 from protocol.relation.graph import Committed as CommittedOp
-from protocol.schedule.claims import contract, expand, is_public
+from protocol.schedule.claims import PublicValues, contract, expand, is_public
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
 from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
 from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
@@ -140,14 +140,14 @@ def _reduce(
 ) -> ConstraintSystem:
     """Everything between the witness root and the opening: all claims become constraints."""
     graph, field = shape.graph, channel.field
-    system = ConstraintSystem()
+    system, known = ConstraintSystem(), PublicValues(field)
     pending: list[tuple[Instance, Form]] = []
 
     def constrain(form: Form, tensor_claims: list[tuple[Ext, Tensor, Weights]], where: str) -> None:
         """form + Σ coef·⟨weights, tensor⟩ = 0 for any tensors; nonlinear ones get a hidden value."""
         terms: list[CellTerm] = []
         for coef, tensor, weights in tensor_claims:
-            expansion = expand(graph, field, tensor, weights, coef)
+            expansion = expand(graph, known, tensor, weights, coef)
             form = form + expansion.const
             terms += expansion.terms
             for atom_coef, atom, atom_weights in expansion.atoms:
@@ -173,7 +173,7 @@ def _reduce(
         constrain(Form(-public), [(field.one, item.tensor, weights)], f"published {item.name}")
 
     def public_value(tensor: Tensor, weights: Weights) -> Ext | None:
-        return expand(graph, field, tensor, weights, field.one).const if is_public(graph, tensor) else None
+        return expand(graph, known, tensor, weights, field.one).const if is_public(graph, tensor) else None
 
     while pending:
         batch, pending = pending, []
