@@ -225,11 +225,14 @@ class Field:
     def eq_table(self, point: U64) -> U64:
         """eq(point, x) for all x in {0,1}^m, most significant variable first: (2, m) to (2, 2^m)."""
         m = point.shape[1]
-        if m < 2:
-            one = self.lift(np.ones(1, dtype=np.uint64))
-            return np.concatenate([self.sub(one, point), point], axis=1) if m else one
-        high, low = self.eq_table(point[:, : m // 2]), self.eq_table(point[:, m // 2 :])
-        return self.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
+        if m > 4:
+            high, low = self.eq_table(point[:, : m // 2]), self.eq_table(point[:, m // 2 :])
+            return self.kmul(high[:, :, None], low[:, None, :]).reshape(2, -1)
+        table = [(1, 0)]
+        for r0, r1 in point.T.tolist():
+            ones = [((x * r0 + self.w * y * r1) % self.p, (x * r1 + y * r0) % self.p) for x, y in table]
+            table = [z for (x, y), (u, v) in zip(table, ones) for z in (((x - u) % self.p, (y - v) % self.p), (u, v))]
+        return np.array(table, dtype=np.uint64).T.copy()
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable of a multilinear table to r: (2, 2m) to (2, m), a[x] + r·(a[x + m] - a[x])."""
