@@ -6,7 +6,7 @@ Linear operations are their own transpose: a claim's weight vectors are rewritte
                only T_i has get weight 1
     AxisMap    w'(k) = Σ_e [cols_e = k]·vals_e·w(rows_e)
     Gather     w'(k) = Σ_{index(i,j) = k} w_1(i)·w_2(j)
-    Public     a constant, evaluated here: nothing of a public tensor is taken from the prover; once for each choice of vectors
+    Public     a constant, evaluated here: nothing of a public tensor is taken from the prover
 
 A claim from one of several lookup trees weighs the cells of a box alone. Where an axis survives an operation, so does the box's side
 on it, and sumcheck and sums run over the box; on other axes a claim is on all cells.
@@ -80,12 +80,12 @@ def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
 def integer_dot(field: Field, values: IntArray, w: U64) -> U64:
     """Σ over the last axis of integers (…, n) times one vector (2, n) over K: (2, …). The vector's 32-bit halves meet the values in
     64-bit integers, in pieces so short that no sum reaches 2^63: a tenth of the time that as many products in F take."""
-    largest = max(int(values.max()), -int(values.min()), 1)
+    largest = max(int(values.max()), -int(values.min()))
     if largest >> 31:
         high, low = integer_dot(field, values >> 31, w), integer_dot(field, values & (1 << 31) - 1, w)
         return field.add(field.mul(high, np.asarray(np.uint64((1 << 31) % field.p))), low)
     n = values.shape[-1]
-    piece = min(n, ((1 << 31) - 1) // largest)
+    piece = min(n, (1 << 31) // (largest + 1))
     pieces = n // piece
     whole = pieces * piece
     halves = np.stack([w & np.uint64(2**32 - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
@@ -113,8 +113,8 @@ def expand(graph: Graph, field: Field, claim: Claim) -> Expansion:
         if isinstance(op, Input | Committed):
             out.terms.append(CellTerm(c.coef, (op.commitment, op.tensor_name), w, c.box))
         elif isinstance(op, Public):
-            inside = tuple(v[:, side] for v, side in zip(w, cells_of(c.box), strict=True))
-            out.const = out.const + c.coef * contract(field, op.values[cells_of(c.box)], inside)
+            inside = cells_of(c.box)
+            out.const = out.const + c.coef * contract(field, op.values[inside], tuple(v[:, s] for v, s in zip(w, inside, strict=True)))
         elif isinstance(op, Linear):
             out.const = out.const + _linear(field, op, c, stack)
         elif isinstance(op, AxisMap):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.field import GOLDILOCKS, U64, Ext
+from protocol.field import GOLDILOCKS, U64, Ext, Field, small_field
 from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
-from protocol.schedule.claims import Claim, contract, expand, scatter_sum, within
+from protocol.schedule.claims import Claim, contract, expand, integer_dot, scatter_sum, within
 from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
 from prover.executor.evaluate import evaluate
@@ -205,6 +205,28 @@ def test_honest_proofs_of_odd_shapes_are_accepted(out: int, rows: int, inner: in
 def test_honest_proofs_of_many_shapes_are_accepted(out: int, rows: int, inner: int, seed: int) -> None:
     tiny = Tiny(tiny_graph(out, rows, inner), seed)
     assert tiny.reason(bytes(tiny.prove().proof)) == "accepted"
+
+
+@pytest.mark.parametrize("f", [GOLDILOCKS, small_field(97)], ids=lambda f: str(f.p))
+@pytest.mark.parametrize("largest", [0, 1, 2**14, 2**28, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, 2**62 - 1])
+@pytest.mark.parametrize("shape", [(1,), (7,), (16,), (3, 9), (2, 3, 17)])
+def test_integer_dot(f: Field, largest: int, shape: tuple[int, ...]) -> None:
+    """Integers of both signs up to `largest`, all of them there, against vectors with the largest halves there can be: one piece, several,
+    and a last one that is shorter."""
+    rng = np.random.default_rng(largest % 1000)
+    mixed = rng.choice(np.array([-largest, 1 - largest, 0, largest - 1, largest, largest]), shape)
+    for values in (mixed, np.full(shape, largest), np.full(shape, -largest)):
+        w = rng.choice(np.array([0, 1, 2**32 - 1, f.p - 1, f.p - 2**32], dtype=object) % f.p, (2, shape[-1])).astype(np.uint64)
+        wanted = (values.astype(object)[None] * w.astype(object).reshape(2, *[1] * (len(shape) - 1), -1)).sum(axis=-1) % f.p
+        found = integer_dot(f, values, w)
+        assert found.dtype == np.uint64 and found.tolist() == wanted.tolist()
+
+
+def test_no_sum_of_an_integer_dot_leaves_64_bits() -> None:
+    """The longest pieces of the largest values, beside halves of nearly 2^32."""
+    for largest, n in ((2**20 - 1, 2**11), (2**20 - 1, 2**12 + 5), (2**20, 2**11), (1, 2**16), (2**30, 3), (2**31 - 1, 5), (-(2**31), 2)):
+        values, w = np.full(n, largest), np.full((2, n), F.p - 1 - (2**32 - 1) * 2**32 + (2**32 - 2) * 2**32, dtype=np.uint64)
+        assert integer_dot(F, values, w).tolist() == [largest * n * int(w[0, 0]) % F.p] * 2
 
 
 def test_bounds_at_2_62_are_refused() -> None:
