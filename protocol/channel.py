@@ -65,10 +65,7 @@ class Form:
     def __add__(self, other: "Form | Ext") -> "Form":
         if isinstance(other, Ext):
             return Form(self.const + other, self.terms)
-        terms = dict(self.terms)
-        for cell, value in other.terms.items():
-            terms[cell] = terms[cell] + value if cell in terms else value
-        return Form(self.const + other.const, terms)
+        return Form.combination(other.const.field, [(other.const.field.one, self), (other.const.field.one, other)])
 
     def __sub__(self, other: "Form | Ext") -> "Form":
         return self + (-other if isinstance(other, Ext) else other.scale(other.const.field.ext(-1)))

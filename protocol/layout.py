@@ -52,7 +52,7 @@ class TensorLayout:
 
     @property
     def variables(self) -> int:
-        return sum(self.digits) + sum(self.low)
+        return sum(map(bits_of, self.shape))  # ⌈log2 odd⌉ + k = ⌈log2 (odd·2^k)⌉
 
     @cached_property
     def blocks(self) -> IntArray:

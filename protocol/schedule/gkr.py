@@ -45,7 +45,7 @@ def prove_fraction_tree(
 ) -> tuple[list[Ext], Form, Form]:
     """Returns the leaf point and the forms of numerator and denominator there."""
     (q,) = channel.secrets("tree/root", 1, lambda: [tree.root()] if tree else ())
-    p, point = Form(channel.field.zero), list[Ext]()
+    p, point, one = Form(channel.field.zero), list[Ext](), channel.field.one
     for level in range(variables):
         lam = channel.challenge("tree/lambda")
         if not lam:
@@ -54,10 +54,11 @@ def prove_fraction_tree(
             tree.descend(level, point, lam)
         bound, claim = sumcheck(channel, "tree/round", p.scale(lam) + q, level, tree, eq_point=point)
         a, q1, p1, q0 = channel.secrets("tree/ends", 4, lambda: tree.ends() if tree else ())
-        constraints.require(claim - channel.multiply(a, q1) - channel.multiply(p1, q0).scale(lam), "tree level")
+        ends = [(one, claim), (-one, channel.multiply(a, q1)), (-lam, channel.multiply(p1, q0))]
+        constraints.require(Form.combination(channel.field, ends), "tree level")
         rho = channel.challenge("tree/rho")
-        of0, of_p0 = 1 - rho, (1 - rho) * lam.inverse()  # p0 = (a − q0)/λ
+        of_p0 = (one - rho) * lam.inverse()  # p0 = (a − q0)/λ
         p = Form.combination(channel.field, [(of_p0, a), (-of_p0, q0), (rho, p1)])
-        q = Form.combination(channel.field, [(of0, q0), (rho, q1)])
+        q = Form.combination(channel.field, [(one - rho, q0), (rho, q1)])
         point = [rho, *bound]
     return point, p, q

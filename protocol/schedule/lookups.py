@@ -121,7 +121,7 @@ def _rows(table: str) -> int:
 
 
 def _variables(box: Box) -> int:
-    return TensorLayout(tuple(stop - start for start, stop in box)).variables
+    return sum(bits_of(stop - start) for start, stop in box)
 
 
 def _cut(box: Box, bits: int) -> Iterator[Box]:

@@ -147,15 +147,13 @@ def prove_products(
     for _ in instances:
         coefs.append(power)
         power = power * rho
-    total = Form(field.zero)
-    for form, coef in zip(claims, coefs, strict=True):
-        total = total + form.scale(coef)
+    total = Form.combination(field, list(zip(coefs, claims, strict=True)))
     if prover:
         prover.begin(instances, coefs)
     variables = max(i.variables for i in instances)
     point, claim = sumcheck(channel, "products/round", total, variables, prover)
     ends = prover.ends() if prover else []
-    out: list[tuple[Form, Claim]] = []
+    out, parts = list[tuple[Form, Claim]](), [(field.one, claim)]
     memo: dict[tuple[Side, ...], list[U64]] = {}  # equal sides have equal points: the last challenges
     for index, (instance, coef) in enumerate(zip(instances, coefs, strict=True)):
         free = variables - instance.variables
@@ -167,11 +165,11 @@ def prove_products(
         sent = channel.secrets("products/ends", count, lambda i=index, k=count: ends[i][:k])  # type: ignore[misc]
         out.append((sent[0], a))
         if known is not None:
-            claim = claim - sent[0].scale(coef * known)
+            parts.append((-(coef * known), sent[0]))
         else:
             out.append((sent[1], b))
-            claim = claim - channel.multiply(sent[0], sent[1]).scale(coef)
-    return claim, out
+            parts.append((-coef, channel.multiply(sent[0], sent[1])))
+    return Form.combination(field, parts), out
 
 
 class PublicEvaluator(Protocol):

@@ -23,7 +23,7 @@ class RoundProver(Protocol):
 
 
 def round_step(
-    channel: Channel, tag: str, weights: tuple[Ext, Ext] | None, prover: RoundProver | None, pool: str
+    channel: Channel, tag: str, weights: tuple[Ext, Ext], prover: RoundProver | None, pool: str
 ) -> tuple[Ext, Ext, list[tuple[Ext, Form]]]:
     """One round: the challenge r, the factor k and the parts Σ coef·form of g(r) = k·claim + Σ coef·form."""
     field = channel.field
@@ -35,8 +35,6 @@ def round_step(
     square, half = r * r, (field.p + 1) // 2
     l1, l2 = r + r - square, (square - r) * half  # r(2 − r), r(r − 1)/2
     l0 = 1 - l1 - l2  # (r − 1)(r − 2)/2: Lagrange's polynomials add up to 1
-    if weights is None:
-        return r, l0, [(l1 - l0, g1), (l2, g2)]
     if not weights[0]:
         raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
     k = l0 * weights[0].inverse()
@@ -50,11 +48,10 @@ def sumcheck(
     """`variables` rounds; returns the point and the claim that remains at it (without the eq factor).
 
     The claim is added up once behind the last round, each round's parts times the factors of the rounds after it."""
-    rounds = []
-    for i in range(variables):
-        weights = (1 - eq_point[i], eq_point[i]) if eq_point is not None else None
-        rounds.append(round_step(channel, tag, weights, prover, pool))
-    factor, parts = channel.field.one, list[tuple[Ext, Form]]()
+    one, parts = channel.field.one, list[tuple[Ext, Form]]()
+    weights = [(one, one)] * variables if eq_point is None else [(1 - r, r) for r in eq_point]
+    rounds = [round_step(channel, tag, weights[i], prover, pool) for i in range(variables)]
+    factor = one
     for _, k, own in reversed(rounds):
         parts += [(coef * factor, form) for coef, form in own]
         factor = factor * k

@@ -23,11 +23,12 @@ def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     factorial = [1]
     for k in range(1, count):
         factorial.append(factorial[-1] * k % field.p)
-    out = []
-    for k in range(count):
-        denominator = factorial[k] * factorial[count - 1 - k] * (-1) ** (count - 1 - k)
-        out.append(before[k] * after[count - 1 - k] * pow(denominator, -1, field.p))
-    return out
+    inverse = [pow(factorial[-1], -1, field.p)]  # of the factorials, the largest first
+    for k in range(count - 1, 0, -1):
+        inverse.append(inverse[-1] * k % field.p)
+    return [
+        before[k] * after[count - 1 - k] * (inverse[count - 1 - k] * inverse[k] * (-1) ** (count - 1 - k)) for k in range(count)
+    ]
 
 
 def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[Ext], U64]) -> None:

@@ -18,7 +18,9 @@ from protocol.schedule.task import TaskShape
 def count(shape: TaskShape) -> None:
     """Give `shape` its counts unless it has them."""
     if "counts" not in vars(shape):
-        shape.adopt(replace(shape, field=BlankField(shape.field)).counts)
+        blank = replace(shape, field=BlankField(shape.field))
+        vars(blank)["plans"] = shape.plans  # of the graph alone
+        shape.adopt(blank.counts)
 
 
 class _Same(Ext):
@@ -84,4 +86,5 @@ class BlankField(Field):
 
 
 def _blank(shape: tuple[int, ...]) -> U64:
-    return np.broadcast_to(np.uint64(0), shape)
+    """Zeros that share one word and cannot be written."""
+    return np.ndarray(shape, np.uint64, bytes(8), strides=(0,) * len(shape))

@@ -154,9 +154,9 @@ def test_a_round_is_the_polynomial_through_its_three_values() -> None:
     """g(r) from g(0), g(1) and g(2), where claim = w0·g(0) + w1·g(1); at the nodes the values themselves."""
     g, weights = [F.ext(11, 3), F.ext(5), F.ext(0, 9)], (F.ext(4, 1), F.ext(6))
     for r, expected in ((F.ext(0), g[0]), (F.ext(1), g[1]), (F.ext(2), g[2]), (F.ext(3), g[0] - 3 * g[1] + 3 * g[2])):
-        for used in (None, weights):
+        for used in ((F.one, F.one), weights):
             channel = Unlucky(r)
-            claim = g[0] + g[1] if used is None else used[0] * g[0] + used[1] * g[1]
+            claim = used[0] * g[0] + used[1] * g[1]
             at, factor, parts = round_step(channel, "round", used, None, "pad")
             assert at == r and channel.rounds == 1 and [next(iter(form.terms)) for _, form in parts] == [("pad", 0), ("pad", 1)]
             assert factor * claim + parts[0][0] * g[1] + parts[1][0] * g[2] == expected
@@ -288,7 +288,7 @@ def test_challenges_that_prove_nothing_are_refused() -> None:
     with pytest.raises(VerificationError, match="zero-challenge at tree/lambda"):
         prove_fraction_tree(Unlucky(F.zero), ConstraintSystem(), 2, None)
     prove_fraction_tree(Unlucky(F.ext(0, 1)), ConstraintSystem(), 1, None)
-    for weights, refused in (((F.zero, F.one), True), ((F.one, F.zero), False), (None, False)):
+    for weights, refused in (((F.zero, F.one), True), ((F.one, F.zero), False), ((F.one, F.one), False)):
         channel = CountingChannel(F)
         if refused:
             with pytest.raises(VerificationError, match="zero-weight at round"):
