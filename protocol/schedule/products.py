@@ -37,9 +37,6 @@ class Factor:
     axes: str
     box: Box
 
-    def claim(self, one: Ext, weights: Weights) -> Claim:
-        return Claim(one, self.tensor, weights, self.box)
-
 
 @dataclass(frozen=True, eq=False)
 class Instance:
@@ -98,10 +95,10 @@ class Instance:
         padded[:, : self.tensor.shape[-1]] = self.weights[-1]
         return padded.reshape(2, high.shape[-1], base)
 
-    def ends(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> tuple[Claim, Claim]:
+    def ends(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> list[Claim]:
         """The claims A'~(point) and B'~(point) on the two factors; `memo` keeps eq by the sides of the shared axes."""
-        (a, b), (left, right) = self.factors, self._end_weights(point, memo)
-        return a.claim(self.field.one, left), b.claim(self.field.one, right)
+        weights = self._end_weights(point, memo)
+        return [Claim(self.field.one, factor.tensor, w, factor.box) for factor, w in zip(self.factors, weights, strict=True)]
 
     def _end_weights(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> tuple[Weights, Weights]:
         key = tuple((n, *side) for _, n, side in self.shared)
@@ -120,10 +117,7 @@ class Instance:
             last = self.field.ksum(kmul(self.digit_matrix.transpose(0, 2, 1), digit[:, None, :]))
             high = (*(kmul(self.by_axis[x], eq[x]) for x in batch), digit)
             return high, (*(eq[x] for x in batch), last)
-        a = tuple(
-            (kmul(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x]
-            for x in op.a_axes
-        )
+        a = tuple((kmul(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x] for x in op.a_axes)
         return a, tuple(eq[x] if x in eq else self.by_axis[x] for x in op.b_axes)
 
 
