@@ -34,7 +34,7 @@ from prover.backend.base import Backend
 from prover.cost.bound import Bound, bound
 from prover.cost.machine import describe, memory_bytes
 from prover.cost.rates import measure
-from prover.cost.work import Work
+from prover.cost.work import Place, Work
 
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
@@ -102,7 +102,7 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
 
 def row(task: Task, s: Stage, found: Measured, rates: DeviceRates) -> dict[str, Any]:
     """One task's figures."""
-    told = foretold(s.manifest, task, s.params)
+    told = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes, s.backend.name == "cuda"))
     spent = found.seconds["inputs"] + found.seconds["prove"]
     least = bound(told.parts["inputs"] + told.parts["prove"], s.params)
     return {

@@ -26,8 +26,9 @@ from prover.backend import select
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.machine import describe, resident_bytes
 from prover.cost.rates import measure
-from prover.cost.work import task_memory
+from prover.cost.work import Place
 
+CARDS = {"tinyllama-1.1b": 24 * 10**9, "llama-2-7b": 80 * 10**9, "llama-2-13b": 80 * 10**9}
 POINTS = [  # width, tokens, rank, kind of task
     (128, 128, 8, "layer"), (256, 64, 4, "layer"), (256, 512, 8, "layer"), (512, 128, 16, "layer"), (1024, 128, 8, "layer"),
     (512, 256, 8, "head"), (512, 256, 8, "embed"),
@@ -42,7 +43,7 @@ def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
         s = stage(shape, tokens, name, select(), Path(folder), rank, clock=time.process_time)
         _ = s.trace
     [task] = s.tasks((kind,))
-    found, program = foretold(s.manifest, task, s.params), resident_bytes("cpu")
+    found, program = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes)), resident_bytes("cpu")
     first = s.prove(task)
     rates, second = measure(s.backend, s.params, time.process_time), s.prove(task)
     if (found.valid, found.padded, found.lookups) != (second.valid, second.padded, second.lookups):
@@ -88,19 +89,17 @@ def real_manifest(name: str, tokens: int) -> RunManifest:
 
 
 def real(name: str, tokens: int) -> None:
-    """Memory of every kind of task, codewords kept and not."""
+    """Memory of every kind of task on a GPU of the size that should do."""
     manifest = real_manifest(name, tokens)
     for kind in ("layer", "head", "embed"):
         task = next(t for t in task_list(manifest) if t.kind == kind)
         params = profile(manifest.profile)
         counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
         found = [commitment_layout(manifest, name) for _, name in task.commitments]
-        told = forecast(counted, params, found)
-        streamed = task_memory(counted.shape, counted.claims, params, found, codeword_kept=False)
+        told = forecast(counted, params, found, Place.of("cuda", CARDS[name]))
         phase, terms = told.memory.peak_phase, told.memory.phases[told.memory.peak_phase]
         print(f"{name} {tokens:5} {kind:6} valid {told.valid / 1e6:6.0f} M, padded {told.padded / 1e6:6.0f} M, lookups "
-              f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase}), without codewords {describe(streamed.peak)} "
-              f"({streamed.peak_phase})")
+              f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase})")
         print("    " + ", ".join(f"{key} {describe(size)}" for key, size in terms.items()), flush=True)
 
 

@@ -23,12 +23,13 @@ from protocol.relation.graph import IntArray
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
 from protocol.statement import Name, Task, commitment_layout, opening_counts, task_list
+from prover.argument.prove import drained
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.forecast import Counted, Forecast, forecast
 from prover.cost.machine import peak_bytes, reset_peak
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import padded_cells
+from prover.cost.work import Place, padded_cells
 from prover.executor.evaluate import check
 from prover.executor.prepare import Prepared, prepare
 from prover.executor.torch_ops import TorchOps, ops_beside
@@ -116,12 +117,12 @@ class Stage:
         ops = ops_beside(self.backend.name)
         graph, found = task_values(self.manifest, task.kind, StepRange(0, 1) if task.window >= 0 else None, task.subject, given, ops)
         check(graph, dict(enumerate(found)), ops if ops.keep else None)
-        values = list(map(self.backend.to_device, found))
+        values = [x if x is None else self.backend.to_device(x) for x in drained(found)]
         seconds["evaluate"] = clock() - start
         shape = TaskShape(graph, self.backend.field)
         published = {p.name: self.backend.to_host(values[p.tensor.index]) for p in graph.published}
         start = clock()
-        proof, phases = timed_proof(self.backend, shape, STATEMENT, inputs, values, published, self.params, fresh_seed(), clock)
+        proof, phases = timed_proof(self.backend, shape, STATEMENT, inputs, drained(values), published, self.params, fresh_seed(), clock)
         seconds["prove"] = clock() - start
         peak = peak_bytes(self.backend.name)
         start = clock()
@@ -155,7 +156,7 @@ def stage(
     return Stage(replace(ready, manifest=manifest), profile(profile_name), backend, clock)
 
 
-def foretold(manifest: RunManifest, task: Task, params: Params) -> Forecast:
+def foretold(manifest: RunManifest, task: Task, params: Params, place: Place) -> Forecast:
     """One task of a manifest that has budgets."""
     counted = Counted.of(lambda: task.graph(manifest), params.field)
-    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments])
+    return forecast(counted, params, [commitment_layout(manifest, name) for _, name in task.commitments], place)

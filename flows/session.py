@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -210,8 +210,8 @@ def estimate(config_path: str, device: str = "auto", memory: int | None = None) 
         if memory is None:
             raise PlanError(f"--device {device}: not on this machine ({error}); with --memory SIZE it can be planned for") from error
         backend = None
-    room = Room.here(backend) if backend else Room(0, 0)
-    found = draft(request, plan_key(request), room=room if memory is None else Room(memory, room.program)).estimate
+    room = Room.here(backend) if backend else Room(device, 0, 0)
+    found = draft(request, plan_key(request), room=room if memory is None else replace(room, limit=memory)).estimate
     return found, device_rates(backend, found.profile) if backend else None
 
 

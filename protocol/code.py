@@ -136,7 +136,7 @@ def intt(field: Field, values: U64) -> U64:
 
 
 def _transform(field: Field, x: U64, root: int) -> U64:
-    """Of every column of (…, n, columns), Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, natural order in and out."""
+    """Of every column of (…, n, columns), Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, in natural order."""
     n = x.shape[-2]
     lead = x.shape[:-2]
     twiddles = field.powers(root, max(n // 2, 1))

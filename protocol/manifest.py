@@ -24,7 +24,7 @@ from protocol.optimizer import Optimizer
 from protocol.relation.graph import IntArray
 from protocol.streams import CounterStream
 
-VERSION = 2
+VERSION = 3
 WIDTHS = {
     "weight": 12, "bias": 16, "gamma": 16, "embedding": 16, "head": 12, "activation": 16, "residual": 24, "gradient": 16,
     "row": 24, "du": 24, "lora_gradient": 26, "momentum": 32, "moment": 25, "master": 32, "delta": 24, "compute": 16,

@@ -22,7 +22,7 @@ from protocol.soundness import Soundness, task_soundness
 from protocol.statement import PUBLIC_BASE, Task, commitment_layout, max_blinding, opening_counts, task_list
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.rates import Rates
-from prover.cost.work import Memory, Work
+from prover.cost.work import EVERYTHING, Memory, Place, Work
 from storage.derive import SPARE_OPENINGS
 from tasks.context import RunError
 
@@ -146,7 +146,7 @@ def with_rotation(
 
 def choose(
     manifest: RunManifest, wanted_bits: int, profiles: Sequence[str] = tuple(PROFILES), owned: OwnedBudget | None = None,
-    spare: int = SPARE_OPENINGS,
+    spare: int = SPARE_OPENINGS, place: Place = EVERYTHING,
 ) -> Estimate:
     """The profile, of `profiles`, with the fewest proof bytes that reaches `wanted_bits`; its budgets and rotations.
 
@@ -154,7 +154,7 @@ def choose(
     """
     fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned, spare) for name in profiles}
     shapes: Shapes = {}
-    estimates = [_estimate(replace(found, profile=name), shapes) for name, found in fitting.items() if found]
+    estimates = [_estimate(replace(found, profile=name), shapes, place) for name, found in fitting.items() if found]
     if not estimates:
         raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles), spare))
     sure = [e for e in estimates if e.bits >= wanted_bits]
@@ -202,14 +202,14 @@ def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[
         yield _Class(tasks[0], shapes[key], len(tasks))
 
 
-def _estimate(manifest: RunManifest, shapes: Shapes) -> Estimate:
+def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
     params, kinds, classes = PROFILES[manifest.profile], [], list(_classes(manifest, shapes))
     for kind in dict.fromkeys(c.task.kind for c in classes):
         group = [c for c in classes if c.task.kind == kind]
         inputs = [_inputs(manifest, c.task) for c in group]
         sizes = [proof_size(params, c.counted.shape, found) for c, found in zip(group, inputs, strict=True)]
         bits = [_soundness(manifest, params, c.counted.shape, found).bits for c, found in zip(group, inputs, strict=True)]
-        each = [forecast(c.counted, params, found) for c, found in zip(group, inputs, strict=True)]
+        each = [forecast(c.counted, params, found, place) for c, found in zip(group, inputs, strict=True)]
         counts, cells = [c.count for c in group], [[getattr(f, name) for f in each] for name in ("valid", "padded", "lookups")]
         kinds.append(KindCost(
             kind, sum(counts), *(sum(n * k for n, k in zip(counts, found, strict=True)) for found in cells),
@@ -223,10 +223,11 @@ def _inputs(manifest: RunManifest, task: Task) -> list[CommitmentLayout]:
     return [commitment_layout(manifest, name) for _, name in task.commitments]
 
 
-def kind_memory(manifest: RunManifest, kind: str) -> Memory:
+def kind_memory(manifest: RunManifest, kind: str, place: Place = EVERYTHING) -> Memory:
     """The largest task of one kind; `manifest` has a profile and budgets."""
     params = PROFILES[manifest.profile]
-    return max((forecast(c.counted, params, _inputs(manifest, c.task)).memory for c in _classes(manifest, {}, kind)), key=lambda m: m.peak)
+    found = (forecast(c.counted, params, _inputs(manifest, c.task), place).memory for c in _classes(manifest, {}, kind))
+    return max(found, key=lambda m: m.peak)
 
 
 def _soundness(manifest: RunManifest, params: Params, shape: TaskShape, inputs: list[CommitmentLayout]) -> Soundness:

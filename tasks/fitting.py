@@ -10,18 +10,19 @@ from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
 from protocol.relation.graph import RelationError
 from prover.cost.machine import describe
+from prover.cost.work import EVERYTHING, Place
 from tasks.estimate import Estimate, KindCost, PlanError, kind_memory
 
 SETTINGS = {"batch_size": 1, "gradient_accumulation": 1, "sequence_length": 2, "window_steps": 1}  # with their least values
 
 
-def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int) -> None:
-    """PlanError if a task needs more than `limit` bytes, of which the program itself takes `program`."""
+def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING) -> None:
+    """PlanError if a task needs more than `limit` bytes of `place`, of which the program itself takes `program`."""
     worst = max(estimate.kinds, key=lambda kind: kind.memory.peak)
     if worst.memory.peak + program <= limit:
         return
     chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets, rotation_windows=estimate.rotation_windows)
-    found = {name: _largest(chosen, worst.kind, name, limit - program) for name in SETTINGS}
+    found = {name: _largest(chosen, worst.kind, name, limit - program, place) for name in SETTINGS}
     fitting = [f"training.{name}: {value}" for name, value in found.items() if value]
     raise PlanError(f"{_need(worst, program)}, and there are {describe(limit)}; " + (
         f"what fits, each with the rest as it is, is {' or '.join(fitting)}" if fitting
@@ -37,9 +38,9 @@ def _need(worst: KindCost, program: int) -> str:
             f"({largest}, program {describe(program)})")
 
 
-def _largest(manifest: RunManifest, kind: str, name: str, room: int) -> int:
+def _largest(manifest: RunManifest, kind: str, name: str, room: int, place: Place) -> int:
     """The largest smaller value of a setting with which tasks of this kind fit; 0 if none does. Memory grows with each of them."""
-    return bisect(SETTINGS[name], getattr(manifest, name) - 1, lambda value: _fits(manifest, kind, {name: value}, room))
+    return bisect(SETTINGS[name], getattr(manifest, name) - 1, lambda value: _fits(manifest, kind, {name: value}, room, place))
 
 
 def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -51,11 +52,11 @@ def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return found
 
 
-def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int) -> bool:
+def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int, place: Place) -> bool:
     smaller = {name: change.get(name, getattr(manifest, name)) for name in SETTINGS}
     tokens = smaller["batch_size"] * smaller["gradient_accumulation"] * smaller["sequence_length"]
     try:
         changed = replace(manifest, **change, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))
-        return kind_memory(changed, kind).peak <= room
+        return kind_memory(changed, kind, place).peak <= room
     except (RelationError, VerificationError):
         return False  # not a run at all

@@ -22,6 +22,7 @@ from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
 from prover.commitment.commit import commit
 from prover.cost.machine import memory_bytes, resident_bytes
+from prover.cost.work import EVERYTHING, Place
 from prover.executor.prepare import Prepared, prepare
 from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
@@ -53,14 +54,15 @@ class Draft:
 
 @dataclass(frozen=True)
 class Room:
-    """Memory to plan for, and what of it the program itself takes."""
+    """Memory of a backend's device to plan for, and what of it the program itself takes."""
 
+    backend: str
     limit: int
     program: int
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        return Room(memory_bytes(backend.name), resident_bytes(backend.name))
+        return Room(backend.name, memory_bytes(backend.name), resident_bytes(backend.name))
 
 
 def draft(
@@ -87,9 +89,10 @@ def draft(
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
-        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings)
+        place = Place.of(room.backend, room.limit) if room else EVERYTHING
+        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings, place)
         if room:
-            require_memory(prepared.manifest, estimate, room.limit, room.program)
+            require_memory(prepared.manifest, estimate, room.limit, room.program, place)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "budgets", "rotation_windows")}

@@ -16,7 +16,7 @@ from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
 from protocol.schedule.task import TaskShape
 from protocol.statement import Task, statement_content, statement_id
-from prover.argument.prove import prove_task
+from prover.argument.prove import drained, prove_task
 from prover.executor.evaluate import RelationBroken, check
 from prover.executor.torch_ops import ops_beside
 from prover.randomness import fresh_seed
@@ -73,7 +73,7 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
 
     params = context.params
     proof = prove_task(
-        context.backend, shape, content, [(role, item.data) for role, item in opened], values, published,
+        context.backend, shape, content, [(role, item.data) for role, item in opened], drained(values), published,
         params, fresh_seed(), spend,
     )
     roots = {name: bytes.fromhex(row.root) for name, row in rows.items()}
@@ -105,7 +105,8 @@ def _proved(context: RunContext, task: Task, row: ProofRow, fresh: bool) -> Prov
 
 
 def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) -> tuple[TaskShape, list[Any]]:
-    """All tensors of the task where the backend computes, recomputed; they satisfy the relation and agree with what was committed."""
+    """What a proof reads of the task's tensors (None at others), recomputed, where the backend computes; they satisfy the relation
+    and agree with what was committed."""
     ops = ops_beside(context.backend.name)
     inputs = {(role, name): array for role, item in opened for name, array in item.tensors.items()}
     window = context.manifest.windows()[task.window] if task.window >= 0 else None
@@ -118,4 +119,5 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
     for key, array in outputs(graph, by_index).items():
         if not (array == ops.result(ops.load(inputs[key]))).all():
             raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")
-    return TaskShape(graph, context.params.field), list(map(context.backend.to_device, values))
+    del by_index
+    return TaskShape(graph, context.params.field), [x if x is None else context.backend.to_device(x) for x in drained(values)]

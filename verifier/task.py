@@ -93,9 +93,11 @@ def verify_task(
     require_size(manifest, task, len(evidence.proof))
     try:
         graph = task.graph(manifest)
-    except RelationError as error:  # exponents or widths that no honest run has
-        raise VerificationError("relation", str(task), "a relation whose bounds hold", str(error)) from error
-    require_witness_size(graph, params, str(task), len(evidence.proof))
+        require_witness_size(graph, params, str(task), len(evidence.proof))
+        shape = TaskShape(graph, params.field)
+        _ = shape.plans
+    except RelationError as error:  # exponents or widths that no honest run has, or too many lookup trees
+        raise VerificationError("relation", str(task), "a relation that this protocol proves", str(error)) from error
     published = published_values(graph, evidence.content)
     expected = statement_content(manifest, task, graph.digest(), ids, published)
     if expected != evidence.content:
@@ -108,7 +110,7 @@ def verify_task(
         if layout.identity(root) != ids[str(name)]:
             raise VerificationError("commitment-id", str(name), ids[str(name)], layout.identity(root))
         committed.append(Committed(role, layout, root))
-    shape, channel = TaskShape(graph, params.field), VerifyingChannel(params.field, evidence.proof)
+    channel = VerifyingChannel(params.field, evidence.proof)
     run_task(channel, shape, evidence.content, committed, params, published, None)
     channel.finish()
     layouts = [*(c.layout for c in committed), shape.witness_layout(params)]

@@ -8,8 +8,10 @@ With q/k norm RoPE turns γ_q∘x̂, x̂ = RMSNorm over head_dim of y = rescale(
 q_norm.dx = rescale(γ_q∘dy), and RMSNorm's backward pass gives dZ_q; k alike. Exponents: q_proj.y, those of the norm "q_norm",
 q_norm.dy. y (24 bits) also stands between Z and RoPE where weights have scales by row, whose bits RoPE has no room for.
 
-The score square [s,b,g,q,t,u] is full; the public mask [t,u] is 1 for u ≤ t. RoPE acts on the exact accumulators:
-Z∘cos + M·Z∘sin with M the rotate-half matrix on axis j. dk and dv sum over the query heads of a group (GQA).
+The square of scores [s,b,g,q,t,u] is cut into bands of BAND queries, each with the keys up to its last query; inside a band the public
+mask [t,u] is 1 for u ≤ t. What queries of all bands or keys of several add up to is the sum of the bands' parts, each placed on the
+whole axis. RoPE acts on the exact accumulators: Z∘cos + M·Z∘sin with M the rotate-half matrix on axis j. dk and dv sum over the
+query heads of a group (GQA).
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from protocol.relation.graph import IntArray, Tensor
 from protocol.relation.norm import Norm, norm_backward, norm_forward
 from protocol.relation.softmax import softmax
 from protocol.rope import ROPE_BITS, query_bits, query_tables, rope_tables
+
+BAND = 256  # queries; longer sequences have (1 + 1/bands)/2 of the square's cells
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,42 @@ class Turned:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Queries [start, stop) and keys [0, stop): cut from q, k, v, with their probabilities. `suffix` tells its tensors from others'."""
+
+    start: int
+    stop: int
+    suffix: str
+    q: Fixed
+    k: Fixed
+    v: Fixed
+    p: Fixed
+
+
+@dataclass(frozen=True)
 class Attention:
     q: Turned
     k: Turned
     v: Fixed
-    p: Fixed
+    bands: tuple[Band, ...]
     out: Fixed
+
+
+def _cut(c: Context, name: str, x: Fixed, start: int, stop: int) -> Fixed:
+    """Positions [start, stop) of axis t."""
+    length = x.t.shape[x.t.axes.index("t")]
+    if stop - start == length:
+        return x
+    taken = np.arange(start, stop)
+    return Fixed(c.g.axis_map(name, x.t, "t", stop - start, np.arange(stop - start), taken), x.f)
+
+
+def _place(c: Context, name: str, x: Fixed, start: int) -> Fixed:
+    """On the whole axis t, from position `start`, 0 elsewhere."""
+    count, length = x.t.shape[x.t.axes.index("t")], c.m.sequence_length
+    if count == length:
+        return x
+    return Fixed(c.g.axis_map(name, x.t, "t", length, np.arange(start, start + count), np.arange(count)), x.f)
 
 
 def _rotate(c: Context, name: str, x: Tensor, transpose: bool) -> Tensor:
@@ -115,28 +149,46 @@ def attention(
     q = _turn(c, "q", "sbtgqj", zq, rope_q, gamma_q)
     k = _turn(c, "k", "sbtgj", zk, rope_k, gamma_k)
     v = c.rounded("v", "sbtgj", zv, "activation")
-    mask = c.g.public("causal", "tu", np.tri(length, dtype=np.int64))
-    scores = c.product("scores", "sbtgqj,sbugj->sbgqtu", q.x, k.x)
-    p, _, _ = softmax(c, "attn", scores, c.m.widths["probability"], mask)
-    mixed = c.product("Pv", "sbgqtu,sbugj->sbtgqj", p, v)
-    return Attention(q, k, v, p, c.rounded("O", "sbtgqj", [mixed], "activation", to=v.f))
+    bands, mixed = list[Band](), list[Fixed]()
+    for start in range(0, length, BAND):
+        stop = min(start + BAND, length)
+        suffix = f"@{start}" if length > BAND else ""
+        queries = _cut(c, f"q{suffix}", q.x, start, stop)
+        keys, values = (_cut(c, f"{name}{suffix}", x, 0, stop) for name, x in (("k", k.x), ("v", v)))
+        mask = c.g.public(f"causal{suffix}", "tu", np.tri(stop - start, stop, start, dtype=np.int64))
+        scores = c.product(f"scores{suffix}", "sbtgqj,sbugj->sbgqtu", queries, keys)
+        p, _ = softmax(c, f"attn{suffix}", scores, c.m.widths["probability"], c.exponent("attn.g"), mask)
+        bands.append(Band(start, stop, suffix, queries, keys, values, p))
+        part = c.product(f"Pv{suffix}", "sbgqtu,sbugj->sbtgqj", p, values)
+        mixed.append(_place(c, f"Pv.placed{suffix}", part, start))
+    return Attention(q, k, v, tuple(bands), c.rounded("O", "sbtgqj", mixed, "activation", to=v.f))
 
 
 def attention_backward(
     c: Context, att: Attention, d_out: Fixed, need_q: bool, need_k: bool, need_v: bool
 ) -> tuple[Fixed | None, Fixed | None, Fixed | None]:
     """Committed gradients of Z_q [s,b,t,g,q,j], Z_k and Z_v [s,b,t,g,j]; None where not needed."""
-    dq = dk = dv = None
-    if need_q or need_k:
-        d_p = c.product("dP", "sbtgqj,sbugj->sbgqtu", d_out, att.v)
-        row = c.product("dO_O", "sbtgqj,sbtgqj->sbgqt", d_out, att.out)
-        centred = Fixed(c.g.linear("dP.centred", "sbgqtu", (1, d_p.t), (-1, row.t)), d_p.f)
-        ds = c.rounded("dS", "sbgqtu", [c.product("P_dP", "sbgqtu,sbgqtu->sbgqtu", att.p, centred)], "gradient")
-        if need_q:
-            dq = _turn_backward(c, "q", att.q, c.product("dS_k", "sbgqtu,sbugj->sbtgqj", ds, att.k.x))
-        if need_k:
-            # The key's own position is u in dS; named t here, because dk is indexed like k.
-            dk = _turn_backward(c, "k", att.k, c.product("dS_q", "sbgqut,sbugqj->sbtgj", ds, att.q.x))
-    if need_v:
-        dv = c.rounded("dv", "sbtgj", [c.product("P_dO", "sbgqut,sbugqj->sbtgj", att.p, d_out)], "gradient")
-    return dq, dk, dv
+    of_q, of_k, of_v = list[Fixed](), list[Fixed](), list[Fixed]()  # what each band adds
+    row = c.product("dO_O", "sbtgqj,sbtgqj->sbgqt", d_out, att.out) if need_q or need_k else None
+    for band in att.bands:
+        name, whole = band.suffix, (band.start, band.stop)
+        d_band = _cut(c, f"dO{name}", d_out, *whole)
+        if row is not None:
+            d_p = c.product(f"dP{name}", "sbtgqj,sbugj->sbgqtu", d_band, band.v)
+            mean = _cut(c, f"dO_O{name}", row, *whole)
+            centred = Fixed(c.g.linear(f"dP.centred{name}", "sbgqtu", (1, d_p.t), (-1, mean.t)), d_p.f)
+            exact = c.product(f"P_dP{name}", "sbgqtu,sbgqtu->sbgqtu", band.p, centred)
+            ds = c.rounded(f"dS{name}", "sbgqtu", [exact], "gradient", to=c.exponent("dS"))
+            if need_q:
+                part = c.product(f"dS_k{name}", "sbgqtu,sbugj->sbtgqj", ds, band.k)
+                of_q.append(_place(c, f"dS_k.placed{name}", part, band.start))
+            if need_k:
+                # The key's own position is u in dS; named t here, because dk is indexed like k.
+                part = c.product(f"dS_q{name}", "sbgqut,sbugqj->sbtgj", ds, band.q)
+                of_k.append(_place(c, f"dS_q.placed{name}", part, 0))
+        if need_v:
+            part = c.product(f"P_dO{name}", "sbgqut,sbugqj->sbtgj", band.p, d_band)
+            of_v.append(_place(c, f"P_dO.placed{name}", part, 0))
+    dq = _turn_backward(c, "q", att.q, c.add("dS_k.sum", "sbtgqj", *of_q)) if of_q else None
+    dk = _turn_backward(c, "k", att.k, c.add("dS_q.sum", "sbtgj", *of_k)) if of_k else None
+    return dq, dk, c.rounded("dv", "sbtgj", of_v, "gradient") if of_v else None

@@ -30,7 +30,7 @@ def build_head(c: Context) -> None:
 
     norm = norm_forward(c, "norm", x)
     logits = by_row(c, "logits_rows", c.product("logits", "sbtd,vd->sbtv", norm.out, weight.values), weight)
-    p, index, _ = softmax(c, "vocab", logits, bits)
+    p, index = softmax(c, "vocab", logits, bits, c.exponent("vocab.g"))
     error = Fixed(g.linear("error", "sbtv", (1, p.t), (-1 << bits, label)), bits)
     back = c.product("error_W", "sbtv,vd->sbtd", by_row(c, "error_rows", error, weight), weight.values)
     masked = Fixed(g.product("masked_error_W", "sbtd,sbt->sbtd", back.t, mask), back.f)

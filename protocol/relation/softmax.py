@@ -17,9 +17,9 @@ from protocol.relation.tables import softmax_limit, table_columns
 LAST = (1 << 16) - 1
 
 
-def softmax(c: Context, name: str, scores: Fixed, bits: int, mask: Tensor | None = None) -> tuple[Fixed, Tensor, int]:
-    """(P with `bits` fractional bits, x, g) over the last axis of `scores`; `mask` is a public 0/1 tensor."""
-    graph, exact, g = c.g, scores.t, c.exponent(f"{name}.g")
+def softmax(c: Context, name: str, scores: Fixed, bits: int, g: int, mask: Tensor | None = None) -> tuple[Fixed, Tensor]:
+    """(P with `bits` fractional bits, x) over the last axis of `scores`; `mask` is a public 0/1 tensor."""
+    graph, exact = c.g, scores.t
     shift, rows, axes = scores.f - g, exact.axes[:-1], exact.axes
     width = c.m.widths["residual"]
     low, high = rounded_bounds(exact, shift)
@@ -44,4 +44,4 @@ def softmax(c: Context, name: str, scores: Fixed, bits: int, mask: Tensor | None
     above = graph.linear(f"{name}.above", rows, (1, before), const=-1 - limit)
     range_check(graph, below, bits + 2, f"{name}.below")
     range_check(graph, above, bits + 2, f"{name}.above")
-    return Fixed(p, bits), x, g
+    return Fixed(p, bits), x

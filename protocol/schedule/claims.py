@@ -6,7 +6,10 @@ Linear operations are their own transpose: a claim's weight vectors are rewritte
                only T_i has get weight 1
     AxisMap    w'(k) = Σ_e [cols_e = k]·vals_e·w(rows_e)
     Gather     w'(k) = Σ_{index(i,j) = k} w_1(i)·w_2(j)
-    Public     a constant, evaluated here: nothing of a public tensor is taken from the prover; once for each choice of vectors
+    Public     a constant, evaluated here: nothing of a public tensor is taken from the prover
+
+A claim from one of several lookup trees weighs the cells of a box alone. Where an axis survives an operation, so does the box's side
+on it, and sumcheck and sums run over the box; on other axes a claim is on all cells.
 
 Products and one-hot rows are *atoms*: the caller hides their claimed value and proves it in a batch of sumchecks.
 """
@@ -18,16 +21,30 @@ import numpy as np
 
 from protocol.field import I64, U64, Ext, Field
 from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Input, IntArray, Linear, Public, Tensor
-from protocol.schedule.constraints import CellTerm, Weights
+from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """coef·⟨⊗weights, tensor⟩, one vector (2, n_a) per axis; outside `box` the weights are zero."""
+
+    coef: Ext
+    tensor: Tensor
+    weights: Weights
+    box: Box
+
+    @staticmethod
+    def everywhere(coef: Ext, tensor: Tensor, weights: Weights) -> "Claim":
+        return Claim(coef, tensor, weights, whole(tensor.shape))
 
 
 @dataclass
 class Expansion:
-    """const + Σ committed terms + Σ coef·⟨weights, atom⟩."""
+    """const + Σ committed terms + Σ atoms."""
 
     const: Ext
     terms: list[CellTerm] = dataclass_field(default_factory=list)
-    atoms: list[tuple[Ext, Tensor, Weights]] = dataclass_field(default_factory=list)
+    atoms: list[Claim] = dataclass_field(default_factory=list)
 
 
 def ones(field: Field, n: int) -> U64:
@@ -36,6 +53,15 @@ def ones(field: Field, n: int) -> U64:
 
 def vector_sum(field: Field, w: U64) -> Ext:
     return Ext.from_array(field, field.ksum(w))
+
+
+def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U64:
+    """Weights (2, stop − start) of a box's side as weights of the whole axis, (2, length): other cells weigh nothing."""
+    if weights.shape[1] == length:
+        return weights
+    out = field.zeros(2, length)
+    out[:, slice(*side)] = weights
+    return out
 
 
 def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
@@ -54,12 +80,12 @@ def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
 def integer_dot(field: Field, values: IntArray, w: U64) -> U64:
     """Σ over the last axis of integers (…, n) times one vector (2, n) over K: (2, …). The vector's 32-bit halves meet the values in
     64-bit integers, in pieces so short that no sum reaches 2^63: a tenth of the time that as many products in F take."""
-    largest = max(int(values.max()), -int(values.min()), 1)
+    largest = max(int(values.max()), -int(values.min()))
     if largest >> 31:
         high, low = integer_dot(field, values >> 31, w), integer_dot(field, values & (1 << 31) - 1, w)
         return field.add(field.mul(high, np.asarray(np.uint64((1 << 31) % field.p))), low)
     n = values.shape[-1]
-    piece = min(n, ((1 << 31) - 1) // largest)
+    piece = min(n, (1 << 31) // (largest + 1))
     pieces = n // piece
     whole = pieces * piece
     halves = np.stack([w & np.uint64(2**32 - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
@@ -77,54 +103,53 @@ def contract(field: Field, values: IntArray, weights: Weights) -> Ext:
     return Ext.from_array(field, total)
 
 
-def expand(graph: Graph, field: Field, tensor: Tensor, weights: Weights, coef: Ext) -> Expansion:
-    """coef·⟨⊗weights, tensor⟩ as committed terms, atoms and a constant."""
+def expand(graph: Graph, field: Field, claim: Claim) -> Expansion:
+    """A claim as committed terms, atoms and a constant."""
     out = Expansion(field.zero)
-    stack: list[tuple[Ext, Tensor, Weights]] = [(coef, tensor, weights)]
+    stack = [claim]
     while stack:
-        c, t, w = stack.pop()
-        op = graph.ops[t.index]
+        c = stack.pop()
+        op, w = graph.ops[c.tensor.index], c.weights
         if isinstance(op, Input | Committed):
-            out.terms.append(CellTerm(c, (op.commitment, op.tensor_name), w))
+            out.terms.append(CellTerm(c.coef, (op.commitment, op.tensor_name), w, c.box))
         elif isinstance(op, Public):
-            out.const = out.const + c * contract(field, op.values, w)
+            inside = cells_of(c.box)
+            out.const = out.const + c.coef * contract(field, op.values[inside], tuple(v[:, s] for v, s in zip(w, inside, strict=True)))
         elif isinstance(op, Linear):
-            out.const = out.const + _linear(field, op, t, w, c, stack)
+            out.const = out.const + _linear(field, op, c, stack)
         elif isinstance(op, AxisMap):
             moved = field.kmulf(np.ascontiguousarray(w[op.axis][:, op.rows]), field.embed(op.vals))
-            pulled = scatter_sum(field, moved, op.cols, op.tensor.shape[op.axis])
-            stack.append((c, op.tensor, (*w[: op.axis], pulled, *w[op.axis + 1 :])))
+            length = op.tensor.shape[op.axis]
+            pulled, box = scatter_sum(field, moved, op.cols, length), (*c.box[: op.axis], (0, length), *c.box[op.axis + 1 :])
+            stack.append(Claim(c.coef, op.tensor, (*w[: op.axis], pulled, *w[op.axis + 1 :]), box))
         elif isinstance(op, Gather):
             pairs = field.kmul(w[0][:, :, None], w[1][:, None, :]).reshape(2, -1)
             pulled = scatter_sum(field, pairs, op.index.reshape(-1), op.tensor.shape[0])
-            stack.append((c, op.tensor, (pulled, *w[2:])))
+            stack.append(Claim(c.coef, op.tensor, (pulled, *w[2:]), ((0, op.tensor.shape[0]), *c.box[2:])))
         else:
-            out.atoms.append((c, t, w))
+            out.atoms.append(c)
     return out
 
 
-def _linear(
-    field: Field, op: Linear, t: Tensor, weights: Weights, coef: Ext, stack: list[tuple[Ext, Tensor, Weights]]
-) -> Ext:
+def _linear(field: Field, op: Linear, claim: Claim, stack: list[Claim]) -> Ext:
     """Push the terms of a linear node; returns its constant's contribution."""
-    by_axis = dict(zip(t.axes, weights, strict=True))
+    axes = claim.tensor.axes
+    by_axis, sides = dict(zip(axes, claim.weights, strict=True)), dict(zip(axes, claim.box, strict=True))
     for term in op.terms:
         own = dict(by_axis)
         for axis, vector in term.vectors:
             own[axis] = field.kmulf(own[axis], field.embed(vector))
-        c = coef * term.coef
-        for axis in t.axes:
+        c = claim.coef * term.coef
+        for axis in axes:
             if axis not in term.axes:
                 c = c * vector_sum(field, own[axis])
-        pulled = tuple(
-            own[axis] if axis in own else ones(field, n)
-            for axis, n in zip(term.axes, term.tensor.shape, strict=True)
-        )
-        stack.append((c, term.tensor, pulled))
+        shape = list(zip(term.axes, term.tensor.shape, strict=True))
+        pulled = tuple(own[axis] if axis in own else ones(field, n) for axis, n in shape)
+        stack.append(Claim(c, term.tensor, pulled, tuple(sides.get(axis, (0, n)) for axis, n in shape)))
     if not op.const:
         return field.zero
-    total = coef * op.const
-    for w in weights:
+    total = claim.coef * op.const
+    for w in claim.weights:
         total = total * vector_sum(field, w)
     return total
 

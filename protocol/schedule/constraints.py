@@ -6,6 +6,7 @@ through linear operations to committed tensors, public constants, and nonlinear 
 value and a place in the next batch of sumchecks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TypeAlias
@@ -14,16 +15,28 @@ from protocol.channel import Form
 from protocol.field import U64, Ext
 
 Weights: TypeAlias = tuple[U64, ...]  # one vector (2, n_a) per axis
+Box: TypeAlias = tuple[tuple[int, int], ...]  # cells [start, stop) of each axis
 Place: TypeAlias = tuple[str, str]  # (role of the commitment, tensor name)
+
+
+def whole(shape: Sequence[int]) -> Box:
+    """All cells."""
+    return tuple((0, n) for n in shape)
+
+
+def cells_of(box: Box) -> tuple[slice, ...]:
+    """The box as an index of arrays."""
+    return tuple(slice(start, stop) for start, stop in box)
 
 
 @dataclass(frozen=True)
 class CellTerm:
-    """coef · Σ_x Π_a weights_a(x_a) · tensor(x)."""
+    """coef · Σ_x Π_a weights_a(x_a) · tensor(x); outside `box` the weights are zero, which spares a prover these cells."""
 
     coef: Ext
     place: Place
     weights: Weights
+    box: Box
 
 
 @dataclass(frozen=True)

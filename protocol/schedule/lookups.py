@@ -18,21 +18,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TypeAlias
 
 from protocol.channel import Channel
 from protocol.field import U64, Ext, Field
 from protocol.layout import TensorLayout, bits_of, eq_index
 from protocol.relation.graph import WITNESS, Graph, Lookup, RelationError
 from protocol.relation.tables import table_columns
-from protocol.schedule.claims import contract, vector_sum
-from protocol.schedule.constraints import Weights
+from protocol.schedule.claims import Claim, contract, vector_sum, within
+from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
 
 TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
 PIECE_BITS = 3  # where one tree is too small, boxes have at most an eighth of a tree: seven and their tables share one
 MAX_WEIGHTS = 1 << 27  # trees times the longest axis: 2 GB, since the weight vectors of each tree are held until the opening
-
-Box: TypeAlias = tuple[tuple[int, int], ...]  # cells [start, stop) of each axis
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Block:
     @property
     def cells(self) -> tuple[slice, ...]:
         """The box as an index of the looked-up tensors."""
-        return tuple(slice(start, stop) for start, stop in self.box)
+        return cells_of(self.box)
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,10 @@ def table_shape(table: str) -> tuple[int, int]:
 def plan_trees(graph: Graph, tree_bits: int = TREE_BITS) -> tuple[LeafPlan, ...]:
     """The trees of a task, a function of the graph alone: one if it has room for everything, else boxes, the largest first, in one
     tree after the other. RelationError if a table leaves no room for anything, or there are more than a verifier should have to hold."""
-    whole = [(x, tuple((0, n) for n in x.columns[0].shape)) for x in graph.lookups]
-    if sum(1 << _variables(box) for _, box in whole) + sum(map(_rows, {x.table for x in graph.lookups})) <= 1 << tree_bits:
-        return (_arrange(0, whole),) if whole else ()
-    pieces = [(lookup, piece) for lookup, box in whole for piece in _cut(box, tree_bits - PIECE_BITS)]
+    wanted = [(x, whole(x.columns[0].shape)) for x in graph.lookups]
+    if sum(1 << _variables(box) for _, box in wanted) + sum(map(_rows, {x.table for x in graph.lookups})) <= 1 << tree_bits:
+        return (_arrange(0, wanted),) if wanted else ()
+    pieces = [(lookup, piece) for lookup, box in wanted for piece in _cut(box, tree_bits - PIECE_BITS)]
     trees: list[list[tuple[Lookup, Box]]] = []
     used, tables = 1 << tree_bits, set[str]()
     for lookup, box in sorted(pieces, key=lambda item: -_variables(item[1])):
@@ -143,7 +140,7 @@ def _arrange(number: int, pieces: list[tuple[Lookup, Box]]) -> LeafPlan:
     """Blocks and tables of one tree, the largest first."""
     tables = sorted({lookup.table for lookup, _ in pieces})
     wanted: list[tuple[str, Lookup | None, Box]] = [(lookup.table, lookup, box) for lookup, box in pieces]
-    wanted += [(name, None, tuple((0, n) for n in table_shape(name))) for name in tables]
+    wanted += [(name, None, whole(table_shape(name))) for name in tables]
     out, offset = [], 0
     for table, lookup, box in sorted(wanted, key=lambda item: -_variables(item[2])):
         out.append(Block(table, lookup, box, offset))
@@ -171,14 +168,11 @@ class Fingerprint:
 
 def leaf_claims(
     field: Field, plan: LeafPlan, fingerprint: Fingerprint, point: U64
-) -> tuple[list[tuple[Ext, tuple[str, str], Weights]], Ext, list[tuple[Ext, Lookup, int, Weights]], Ext]:
-    """What the two leaf evaluations are made of.
-
-    p(point) = p_const + Σ coef·⟨w, multiplicity⟩ and q(point) = q_const + Σ coef·⟨w, column⟩; returns
-    (multiplicity terms, p_const, column terms as (coef, lookup, column number, weights), q_const).
+) -> tuple[tuple[CellTerm, ...], Ext, list[Claim], Ext]:
+    """What the two leaf evaluations are made of: p(point) = p_const + Σ multiplicities, q(point) = q_const + Σ claims on columns;
+    returns (multiplicities, p_const, claims, q_const).
     """
-    p_terms: list[tuple[Ext, tuple[str, str], Weights]] = []
-    q_terms: list[tuple[Ext, Lookup, int, Weights]] = []
+    p_terms, q_terms = list[CellTerm](), list[Claim]()
     p_const, q_const = field.zero, field.one
     memo: dict[tuple[int, ...], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
     placed: dict[tuple[Box, tuple[int, ...]], Weights] = {}
@@ -200,20 +194,12 @@ def leaf_claims(
             p_const = p_const + mass
             key = block.box, block.lookup.columns[0].shape
             if key not in placed:
-                placed[key] = tuple(_within(field, w, n, at) for w, n, at in zip(axes, key[1], block.cells, strict=True))
-            for i in range(len(block.lookup.columns)):
-                q_terms.append((-(weight * fingerprint.columns[i]), block.lookup, i, placed[key]))
+                placed[key] = tuple(within(field, w, n, side) for w, n, side in zip(axes, key[1], block.box, strict=True))
+            for beta, tensor in zip(fingerprint.columns, block.lookup.columns, strict=False):
+                q_terms.append(Claim(-(weight * beta), tensor, placed[key], block.box))
         else:
-            p_terms.append((-weight, (WITNESS, plan.multiplicity(block.table)), axes))
+            p_terms.append(CellTerm(-weight, (WITNESS, plan.multiplicity(block.table)), axes, block.box))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):
                 q_const = q_const - weight * beta * contract(field, column.reshape(shape), axes)
-    return p_terms, p_const, q_terms, q_const
+    return tuple(p_terms), p_const, q_terms, q_const
 
-
-def _within(field: Field, weights: U64, length: int, cells: slice) -> U64:
-    """Weights of the cells of a box as weights of the whole axis, (2, length): other cells weigh nothing."""
-    if weights.shape[1] == length:
-        return weights
-    out = field.zeros(2, length)
-    out[:, cells] = weights
-    return out

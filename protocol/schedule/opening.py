@@ -26,7 +26,7 @@ from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
+from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import RoundProver, sumcheck
 
@@ -130,12 +130,12 @@ def combine(field: Field, system: ConstraintSystem, lam: Ext, cells: dict[str, i
         target = target - constraint.form.const * power
         for (pool, index), value in constraint.form.terms.items():
             totals[pool][index] = totals[pool][index] + value * power
-        terms += [CellTerm(t.coef * power, t.place, t.weights) for t in constraint.terms]
+        terms += [CellTerm(t.coef * power, t.place, t.weights, t.box) for t in constraint.terms]
         power = power * lam
     planes = np.array([[1, 0], [0, 1]], dtype=np.uint64)  # a K cell is two F cells: weights 1 and X
     for pool, values in totals.items():
         weights: Weights = (as_point(values), planes)
-        terms.append(CellTerm(field.one, (WITNESS, pool), weights))
+        terms.append(CellTerm(field.one, (WITNESS, pool), weights, whole((len(values), 2))))
     return CombinedWeights(field, tuple(terms), target)
 
 
@@ -209,10 +209,10 @@ def _check_rows(
             continue
         rows = len(commitment.layout.rows)
         q = commitment.layout.row_weights(field, as_point(point[offset - commitment.layout.variables :]))
-        part = field.ksum(np.stack([field.mul(columns[:rows].T, q[k]) for k in range(2)]))
+        part = np.stack([field.dot(columns[:, :rows], plane) for plane in q])
         expected1 = field.add(expected1, field.kscale(part, rho * gamma))
         if commitment.role == WITNESS:
-            extra = columns[rows:]
+            extra = columns[:, rows:].T
             expected1 = field.add(expected1, extra[0:2])
             expected2 = field.add(extra[4:6], field.kscale(extra[2:4], rho))
     if channel.checking:
@@ -223,14 +223,13 @@ def _check_rows(
 def _open_columns(
     channel: Channel, commitment: Committed, number: int, positions: I64, prover: OpeningProver | None
 ) -> U64:
-    """Receive columns, salts and siblings of one commitment and check them against its root: F (rows, t)."""
+    """Receive columns, salts and siblings of one commitment and check them against its root: F (t, rows)."""
     n, t, rows = commitment.layout.code.n, len(positions), commitment.column_rows
     query = prover.open(number, positions) if prover else Query(np.zeros((0, 0), dtype=np.uint64), [], [])
     columns = channel.clear_field(f"columns/{commitment.role}", rows * t, lambda: query.columns.T.reshape(-1))
     salts = channel.clear_bytes(f"salts/{commitment.role}", 32 * t, lambda: b"".join(query.salts))
     count = merkle.proof_length(n, positions.tolist())
     nodes = channel.clear_bytes(f"siblings/{commitment.role}", 32 * count, lambda: b"".join(query.siblings))
-    by_position = columns.reshape(t, rows)
     if channel.checking:
         raw = channel.field.to_bytes(columns)
         leaves = [merkle.leaf_digest(salts[32 * i : 32 * i + 32], raw[8 * rows * i : 8 * rows * (i + 1)]) for i in range(t)]
@@ -238,7 +237,7 @@ def _open_columns(
         root = merkle.root_from_proof(n, positions.tolist(), leaves, siblings)
         if root != commitment.root:
             raise VerificationError("merkle-root", commitment.role, commitment.root.hex(), root.hex())
-    return np.ascontiguousarray(by_position.T)
+    return columns.reshape(t, rows)
 
 
 def check_equal(reason: str, where: str, expected: Ext, actual: Ext) -> None:

@@ -4,6 +4,8 @@ A claim Σ w·Z on Z = einsum(A, B) is Σ_x A'(x)·B'(x) over the axes that A an
 its own axes folded by w and the batch weights multiplied in, B' is B with its own axes folded. For a one-hot tensor,
 A' = w·H1 and B'(.., i) = Σ_j w_v(i·base + j)·H2(.., j) over (.., i).
 
+A claim on the cells of a box is a sum over the box's sides of the shared axes.
+
 Instances of different sizes run together, weighted by powers of ρ: one of m_c variables lives on the last m_c of the
 m = max m_c challenges and contributes (1 − X)·Π(1 − r)·sum in earlier rounds. At the end A'~ and B'~ are sent hidden,
 their product is a triple, and each is a claim on its own tensor. If B is public the verifier evaluates it.
@@ -11,7 +13,7 @@ their product is a triple, and each is a claim on its own tensor. If B is public
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,19 +21,32 @@ from protocol.channel import Channel, Form
 from protocol.field import U64, Ext, Field
 from protocol.layout import bits_of
 from protocol.relation.graph import Graph, OneHot, Product, Tensor
-from protocol.schedule.constraints import Weights
+from protocol.schedule.claims import Claim, within
+from protocol.schedule.constraints import Box, Weights
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import RoundProver, sumcheck
+
+Side: TypeAlias = tuple[int, int, int]  # (length of an axis, start, stop)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A or B of a claim: its tensor, the axes as the operation names them, and the box of its cells that take part."""
+
+    tensor: Tensor
+    axes: str
+    box: Box
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A claim ⟨⊗weights, tensor⟩ on a product or one-hot tensor."""
+    """A claim ⟨⊗weights, tensor⟩ on a product or one-hot tensor, whose weights are zero outside `box`."""
 
     graph: Graph
     field: Field
     tensor: Tensor
     weights: Weights
+    box: Box
 
     @cached_property
     def op(self) -> Product | OneHot:
@@ -45,42 +60,56 @@ class Instance:
         return dict(zip(self.tensor.axes, self.weights, strict=True))
 
     @cached_property
-    def shared(self) -> tuple[tuple[str, int], ...]:
-        """(axis, length) of the sumcheck's axes, in order."""
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """The box's side on each axis that the tensor has in common with a factor."""
+        sides = zip(self.tensor.axes, self.box, strict=True)
+        return dict(list(sides)[:-1] if isinstance(self.op, OneHot) else sides)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, Factor]:
         op = self.op
         if isinstance(op, OneHot):
-            return tuple(zip(op.high.axes, op.high.shape, strict=True))
-        pairs = zip(op.a_axes, op.a.shape, strict=True)
-        return tuple((axis, n) for axis, n in pairs if axis in op.b_axes)
+            return self._factor(op.high, op.high.axes), self._factor(op.low, op.low.axes)
+        return self._factor(op.a, op.a_axes), self._factor(op.b, op.b_axes)
+
+    def _factor(self, tensor: Tensor, axes: str) -> Factor:
+        return Factor(tensor, axes, tuple(self.sides.get(x, (0, n)) for x, n in zip(axes, tensor.shape, strict=True)))
+
+    @cached_property
+    def shared(self) -> tuple[tuple[str, int, tuple[int, int]], ...]:
+        """(axis, its length, the side that is summed over) of the sumcheck's axes, in order."""
+        a, b = self.factors
+        every = isinstance(self.op, OneHot)
+        return tuple((x, n, side) for x, n, side in zip(a.axes, a.tensor.shape, a.box, strict=True) if every or x in b.axes)
 
     @cached_property
     def variables(self) -> int:
-        return sum(bits_of(n) for _, n in self.shared)
-
-    @property
-    def factors(self) -> tuple[Tensor, Tensor]:
-        op = self.op
-        return (op.high, op.low) if isinstance(op, OneHot) else (op.a, op.b)
+        return sum(bits_of(stop - start) for _, _, (start, stop) in self.shared)
 
     @cached_property
     def digit_matrix(self) -> U64:
         """One-hot only: w_v as (2, i, j), zero beyond the vocabulary."""
-        high, low = self.factors
+        high, low = (factor.tensor for factor in self.factors)
         base = low.shape[-1]
         padded = self.field.zeros(2, high.shape[-1] * base)
         padded[:, : self.tensor.shape[-1]] = self.weights[-1]
         return padded.reshape(2, high.shape[-1], base)
 
-    def end_weights(self, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> tuple[Weights, Weights]:
-        """Weights of the claims A'~(point) and B'~(point) on the two factors; `memo` keeps eq by shared lengths."""
-        lengths = tuple(n for _, n in self.shared)
-        if lengths not in memo:
-            memo[lengths], at = [], 0
-            for n in lengths:
-                k = bits_of(n)
-                memo[lengths].append(np.ascontiguousarray(self.field.eq_table(point[:, at : at + k])[:, :n]))
+    def ends(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> list[Claim]:
+        """The claims A'~(point) and B'~(point) on the two factors; `memo` keeps eq by the sides of the shared axes."""
+        weights = self._end_weights(point, memo)
+        return [Claim(self.field.one, factor.tensor, w, factor.box) for factor, w in zip(self.factors, weights, strict=True)]
+
+    def _end_weights(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> tuple[Weights, Weights]:
+        key = tuple((n, *side) for _, n, side in self.shared)
+        if key not in memo:
+            memo[key], at = [], 0
+            for n, start, stop in key:
+                k = bits_of(stop - start)
+                table = np.ascontiguousarray(self.field.eq_table(point[:, at : at + k])[:, : stop - start])
+                memo[key].append(within(self.field, table, n, (start, stop)))
                 at += k
-        eq = {axis: table for (axis, _), table in zip(self.shared, memo[lengths], strict=True)}
+        eq = {axis: table for (axis, _, _), table in zip(self.shared, memo[key], strict=True)}
         op, kmul = self.op, self.field.kmul
         if isinstance(op, OneHot):
             batch = op.high.axes[:-1]
@@ -88,10 +117,7 @@ class Instance:
             last = self.field.ksum(kmul(self.digit_matrix.transpose(0, 2, 1), digit[:, None, :]))
             high = (*(kmul(self.by_axis[x], eq[x]) for x in batch), digit)
             return high, (*(eq[x] for x in batch), last)
-        a = tuple(
-            (kmul(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x]
-            for x in op.a_axes
-        )
+        a = tuple((kmul(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x] for x in op.a_axes)
         return a, tuple(eq[x] if x in eq else self.by_axis[x] for x in op.b_axes)
 
 
@@ -105,19 +131,10 @@ class BatchProver(RoundProver, Protocol):
         """(A'~, B'~) of every instance at the bound point."""
 
 
-@dataclass(frozen=True, eq=False)
-class EndClaim:
-    """form = ⟨⊗weights, tensor⟩, to be expanded and constrained by the caller."""
-
-    form: Form
-    tensor: Tensor
-    weights: Weights
-
-
 def prove_products(
     channel: Channel, instances: list[Instance], claims: list[Form], public: "PublicEvaluator", prover: BatchProver | None
-) -> tuple[Form, list[EndClaim]]:
-    """Returns the form that must vanish and the claims on the factors."""
+) -> tuple[Form, list[tuple[Form, Claim]]]:
+    """Returns the form that must vanish, and the forms that equal claims on the factors."""
     field = channel.field
     rho = channel.challenge("products/rho")
     coefs, power = [], field.one
@@ -130,26 +147,25 @@ def prove_products(
     variables = max(i.variables for i in instances)
     point, claim = sumcheck(channel, "products/round", total, variables, prover)
     ends = prover.ends() if prover else []
-    out, parts = list[EndClaim](), [(field.one, claim)]
-    memo: dict[tuple[int, ...], list[U64]] = {}  # equal lengths have equal points: the last challenges
+    out, parts = list[tuple[Form, Claim]](), [(field.one, claim)]
+    memo: dict[tuple[Side, ...], list[U64]] = {}  # equal sides have equal points: the last challenges
     for index, (instance, coef) in enumerate(zip(instances, coefs, strict=True)):
         free = variables - instance.variables
         for r in point[:free]:
             coef = coef * (1 - r)
-        a_weights, b_weights = instance.end_weights(as_point(point[free:]), memo)
-        a_tensor, b_tensor = instance.factors
-        known = public(b_tensor, b_weights)
+        a, b = instance.ends(as_point(point[free:]), memo)
+        known = public(b)
         count = 1 if known is not None else 2
         sent = channel.secrets("products/ends", count, lambda i=index, k=count: ends[i][:k])  # type: ignore[misc]
-        out.append(EndClaim(sent[0], a_tensor, a_weights))
+        out.append((sent[0], a))
         if known is not None:
             parts.append((-(coef * known), sent[0]))
         else:
-            out.append(EndClaim(sent[1], b_tensor, b_weights))
+            out.append((sent[1], b))
             parts.append((-coef, channel.multiply(sent[0], sent[1])))
     return Form.combination(field, parts), out
 
 
 class PublicEvaluator(Protocol):
-    def __call__(self, tensor: Tensor, weights: Weights) -> Ext | None:
-        """The value of a public tensor under these weights; None if the tensor is not public."""
+    def __call__(self, claim: Claim) -> Ext | None:
+        """The value of a claim on a public tensor; None if the tensor is not public."""

@@ -16,10 +16,10 @@ from protocol.errors import VerificationError
 from protocol.field import U64, Ext, Field
 from protocol.layout import CommitmentLayout, TensorLayout
 from protocol.params import Params
-from protocol.relation.graph import WITNESS, Graph, IntArray, Tensor
+from protocol.relation.graph import WITNESS, Graph, IntArray
 from protocol.relation.graph import Committed as CommittedOp
-from protocol.schedule.claims import contract, expand, is_public
-from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights
+from protocol.schedule.claims import Claim, contract, expand, is_public
+from protocol.schedule.constraints import CellTerm, ConstraintSystem
 from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
 from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
 from protocol.schedule.opening import Committed, OpeningProver, prove_opening
@@ -143,18 +143,18 @@ def _reduce(
     system = ConstraintSystem()
     pending: list[tuple[Instance, Form]] = []
 
-    def constrain(form: Form, tensor_claims: list[tuple[Ext, Tensor, Weights]], where: str) -> None:
-        """form + Σ coef·⟨weights, tensor⟩ = 0 for any tensors; nonlinear ones get a hidden value."""
+    def constrain(form: Form, claims: list[Claim], where: str) -> None:
+        """form + Σ claims = 0 for any tensors; nonlinear ones get a hidden value."""
         terms: list[CellTerm] = []
-        for coef, tensor, weights in tensor_claims:
-            expansion = expand(graph, field, tensor, weights, coef)
+        for claim in claims:
+            expansion = expand(graph, field, claim)
             form = form + expansion.const
             terms += expansion.terms
-            for atom_coef, atom, atom_weights in expansion.atoms:
-                instance = Instance(graph, field, atom, atom_weights)
+            for atom in expansion.atoms:
+                instance = Instance(graph, field, atom.tensor, atom.weights, atom.box)
                 (value,) = channel.secrets("claim", 1, lambda i=instance: [prover.claim(i)] if prover else ())  # type: ignore[misc]
                 pending.append((instance, value))
-                form = form + value.scale(atom_coef)
+                form = form + value.scale(atom.coef)
         system.require(form, where, tuple(terms))
 
     for plan in shape.plans:
@@ -162,7 +162,7 @@ def _reduce(
     for zero in graph.zeros:
         layout = TensorLayout(zero.tensor.shape)
         weights = tuple(layout.eq_weights(field, channel.point("zero", layout.variables)))
-        constrain(Form(field.zero), [(field.one, zero.tensor, weights)], f"zero {zero.tensor.name}")
+        constrain(Form(field.zero), [Claim.everywhere(field.one, zero.tensor, weights)], f"zero {zero.tensor.name}")
     for item in graph.published:
         values = published.get(item.name)
         if values is None or values.shape != item.tensor.shape:
@@ -170,10 +170,10 @@ def _reduce(
         layout = TensorLayout(item.tensor.shape)
         weights = tuple(layout.eq_weights(field, channel.point("published", layout.variables)))
         public = contract(field, values, weights)
-        constrain(Form(-public), [(field.one, item.tensor, weights)], f"published {item.name}")
+        constrain(Form(-public), [Claim.everywhere(field.one, item.tensor, weights)], f"published {item.name}")
 
-    def public_value(tensor: Tensor, weights: Weights) -> Ext | None:
-        return expand(graph, field, tensor, weights, field.one).const if is_public(graph, tensor) else None
+    def public_value(claim: Claim) -> Ext | None:
+        return expand(graph, field, claim).const if is_public(graph, claim.tensor) else None
 
     while pending:
         batch, pending = pending, []
@@ -181,8 +181,8 @@ def _reduce(
             channel, [i for i, _ in batch], [f for _, f in batch], public_value, prover.batch if prover else None
         )
         system.require(remaining, "products")
-        for end in ends:
-            constrain(end.form.scale(field.ext(-1)), [(field.one, end.tensor, end.weights)], f"factor {end.tensor.name}")
+        for form, claim in ends:
+            constrain(form.scale(field.ext(-1)), [claim], f"factor {claim.tensor.name}")
     check_triples(channel, system, lambda tau: prover.triples(tau) if prover else field.zeros(2, 2))
     return system
 
@@ -193,9 +193,6 @@ def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constra
     if prover:
         prover.start_tree(plan.number, fingerprint)
     point, p, q = prove_fraction_tree(channel, system, plan.variables, prover.tree if prover else None)
-    p_terms, p_const, q_terms, q_const = leaf_claims(field, plan, fingerprint, as_point(point))
-    system.require(
-        p.scale(field.ext(-1)) + p_const, "lookup numerators", tuple(CellTerm(c, place, w) for c, place, w in p_terms)
-    )
-    columns = [(coef, lookup.columns[i], weights) for coef, lookup, i, weights in q_terms]
+    multiplicities, p_const, columns, q_const = leaf_claims(field, plan, fingerprint, as_point(point))
+    system.require(p.scale(field.ext(-1)) + p_const, "lookup numerators", multiplicities)
     constrain(q.scale(field.ext(-1)) + q_const, columns, "lookup denominators")

@@ -1,6 +1,7 @@
 """Prover of protocol/schedule/products.py: folds the factors of each claim and runs the batched sumcheck.
 
-A' and B' are tables over the shared axes, each axis padded with zeros to a power of two, so padding weighs nothing.
+A' and B' are tables over the shared axes inside the claim's box, each axis padded with zeros to a power of two, so padding weighs
+nothing.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from protocol.field import U64, Ext
 from protocol.layout import bits_of
 from protocol.relation.graph import OneHot
+from protocol.schedule.constraints import cells_of
 from protocol.schedule.products import Instance
 from prover.backend.base import Backend
 
@@ -95,18 +97,15 @@ class ProductBatchProver:
         self.prepared: dict[int, tuple[Any, Any, Ext]] = {}
 
     def claim(self, instance: Instance) -> Ext:
-        a_tensor, b_tensor = instance.factors
-        a, b = self.values[a_tensor.index], self.values[b_tensor.index]
-        op, shared = instance.op, "".join(axis for axis, _ in instance.shared)
-        if isinstance(op, OneHot):
-            scale = {x: instance.by_axis[x] for x in shared[:-1]}
-            left = fold_factor(self.backend, a, shared, shared, {}, scale)
-            right = digit_factor(self.backend, instance, b)
+        (a, b), shared = instance.factors, "".join(axis for axis, _, _ in instance.shared)
+        left, right = (self.values[f.tensor.index][cells_of(f.box)] for f in (a, b))
+        weights = {x: np.ascontiguousarray(w[:, slice(*instance.sides[x])]) for x, w in instance.by_axis.items() if x in instance.sides}
+        scale = {x: weights[x] for x in shared if x in weights}
+        left = fold_factor(self.backend, left, a.axes, shared, weights, scale)
+        if isinstance(instance.op, OneHot):
+            right = digit_factor(self.backend, instance, right)
         else:
-            by_axis = instance.by_axis
-            scale = {x: by_axis[x] for x in shared if x in by_axis}
-            left = fold_factor(self.backend, a, op.a_axes, shared, by_axis, scale)
-            right = fold_factor(self.backend, b, op.b_axes, shared, by_axis, {})
+            right = fold_factor(self.backend, right, b.axes, shared, weights, {})
         tables = pad_axes(self.backend, left), pad_axes(self.backend, right)
         total = self.backend.kdot(*tables)
         self.prepared[id(instance)] = (*tables, total)

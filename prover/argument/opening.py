@@ -5,6 +5,7 @@ Cost: W is one K element per committed cell; rounds over row variables pair exis
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import CellTerm
+from protocol.schedule.constraints import Box, CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.batch import outer
@@ -119,7 +120,7 @@ class OpeningProverImpl:
         leads: dict[tuple[int, ...], U64] = {}  # by the identity of weights, which the terms keep alive
         for name, terms in by_slot.items():
             slot = layout.by_name[name]
-            u, v = [], []
+            u, v, spans = list[Any](), list[U64](), list[tuple[int, int]]()
             for term in terms:
                 first = term.weights[:-1]
                 key = tuple(id(w) for w in first)
@@ -127,9 +128,16 @@ class OpeningProverImpl:
                     leads[key] = outer(backend, first)
                 u.append(leads[key])
                 v.append(_scaled(backend.field, term.weights[-1:], term.coef))
-            place = place_of(layout, name)
-            last = backend.to_device(np.stack(v, axis=1))
-            natural = backend.outer_sum(backend.xp.stack(u, axis=1), last, None if place is None else flat[:, place])
+                spans.append(span_of(term.box[:-1], slot.tensor.shape[:-1]))
+            place, columns = place_of(layout, name), v[0].shape[1]
+            natural = backend.xp.zeros((2, prod(slot.tensor.shape)), dtype=np.uint64) if place is None else flat[:, place]
+            cuts = sorted({at for span in spans for at in span})
+            for start, stop in zip(cuts, cuts[1:], strict=False):  # between two cuts the same terms weigh something
+                here = [k for k, span in enumerate(spans) if span[0] <= start and stop <= span[1]]
+                if here:
+                    lead = backend.xp.stack([u[k][:, start:stop] for k in here], axis=1)
+                    last = backend.to_device(np.stack([v[k] for k in here], axis=1))
+                    backend.outer_sum(lead, last, natural[:, start * columns : stop * columns])
             if place is None:
                 place_blocks(layout, flat, name, slot.tensor.arrange(natural.reshape(2, *slot.tensor.shape)))
         return flat.reshape(2, len(c.rows), layout.code.ell)
@@ -150,7 +158,8 @@ class OpeningProverImpl:
                 item.waiting, item.coef = item.waiting - 1, item.coef * (1 - r)
             elif r is not None and item.pairs is not None:
                 merged, low, high = item.pairs
-                item.f, item.w = backend.open_fold(item.f, low, high, r), backend.open_fold(item.w, low, high, r)
+                item.w = backend.open_fold(item.w, low, high, r)  # one after the other: this is where a task's memory peaks
+                item.f = backend.open_fold(item.f, low, high, r)
                 item.index, item.row_bits, item.pairs, ready = merged, item.row_bits - 1, None, True
                 self._settle(item)
             if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2
@@ -209,6 +218,14 @@ class OpeningProverImpl:
 
     def open(self, commitment: int, positions: I64) -> Query:
         return self.commitments[commitment].query(positions)
+
+
+def span_of(box: Box, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The first cell of a box in C order, and the one after its last."""
+    first = last = 0
+    for (start, stop), n in zip(box, shape, strict=True):
+        first, last = first * n + start, last * n + stop - 1
+    return first, last + 1
 
 
 def _scaled(field: Field, last: Sequence[U64], coef: Ext) -> U64:

@@ -1,6 +1,6 @@
 """Prove one task: arrays in, proof bytes out. Called by tasks/; knows nothing of stores or orchestration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,13 @@ from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.randomness import SecretStream
+
+
+def drained(values: list[Any]) -> Iterator[Any]:
+    """The entries of a list, which is emptied: whoever takes them is the only one to hold them."""
+    values.reverse()
+    while values:
+        yield values.pop()
 
 
 def _extrapolate(backend: Backend, values: U64, count: int) -> U64:
@@ -55,13 +62,13 @@ class TaskProverImpl:
 
     def __init__(
         self, backend: Backend, shape: TaskShape, inputs: Sequence[tuple[str, CommitmentData]], layout: CommitmentLayout,
-        values: Sequence[Any], seed: bytes, spend: Callable[[], None],
+        values: Iterable[Any], seed: bytes, spend: Callable[[], None],
     ) -> None:
         self.backend, self.shape = backend, shape
         stream = SecretStream(backend.field, seed)
         self.pads = stream.elements("pads", 2, shape.pads)
         self.products = self._pad_products()
-        self.values = list(map(backend.to_device, values))
+        self.values = [value if value is None else backend.to_device(value) for value in values]
         self.counts = [count_multiplicities(backend, plan, self.values) for plan in shape.plans]
         tensors: dict[str, Any] = {
             name: counts[table].reshape(size) for plan, counts in zip(shape.plans, self.counts)
@@ -103,6 +110,7 @@ class TaskProverImpl:
         return self.batch.claim(instance)
 
     def triples(self, tau: Ext) -> U64:
+        self.values.clear()  # all claims are made: what they were made from is not needed any more
         field, pairs = self.backend.field, self.shape.counts.products
         weights = as_point(lagrange(field, len(pairs), tau))
         sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), weights) for k in range(2)]
@@ -110,12 +118,12 @@ class TaskProverImpl:
 
 
 def prove_task(
-    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[Any],
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Iterable[Any],
     published: Mapping[str, IntArray], params: Params, seed: bytes, spend: Callable[[], None],
 ) -> bytes:
-    """The proof of one task. `inputs` are the statement's commitments in order; `values` holds every tensor of the
-    graph, on the host or where the backend computes; `seed` is fresh per attempt; `spend` persists the opening budget and is
-    called before positions are drawn."""
+    """The proof of one task. `inputs` are the statement's commitments in order; `values` holds the tensors that a proof reads (None at
+    others), on the host or where the backend computes; if `drained`, their memory is free for the opening; `seed` is fresh per
+    attempt; `spend` persists the opening budget and is called before positions are drawn."""
     count(shape)
     prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
     channel = ProvingChannel(backend.field, prover.pads, prover.tails)

@@ -2,7 +2,7 @@
 
 Leaves: q = α − β_id·id − Σ β_c·column on a tensor's cells and 1 elsewhere; p = 1 on looked-up cells, −multiplicity on table
 rows, 0 elsewhere. Tiles in which one of them is constant are not stored (prover/backend/tiled.py). Memory: 16 bytes a leaf in
-use, 32 for the levels above it; a level is folded where it lies.
+use, 32 for the levels above it; a level is folded where it lies, and after the last one nothing is kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +92,8 @@ class FractionTreeProver:
 
     def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
         p0, p1, q0, q1 = (Ext.from_array(self.backend.field, x.dense().cells) for x in self.tables)
+        if len(self.levels) == 1:  # the last: products and opening have the memory of the leaves
+            self.tables, self.levels = [], []
         return self.lam * p0 + q0, q1, p1, q0
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from protocol.code import Code
 from protocol.field import Ext
 from prover.backend.cpu import CpuBackend
+from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
 
@@ -52,7 +53,7 @@ class DeviceArrays:
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
-        self.kept_bytes = int(xp.cuda.Device().mem_info[1]) // 8  # a device also holds tables of all that is proved
+        self.kept_bytes = kept_bytes(int(xp.cuda.Device().mem_info[1]))
         self._lock = threading.Lock()
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)

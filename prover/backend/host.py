@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
 from protocol.field import U64, Field
+from prover.backend.memory import host_memory, kept_bytes
 
 
 class HostArrays:
@@ -15,7 +15,7 @@ class HostArrays:
 
     field: Field
     xp: Any = np
-    kept_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4  # encoding again costs more than memory that is there
+    kept_bytes = kept_bytes(host_memory())
 
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)

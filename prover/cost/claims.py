@@ -1,7 +1,7 @@
 """What the schedule of a task asks of its prover, found by running it without data.
 
     batches      products and one-hot rows, one tuple of instances for each batched sumcheck
-    slots        (role, tensor name) → how many weighted claims are opened on that committed tensor
+    slots        (role, tensor name) → the cells of each weighted claim that is opened on that committed tensor
     seconds      processor time of this run: the affine arithmetic that prover and verifier do as well
     counting     processor time of counting pads, which a prover does beforehand
 
@@ -9,8 +9,9 @@ A function of the graph alone: proof parameters enter behind the point where the
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 from typing import NoReturn
 
 import numpy as np
@@ -18,11 +19,13 @@ import numpy as np
 from protocol.channel import CountingChannel
 from protocol.field import U64, Ext
 from protocol.params import PROFILES
+from protocol.schedule.constraints import Place
 from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import CombinedWeights
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
 from prover.argument.counting import count
+from prover.argument.opening import span_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Claims:
     """Everything behind the lookups that has to be proved of one task."""
 
     batches: tuple[tuple[Instance, ...], ...]
-    slots: dict[tuple[str, str], int]
+    slots: dict[Place, list[int]]
     seconds: float
     counting: float
 
@@ -47,7 +50,7 @@ class _Recorder:
     """A TaskProver without values, also its own tree, batch and opening: rounds are asked for and thrown away by the channel."""
 
     def __init__(self, shape: TaskShape) -> None:
-        self.zero, self.batches, self.slots = shape.field.zero, list[tuple[Instance, ...]](), Counter[tuple[str, str]]()
+        self.zero, self.batches, self.slots = shape.field.zero, list[tuple[Instance, ...]](), defaultdict[Place, list[int]](list)
         self.tree = self.batch = self
         self.opening = _Opening(self)
 
@@ -89,7 +92,10 @@ class _Opening:
         self.recorder = recorder
 
     def begin(self, weights: CombinedWeights) -> NoReturn:
-        self.recorder.slots.update(term.place for term in weights.terms)
+        for term in weights.terms:
+            shape = tuple(w.shape[1] for w in term.weights)
+            first, last = span_of(term.box[:-1], shape[:-1])
+            self.recorder.slots[term.place].append((last - first) * prod(shape[-1:]))
         raise _Opened
 
 

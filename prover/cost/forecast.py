@@ -18,7 +18,18 @@ from protocol.params import Params
 from protocol.relation.graph import Graph
 from protocol.schedule.task import TaskShape
 from prover.cost.claims import Claims, record_claims
-from prover.cost.work import Memory, Work, commitment_work, evaluation_work, padded_cells, proof_work, task_memory, verification_work
+from prover.cost.work import (
+    EVERYTHING,
+    Memory,
+    Place,
+    Work,
+    commitment_work,
+    evaluation_work,
+    padded_cells,
+    proof_work,
+    task_memory,
+    verification_work,
+)
 
 PARTS = ("inputs", "evaluate", "prove", "verify")
 
@@ -50,7 +61,7 @@ class Forecast:
     lookups: int
 
 
-def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout]) -> Forecast:
+def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING) -> Forecast:
     """`inputs` are the layouts of the statement's commitments."""
     shape, graph = task.shape, task.shape.graph
     given = Work()
@@ -61,4 +72,5 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout]) 
         "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
-    return Forecast(parts, task_memory(shape, task.claims, params, inputs), *padded_cells(shape.witness_layout(params)), lookups)
+    memory = task_memory(shape, task.claims, params, inputs, place)
+    return Forecast(parts, memory, *padded_cells(shape.witness_layout(params)), lookups)

@@ -6,21 +6,19 @@
 Called by tasks/plan.py and benchmarks/.
 """
 
-import os
 import resource
 from pathlib import Path
 
 import torch
 
-_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+from prover.backend.memory import host_memory, text_of
 
 
 def memory_bytes(backend: str) -> int:
     """Memory of the device that this backend computes on."""
     if backend == "cuda":
         return int(torch.cuda.mem_get_info()[1])
-    limits = [int(text) for file in _GROUPS if (text := _text(file).strip()).isdigit()]
-    return min([_meminfo("MemTotal"), *limits])
+    return host_memory()
 
 
 def peak_bytes(backend: str) -> int:
@@ -28,7 +26,7 @@ def peak_bytes(backend: str) -> int:
     if backend == "cuda":
         free, total = torch.cuda.mem_get_info()
         return int(total - free)
-    lines = [line for line in _text("/proc/self/status").splitlines() if line.startswith("VmHWM")]
+    lines = [line for line in text_of("/proc/self/status").splitlines() if line.startswith("VmHWM")]
     return int(lines[0].split()[1]) * 1024 if lines else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -50,22 +48,8 @@ def resident_bytes(backend: str) -> int:
     """In use now: before a task, what the program itself takes."""
     if backend == "cuda":
         return peak_bytes(backend)
-    pages = _text("/proc/self/statm").split()
+    pages = text_of("/proc/self/statm").split()
     return int(pages[1]) * resource.getpagesize() if pages else peak_bytes(backend)
-
-
-def _meminfo(key: str) -> int:
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _text(file: str) -> str:
-    try:
-        return Path(file).read_text()
-    except OSError:
-        return ""
 
 
 def describe(count: float) -> str:

@@ -13,10 +13,9 @@ Called by rates.py and by benchmarks/gpu.py.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from protocol.field import I64
 from protocol.params import Params
 from protocol.relation.graph import IntArray
 from protocol.schedule.opening import Committed
@@ -72,7 +71,7 @@ class _TimedTask(_Timed):
 
 
 def timed_proof(
-    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Sequence[I64],
+    backend: Backend, shape: TaskShape, statement: bytes, inputs: Sequence[tuple[str, CommitmentData]], values: Iterable[Any],
     published: Mapping[str, IntArray], params: Params, seed: bytes, clock: Clock = time.perf_counter,
 ) -> tuple[bytes, dict[str, float]]:
     """As prove_task, with the seconds of each phase; no opening is counted."""

@@ -2,11 +2,11 @@
 
 Work is in the units of rates.py. Memory is bytes by name for each phase; the peak is the phase whose sum is largest:
 
-    evaluate   every tensor of the graph as int64, the committed ones twice, the operands of the largest contraction in float64
-    commit     values, inputs and witness (rows, blinding, codewords, salts, levels)
+    evaluate   committed values as int64, the virtual ones that are alive at a time, the operands of the largest contraction in float64
+    commit     the values that a proof reads, inputs and witness (rows, blinding, codewords that are kept, salts, levels)
     tree       the same and a tree: 16 bytes a leaf in use and 32 for the levels above it
-    products   the same, leaves alone of the tree, the tables of a batch of claims
-    opening    the same without tables, 16 bytes of weights a cell of every row, and the first folded row pairs
+    products   the same without a tree, the tables of a batch of claims
+    opening    commitments, 16 bytes of weights a cell of every row, and the first folded row pairs
 
 A tree's padding and a tensor's absent blocks cost neither memory nor work. Called by tasks/estimate.py and benchmarks/.
 """
@@ -19,12 +19,14 @@ from protocol.layout import CommitmentLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, Committed, Graph, Input, Linear, Product
 from protocol.schedule.opening import EXTRA_ROWS
-from protocol.schedule.products import Instance
+from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
+from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
+from prover.executor.evaluate import most_alive
+from prover.witness.task import read_by_proof
 
 WORD = 8  # bytes of an element of F, and of an integer
-CODEWORD_KEPT = True  # by CommitmentData: columns are read from it when a commitment is opened
 _HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
 _PLANES = 2  # of an element of K
 
@@ -88,10 +90,10 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
     return witness_work(shape, params) + Work(
         leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
-        folded=sum(f.cells for i in claims.instances for f in i.factors), instances=len(claims.instances),
+        folded=sum(_inside(f) for i in claims.instances for f in i.factors), instances=len(claims.instances),
         tables=sum(2 << i.variables for i in claims.instances),
         product_rounds=sum(i.variables for i in claims.instances),
-        weighted=sum((1 + count) * sizes[place] for place, count in claims.slots.items()), slots=sum(claims.slots.values()),
+        weighted=sum(sizes[place] + sum(cells) for place, cells in claims.slots.items()), slots=sum(map(len, claims.slots.values())),
         opened=sum(len(c.rows) * code.ell for c in every),
         opening_rounds=sum(c.variables for c in every), schedule=claims.seconds, openings=len(every),
         host=claims.counting,
@@ -138,6 +140,19 @@ def _contracted(op: Product, out: str) -> int:
 
 
 @dataclass(frozen=True)
+class Place:
+    """The memory that is planned for: codewords of at most `kept_bytes` are kept in it; `device`: salts, Merkle trees and what was
+    read from files lie in the host's memory beside it."""
+
+    kept_bytes: int = 1 << 62
+    device: bool = False
+
+    @staticmethod
+    def of(backend: str, memory: int) -> "Place":
+        return Place(kept_bytes(memory), backend == "cuda")
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes by name for each phase of a task."""
 
@@ -152,49 +167,59 @@ class Memory:
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
 
+EVERYTHING = Place()
+
+
 def task_memory(
-    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], codeword_kept: bool = CODEWORD_KEPT,
+    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING,
 ) -> Memory:
     """What is alive in each phase."""
     graph, witness = shape.graph, shape.witness_layout(params)
-    every = [*inputs, witness]
-    values = WORD * sum(t.cells for t in graph.tensors)
-    given = WORD * sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input))
-    own = WORD * sum(t.cells for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed))
-    tensors = {"integer values": values, "input tensors": given}
-    held = _held(inputs, codeword_kept)
-    kept = _held(every, codeword_kept, EXTRA_ROWS)
-    trees = [p.fractions for p in shape.plans]
-    leaves = {"leaves": 16 * max(trees, default=0)}
+    every, read = [*inputs, witness], read_by_proof(graph)
+    given = {"input tensors": WORD * sum(t.cells for t in read if isinstance(graph.ops[t.index], Input))}
+    committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
+    own = WORD * sum(t.cells for t in committed)
+    tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
+    held = _held(inputs, place)
+    kept = _held(every, place, EXTRA_ROWS)
+    leaves = {"leaves": 16 * max((p.fractions for p in shape.plans), default=0)}
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     cells = [len(c.rows) * c.code.ell for c in every]
     sizes = [prod(size) for size in _committed(shape).values()]
     return Memory({
-        "evaluate": tensors | held | {"committed values again": own, "contraction": _contraction(graph)},
+        "evaluate": given | held | {
+            "committed values": own, "values alive at a time": WORD * most_alive(graph, read, committed),
+            "contraction": _contraction(graph),
+        },
         "commit": tensors | kept,
         "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
-        "products": tensors | kept | leaves | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
-        "opening": tensors | kept | leaves | {
-            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": 16 * max(*sizes, *cells),
+        "products": tensors | kept | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
+        "opening": ({} if place.device else given) | kept | {
+            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells)),
         },
     })
 
 
-def _held(layouts: Sequence[CommitmentLayout], codeword_kept: bool, extra: int = 0) -> dict[str, int]:
-    """Commitments that can be opened; without its codeword one makes rows anew from the tensors when columns are asked for."""
+def _held(layouts: Sequence[CommitmentLayout], place: Place, extra: int = 0) -> dict[str, int]:
+    """Commitments that can be opened, the last one with `extra` rows; without its codeword one encodes again when columns are asked
+    for."""
     rows = [len(c.rows) for c in layouts]
+    codewords = [WORD * (r + (extra if c is layouts[-1] else 0)) * c.code.n for r, c in zip(rows, layouts, strict=True)]
     return {
         "rows": WORD * sum(r * c.code.ell for r, c in zip(rows, layouts, strict=True)),
         "blinding": WORD * sum(r * c.code.blinding for r, c in zip(rows, layouts, strict=True)),
-        "codewords": WORD * (sum(r * c.code.n for r, c in zip(rows, layouts, strict=True)) + extra * layouts[-1].code.n)
-        if codeword_kept and layouts else 0,
-        "salts and levels": 96 * sum(c.code.n for c in layouts),
-    }
+        "codewords": sum(size for size in codewords if size <= place.kept_bytes),
+    } | ({} if place.device else {"salts and levels": 96 * sum(c.code.n for c in layouts)})
 
 
 def _tables(batch: Sequence[Instance]) -> int:
     """All tables of one batch of claims, and what the last one is folded from."""
-    return sum(2 * 16 << i.variables for i in batch) + max(WORD * f.cells for i in batch for f in i.factors)
+    return sum(2 * 16 << i.variables for i in batch) + max(WORD * _inside(f) for i in batch for f in i.factors)
+
+
+def _inside(factor: Factor) -> int:
+    """Cells of a factor that take part in a claim."""
+    return prod(stop - start for start, stop in factor.box)
 
 
 def _contraction(graph: Graph) -> int:

@@ -6,7 +6,7 @@ verifies every assertion of a fully evaluated graph and names the first cell tha
 witness and the tests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +80,20 @@ def evaluate(
     return _Evaluation(graph, inputs, ops, given or {}, first_step).run([t.index for t in wanted])
 
 
+def most_alive(graph: Graph, wanted: Iterable[Tensor], given: Iterable[Tensor]) -> int:
+    """Cells that are alive at most while `evaluate` computes `wanted` from `given` committed values: without inputs and given ones,
+    which whoever calls holds."""
+    held = [t.index for t in given]
+    run = _Evaluation(graph, {}, ReferenceOps(), dict.fromkeys(held, np.zeros(0, dtype=np.int64)), 0)
+    alive, most = set[int](), 0
+    free = {*held, *(i for i, op in enumerate(graph.ops) if isinstance(op, Input))}
+    for i, gone in run.steps([t.index for t in wanted]):
+        alive |= {t.index for t in run.hints[i].outputs} if i in run.hints and i not in run.given else {i}
+        most = max(most, sum(graph.tensors[j].cells for j in alive - free))
+        alive -= set(gone)
+    return most
+
+
 class _Evaluation:
     def __init__(self, graph: Graph, inputs: Inputs, ops: Ops, given: Mapping[int, IntArray], first: int) -> None:
         self.graph, self.inputs, self.ops, self.given, self.first = graph, inputs, ops, given, first
@@ -116,16 +130,20 @@ class _Evaluation:
                 stack.extend(reversed(missing))
         return list(done)
 
-    def run(self, wanted: list[int]) -> dict[int, Any]:
+    def steps(self, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
+        """Tensors in the order in which they are computed, each with those that nobody needs after it."""
         order, keep = self.order(wanted), set(wanted)
         last = {j: i for i in order for j in self.needs(i)}
         for i in order:
+            yield i, [j for j in dict.fromkeys(self.needs(i)) if last[j] == i and j not in keep]
+
+    def run(self, wanted: list[int]) -> dict[int, Any]:
+        for i, gone in self.steps(wanted):
             if i not in self.values:
                 self.compute(i)
-            for j in self.needs(i):
-                if last[j] == i and j not in keep:
-                    self.values.pop(j, None)
-        return {i: self.ops.result(self.values[i]) for i in keep}
+            for j in gone:
+                self.values.pop(j, None)
+        return {i: self.ops.result(self.values[i]) for i in set(wanted)}
 
     def compute(self, i: int) -> None:
         tensor, op, ops = self.graph.tensors[i], self.graph.ops[i], self.ops
@@ -193,10 +211,12 @@ def _virtual(op: Operation, tensor: Tensor, ops: Ops, value: Any) -> Any:
 
 
 def check(graph: Graph, values: Mapping[int, Any], ops: Ops | None = None) -> None:
-    """Raises RelationBroken unless every bound, lookup and zero of the graph holds for these values of all tensors: NumPy arrays, or
-    those of `ops`."""
+    """Raises RelationBroken unless every bound, lookup and zero of the graph holds for these values, NumPy arrays or those of `ops`. Of
+    the other tensors values may be missing: their bounds follow from those of what they are computed from."""
     ops = ops or ReferenceOps()
     for tensor in graph.tensors:
+        if values.get(tensor.index) is None:
+            continue
         smallest, largest = ops.extent(values[tensor.index])
         if smallest < tensor.lo or largest > tensor.hi:
             raise RelationBroken(f"bounds of {tensor.name}: [{smallest}, {largest}] outside [{tensor.lo}, {tensor.hi}]")

@@ -32,7 +32,7 @@ class TorchOps:
     def load(self, array: IntArray | torch.Tensor) -> torch.Tensor:
         if isinstance(array, torch.Tensor):  # an earlier result
             return array.to(self.device)
-        return torch.from_numpy(np.array(array, dtype=np.int64)).to(self.device)
+        return torch.from_numpy(np.require(array, np.int64, ["C", "W"])).to(self.device)  # shared where it can be: nothing writes to it
 
     def store(self, array: torch.Tensor) -> IntArray:
         return np.ascontiguousarray(array.cpu().numpy())

@@ -2,14 +2,15 @@
 
 A layer's window is evaluated step by step (its graph is cyclic in values over the steps of a window: the update of one
 step is the adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
-ones. The node list of a graph does not depend on the number of steps, so index i means the same in both.
+ones. The node list of a graph does not depend on the number of steps, so index i means the same in both. Of the virtual tensors a proof
+reads those that are looked up or factors of products; the others are half of all cells and are dropped after their last use.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from protocol.manifest import RunManifest, StepRange
-from protocol.relation.graph import Committed, Graph, IntArray
+from protocol.relation.graph import Committed, Graph, Input, IntArray, OneHot, Product, Tensor
 from protocol.relation.model import build
 from prover.executor.evaluate import Inputs, Ops, evaluate
 from prover.executor.torch_ops import TorchOps
@@ -26,6 +27,20 @@ def sizes(graph: Graph) -> dict[str, int]:
 
 def committed_indices(graph: Graph) -> list[int]:
     return [t.index for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
+
+
+def read_by_proof(graph: Graph) -> list[Tensor]:
+    """Tensors whose values a proof needs, or the check before it: committed, looked up, factors, zero, published."""
+    found = {t.index for lookup in graph.lookups for t in lookup.columns} | {zero.tensor.index for zero in graph.zeros}
+    found |= {item.tensor.index for item in graph.published}
+    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
+        if isinstance(op, Input | Committed):
+            found.add(tensor.index)
+        elif isinstance(op, Product):
+            found |= {op.a.index, op.b.index}
+        elif isinstance(op, OneHot):
+            found |= {op.high.index, op.low.index}
+    return [t for t in graph.tensors if t.index in found]
 
 
 def outputs(graph: Graph, values: Mapping[int, IntArray]) -> dict[tuple[str, str], IntArray]:
@@ -60,13 +75,15 @@ def layer_committed(
 
 def task_values(
     manifest: RunManifest, kind: str, window: StepRange | None, layer: int | str, inputs: Inputs,
-    ops: Ops | None = None,
+    ops: Ops | None = None, every: bool = False,
 ) -> tuple[Graph, list[Any]]:
-    """The task's graph and the value of every tensor, by index, as `ops` gives results. `inputs` by (role, tensor name)."""
+    """The task's graph and the values of the tensors that a proof reads (None at the others) or of `every` tensor, by index, as `ops`
+    gives results. `inputs` by (role, tensor name)."""
     ops = ops or TorchOps()
     graph = build(manifest, kind, window, layer)
     given: dict[int, Any] = {}
     if kind == "layer" and window is not None and isinstance(layer, int):
         given = layer_committed(manifest, window, layer, inputs, ops)
-    values = evaluate(graph, inputs, graph.tensors, ops, given, 0 if window is None else window.first)
-    return graph, [values[i] for i in range(len(graph.tensors))]
+    wanted = graph.tensors if every else read_by_proof(graph)
+    values = evaluate(graph, inputs, wanted, ops, given, 0 if window is None else window.first)
+    return graph, [values.get(i) for i in range(len(graph.tensors))]

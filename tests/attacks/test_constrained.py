@@ -69,7 +69,8 @@ def unread(worlds: Worlds, index: int, change: np.ndarray, cell: tuple[int, ...]
         return False
     value = GOLDILOCKS.add(change, worlds.honest(index))[cell]
     centred = int(value) - (GOLDILOCKS.p if int(value) > GOLDILOCKS.p // 2 else 0)
-    masked = name == "attn.S" and cell[-1] > cell[-2]
+    first = int(name.removesuffix(".S").partition("@")[2] or 0)  # query of its band
+    masked = name.startswith("attn") and cell[-1] > first + cell[-2]
     return masked or adaptive and not -(1 << 23) - LAST <= centred < 1 << 23
 
 

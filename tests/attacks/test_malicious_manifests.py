@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from protocol.errors import VerificationError
+from protocol.manifest import base_commitments
 from protocol.params import profile
 from protocol.relation.clip import FACTOR_BITS
 from protocol.relation.graph import WITNESS, Committed, RelationError
 from protocol.relation.model import build, commitment_tensors
-from protocol.statement import BUDGETS, commitment_layout, statement_content, task_list, window_of
+from protocol.statement import BUDGETS, commitment_layout, statement_content, statement_id, task_list, window_of
 from prover.executor.trainer import Trainer
 from tests.attacks.test_constrained import ADAMW
 from tests.support.stage import Stage
 from tests.toy import EVEN, Toy, toy
+from verifier.run import RunRecord, check_one, verify_run
 from verifier.task import Evidence, verify_task
 
 
@@ -79,6 +81,27 @@ def test_a_narrow_model_whose_witness_is_vast(made: Toy, kind: str, sizes: dict[
         with pytest.raises((VerificationError, RuntimeError), match=reason) as caught:
             verify_task(m, task, roots, ids, Evidence(content, bytes(size)))
         assert "witness" in str(caught.value) or size == least
+
+
+def test_more_trees_than_a_verifier_can_hold_weights_for_are_a_relation_that_is_refused(made: Toy) -> None:
+    """A run of zeros about a vocabulary of 2^20 − 1 and 3,825 tokens, judged as a whole: a task whose proof is long enough for its witness
+    has a relation that this protocol does not prove, which is more than a malformed record says."""
+    model = replace(made.manifest.model, hidden=1, heads=1, kv_heads=1, head_dim=2, vocab=(1 << 20) - 1)
+    m = replace(made.manifest, profile="goldilocks-2^20", budgets=dict.fromkeys(BUDGETS, 2), sequence_length=255, batch_size=15,
+                examples=30, steps=1, loss_tokens=(1,), model=model)
+    names = {str(name): name for task in task_list(m) for _, name in task.commitments}
+    roots = dict.fromkeys(names, bytes(32))
+    ids = {text: commitment_layout(m, name).identity(bytes(32)) for text, name in names.items()}
+    m = replace(m, commitments={text: ids[text] for text in base_commitments(m.model)})
+    evidence = {}
+    for task in task_list(m):
+        graph = task.graph(m)
+        published = {item.name: np.zeros(item.tensor.shape, dtype=np.int64) for item in graph.published}
+        evidence[statement_id(m, task)] = Evidence(statement_content(m, task, graph.digest(), ids, published), bytes(1 << 25))
+    record = RunRecord(m.to_json(), roots, evidence)
+    verdict = verify_run(record, spread=lambda jobs: [check_one(*j) for j in jobs if j.task.kind == "head"])
+    (head,) = [found for found in verdict.tasks if found.task.kind == "head"]
+    assert not verdict.accepted and head.reason.startswith(f"relation at {head.task}: ") and "lookup trees with axes" in head.reason
 
 
 def test_every_commitment_has_a_task_that_writes_it(made: Toy) -> None:

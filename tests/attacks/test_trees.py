@@ -9,7 +9,9 @@ from protocol.channel import CountingChannel, Transcript, VerifyingChannel
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, Ext
 from protocol.relation.graph import Graph, IntArray
+from protocol.schedule.constraints import whole
 from protocol.schedule.task import TaskShape, run_task
+from prover.cost.claims import record_claims
 from tests.attacks.test_lies import one
 from tests.support.evil import Lie, prove_with, violated_constraints
 from tests.support.stage import PARAMS, verify
@@ -151,3 +153,41 @@ def test_a_graph_with_every_operation_in_several_trees() -> None:
     for plan in tiny.shape.plans[1:]:
         lie = Lie(multiplicities={f"{plan.tables[-1]}@{plan.number}": one(1)})
         assert tiny.reason(bytes(tiny.prove(lie).proof)) == "opening-relation"
+
+
+# products in boxes -----------------------------------------------------------------------------------------------------
+
+
+def attention_like() -> Graph:
+    """z = a∘(b·c − row) in 10 bits by limbs, axes transposed and turned on the way: atoms in boxes on shared and on own axes."""
+    g = Graph()
+    a = g.input("in", "a", "gtu", (5, 4, 6), 0, 7)
+    b, c = g.input("in", "b", "tgj", (4, 5, 3), 0, 3), g.input("in", "c", "guj", (5, 6, 3), 0, 3)
+    inner = g.product("inner", "tgj,guj->gtu", b, c)
+    row = g.product("row", "tgj,tgj->gt", b, b)
+    turned = g.axis_map("turned", inner, "u", 6, np.arange(6), np.roll(np.arange(6), 2), np.ones(6, dtype=np.int64))
+    z = g.product("z", "gtu,gtu->gtu", a, g.linear("centred", "gtu", (1, turned), (1, row), (1, g.public("p", "tu", np.tri(4, 6)))))
+    high = g.commit("high", "gtu", (5, 4, 6), 0, 63)
+    g.hint("round_shift", [z], [high], shift=4)
+    g.lookup("range:4", g.linear("rest", "ugt", (1, z), (-16, high), const=8))
+    g.lookup("range:6", high)
+    return g
+
+
+def test_products_are_proved_in_boxes() -> None:
+    """Claims of a lookup that is cut are sums over its boxes: honest values are accepted, a remainder out of range in any box is not."""
+    tiny = Tiny(attention_like(), 3)
+    tiny.shape = TaskShape(tiny.graph, GOLDILOCKS, BITS)
+    claims = record_claims(TaskShape(tiny.graph, GOLDILOCKS, BITS))
+    boxes = [b for plan in tiny.shape.plans for b in plan.blocks if b.lookup is not None and b.table == "range:4"]
+    cut = [i for i in claims.instances if i.tensor.name == "z"]
+    assert len(cut) == len(boxes) > 3 and max(i.variables for i in cut) <= BITS - 3
+    assert {"inner", "row"} <= {i.tensor.name for i in claims.instances if i.box != whole(i.tensor.shape)}
+    assert tiny.reason(bytes(tiny.prove().proof)) == "accepted"
+    at, honest = {t.name: t.index for t in tiny.graph.tensors}, tiny.values
+    for block in boxes:
+        (u, _), (_, g), (_, t) = block.box
+        tiny.values = [a.copy() for a in honest]
+        tiny.values[at["high"]][g - 1, t - 1, u] += 1
+        tiny.values[at["rest"]][u, g - 1, t - 1] -= 16
+        assert tiny.reason(bytes(tiny.prove().proof)) == "opening-relation", block.box

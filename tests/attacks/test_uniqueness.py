@@ -160,10 +160,10 @@ SOFTMAX: list[tuple[object, str, object]] = [
 def softmax_search(cells: int, masked: tuple[int, ...]) -> Search:
     """Scores of one row; score exponent 2, so S is the score halved."""
     def make(g: Graph) -> None:
-        c = fake(g, exponents={"attn.g": G}, widths={"residual": 6})
+        c = fake(g, widths={"residual": 6})
         scores = Fixed(one(g, "scores", -9, 9, "tu", (1, cells)), 2)
         mask = g.public("mask", "tu", [[0 if k in masked else 1 for k in range(cells)]]) if masked else None
-        softmax.softmax(c, "attn", scores, BITS, mask)
+        softmax.softmax(c, "attn", scores, BITS, G, mask)
 
     return Search.build(make, SOFTMAX, limb=6, tables=small_tables, ignored=lambda name, cell: name == "attn.S" and cell[-1] in masked)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.field import GOLDILOCKS, U64, Ext
+from protocol.field import GOLDILOCKS, U64, Ext, Field, small_field
 from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
-from protocol.schedule.claims import contract, expand, scatter_sum
-from protocol.schedule.constraints import Weights
+from protocol.schedule.claims import Claim, contract, expand, integer_dot, scatter_sum, within
+from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
 from prover.executor.evaluate import evaluate
 from prover.executor.reference import ReferenceOps
@@ -21,6 +21,19 @@ numbers = st.integers(0, 2**32)
 
 def random_k(rng: np.random.Generator, n: int) -> U64:
     return rng.integers(0, 1 << 63, (2, n)).astype(np.uint64)
+
+
+def boxed(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Weights, Box]:
+    """Random weights that are zero outside a random box."""
+    sides = [sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in shape]
+    box = tuple((start, stop) for start, stop in sides)
+    return tuple(within(F, random_k(rng, stop - start), n, (start, stop)) for n, (start, stop) in zip(shape, box)), box
+
+
+def nothing_outside(weights: Weights, box: Box) -> bool:
+    """What makes a box: no weight on any side beyond it."""
+    outside = [np.delete(w, np.s_[start:stop], axis=1) for w, (start, stop) in zip(weights, box, strict=True)]
+    return all(0 <= start < stop <= w.shape[1] for w, (start, stop) in zip(weights, box)) and not any(w.any() for w in outside)
 
 
 def brute(values: IntArray, weights: Weights) -> Ext:
@@ -45,16 +58,20 @@ class World:
         return self.g.input("in", name, axes, shape, -9, 9)
 
     def check(self, tensor: Tensor) -> None:
+        """⟨w, T⟩ with weights on all cells, then on those of a box."""
         values = evaluate(self.g, self.inputs, self.g.tensors, ReferenceOps())
         weights = tuple(random_k(self.rng, n) for n in tensor.shape)
         coef = Ext.from_array(F, random_k(self.rng, 1))
-        found = expand(self.g, F, tensor, weights, coef)
-        total = found.const
-        for term in found.terms:
-            total = total + term.coef * brute(self.inputs[term.place], term.weights)
-        for c, atom, w in found.atoms:
-            total = total + c * brute(values[atom.index], w)
-        assert total == coef * brute(values[tensor.index], weights)
+        for claim in (Claim.everywhere(coef, tensor, weights), Claim(coef, tensor, *boxed(self.rng, tensor.shape))):
+            found = expand(self.g, F, claim)
+            total = found.const
+            for term in found.terms:
+                assert nothing_outside(term.weights, term.box)
+                total = total + term.coef * brute(self.inputs[term.place], term.weights)
+            for atom in found.atoms:
+                assert nothing_outside(atom.weights, atom.box)
+                total = total + atom.coef * brute(values[atom.tensor.index], atom.weights)
+            assert total == coef * brute(values[tensor.index], claim.weights)
         assert contract(F, values[tensor.index], weights) == brute(values[tensor.index], weights)
 
 
@@ -92,7 +109,7 @@ def test_only_products_are_instances() -> None:
     w = World(1)
     x = w.input("x", "a", 3)
     with pytest.raises(TypeError, match="x is not a product"):
-        _ = Instance(w.g, F, x, (random_k(w.rng, 3),)).op
+        _ = Instance(w.g, F, x, (random_k(w.rng, 3),), ((0, 3),)).op
 
 
 def test_one_example_of_every_linear_operation() -> None:
@@ -116,18 +133,40 @@ def test_products_and_their_end_claims(a: int, b: int, c: int, d: int, seed: int
     x, y = w.input("x", "nab", d, a, b), w.input("y", "ncb", d, c, b)
     z = w.g.product("z", "nab,ncb->nac", x, y)
     w.check(z)
-    weights = tuple(random_k(w.rng, n) for n in z.shape)
-    instance = Instance(w.g, F, z, weights)
-    point = random_k(w.rng, instance.variables)
-    for tensor, claim in zip(instance.factors, instance.end_weights(point, {})):
-        assert [v.shape[1] for v in claim] == list(tensor.shape)
     values = w.inputs["in", "x"], w.inputs["in", "y"]
-    corners = F.zero
-    for cell in range(1 << instance.variables):
-        bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
-        left, right = instance.end_weights(bits.astype(np.uint64), {})
-        corners = corners + brute(values[0], left) * brute(values[1], right)
-    assert corners == brute(np.einsum("nab,ncb->nac", *values), weights)
+    check_ends(w, z, values, np.einsum("nab,ncb->nac", *values))
+
+
+def test_a_box_bounds_the_sum() -> None:
+    """Five, four and six cells of shared, own and contracted axes, of which the box has two, three and all: 1 + 3 variables, not 3 + 3."""
+    w = World(5)
+    x, y = w.input("x", "nab", 5, 4, 6), w.input("y", "ncb", 5, 2, 6)
+    z = w.g.product("z", "nab,ncb->nac", x, y)
+    box = ((3, 5), (1, 4), (0, 2))
+    instance = Instance(w.g, F, z, tuple(within(F, random_k(w.rng, b - a), n, (a, b)) for n, (a, b) in zip(z.shape, box)), box)
+    assert instance.variables == 4 and instance.shared == (("n", 5, (3, 5)), ("b", 6, (0, 6)))
+    assert [factor.box for factor in instance.factors] == [((3, 5), (1, 4), (0, 6)), ((3, 5), (0, 2), (0, 6))]
+    hot = w.g.one_hot("hot", w.input("i", "nb", 5, 2), w.input("j", "na", 5, 3), "b", 6)
+    instance = Instance(w.g, F, hot, (random_k(w.rng, 5), random_k(w.rng, 6)), ((1, 4), (2, 3)))
+    assert instance.variables == 3 and [factor.box for factor in instance.factors] == [((1, 4), (0, 2)), ((1, 4), (0, 3))]
+
+
+def check_ends(w: World, tensor: Tensor, factors: tuple[IntArray, IntArray], product: IntArray) -> None:
+    """Σ over corners of A'·B' is the claim, on all cells and on a box; the factors' claims weigh nothing outside their boxes."""
+    everywhere = tuple(random_k(w.rng, n) for n in tensor.shape), whole(tensor.shape)
+    for weights, box in (everywhere, boxed(w.rng, tensor.shape)):
+        instance = Instance(w.g, F, tensor, weights, box)
+        assert instance.variables == sum((stop - start - 1).bit_length() for _, _, (start, stop) in instance.shared)
+        point = random_k(w.rng, instance.variables)
+        for factor, claim in zip(instance.factors, instance.ends(point, {})):
+            assert claim.tensor is factor.tensor and [v.shape[1] for v in claim.weights] == list(factor.tensor.shape)
+            assert claim.box == factor.box and nothing_outside(claim.weights, claim.box) and claim.coef == F.one
+        corners = F.zero
+        for cell in range(1 << instance.variables):
+            bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
+            left, right = instance.ends(bits.astype(np.uint64), {})
+            corners = corners + brute(factors[0], left.weights) * brute(factors[1], right.weights)
+        assert corners == brute(product, weights)
 
 
 @given(sizes, sizes, st.integers(2, 4), numbers)
@@ -138,15 +177,8 @@ def test_one_hot_instances(a: int, high: int, base: int, seed: int) -> None:
     size = int(w.rng.integers(1, high * base + 1))
     hot = w.g.one_hot("hot", x, y, "v", size)
     w.check(hot)
-    weights = tuple(random_k(w.rng, n) for n in hot.shape)
-    instance = Instance(w.g, F, hot, weights)
     values = w.inputs["in", "x"], w.inputs["in", "y"]
-    total = F.zero
-    for cell in range(1 << instance.variables):
-        bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
-        left, right = instance.end_weights(bits.astype(np.uint64), {})
-        total = total + brute(values[0], left) * brute(values[1], right)
-    assert total == brute(ReferenceOps().one_hot(*values, size), weights)
+    check_ends(w, hot, values, ReferenceOps().one_hot(*values, size))
 
 
 @given(st.integers(1, 6), st.integers(1, 6), numbers)
@@ -173,6 +205,28 @@ def test_honest_proofs_of_odd_shapes_are_accepted(out: int, rows: int, inner: in
 def test_honest_proofs_of_many_shapes_are_accepted(out: int, rows: int, inner: int, seed: int) -> None:
     tiny = Tiny(tiny_graph(out, rows, inner), seed)
     assert tiny.reason(bytes(tiny.prove().proof)) == "accepted"
+
+
+@pytest.mark.parametrize("f", [GOLDILOCKS, small_field(97)], ids=lambda f: str(f.p))
+@pytest.mark.parametrize("largest", [0, 1, 2**14, 2**28, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, 2**62 - 1])
+@pytest.mark.parametrize("shape", [(1,), (7,), (16,), (3, 9), (2, 3, 17)])
+def test_integer_dot(f: Field, largest: int, shape: tuple[int, ...]) -> None:
+    """Integers of both signs up to `largest`, all of them there, against vectors with the largest halves there can be: one piece, several,
+    and a last one that is shorter."""
+    rng = np.random.default_rng(largest % 1000)
+    mixed = rng.choice(np.array([-largest, 1 - largest, 0, largest - 1, largest, largest]), shape)
+    for values in (mixed, np.full(shape, largest), np.full(shape, -largest)):
+        w = rng.choice(np.array([0, 1, 2**32 - 1, f.p - 1, f.p - 2**32], dtype=object) % f.p, (2, shape[-1])).astype(np.uint64)
+        wanted = (values.astype(object)[None] * w.astype(object).reshape(2, *[1] * (len(shape) - 1), -1)).sum(axis=-1) % f.p
+        found = integer_dot(f, values, w)
+        assert found.dtype == np.uint64 and found.tolist() == wanted.tolist()
+
+
+def test_no_sum_of_an_integer_dot_leaves_64_bits() -> None:
+    """The longest pieces of the largest values, beside halves of nearly 2^32."""
+    for largest, n in ((2**20 - 1, 2**11), (2**20 - 1, 2**12 + 5), (2**20, 2**11), (1, 2**16), (2**30, 3), (2**31 - 1, 5), (-(2**31), 2)):
+        values, w = np.full(n, largest), np.full((2, n), F.p - 1 - (2**32 - 1) * 2**32 + (2**32 - 2) * 2**32, dtype=np.uint64)
+        assert integer_dot(F, values, w).tolist() == [largest * n * int(w[0, 0]) % F.p] * 2
 
 
 def test_bounds_at_2_62_are_refused() -> None:

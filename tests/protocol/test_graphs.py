@@ -77,6 +77,8 @@ def made() -> Iterator[tuple[str, RunManifest]]:
     plain = toy(steps=1, window_steps=1, sizes=EVEN, target_modules=("q_proj",), kind="adamw", learning_rate="0.001").manifest
     for rate in ("0.0001", "0.000002", "0.0000000001"):  # gains with more fractional bits
         yield f"adamw at {rate}", replace(plain, optimizer=toy_optimizer(kind="adamw", learning_rate=rate))
+    every = toy(steps=1, window_steps=1, sizes=EVEN, batch_size=1).manifest
+    yield "bands of queries", replace(every, sequence_length=600, loss_tokens=(600,))
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from protocol.layout import TensorLayout
 from protocol.relation.graph import WITNESS, Graph, IntArray, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule import lookups
-from protocol.schedule.constraints import Weights
-from protocol.schedule.lookups import TREE_BITS, Box, Fingerprint, LeafPlan, leaf_claims, plan_trees, table_shape
+from protocol.schedule.constraints import Box, Weights, cells_of, whole
+from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees, table_shape
 
 F = GOLDILOCKS
 
@@ -160,10 +160,14 @@ def test_leaf_claims_are_the_leaves_extension_at_the_point(tree_bits: int, monke
         eq = [Ext.from_array(F, e) for e in F.eq_table(point).T]
         wanted = [sum((w * x for w, x in zip(eq, side, strict=True)), F.zero) for side in leaves(plan, fingerprint, values, counts)]
         p_terms, p, q_terms, q = leaf_claims(F, plan, fingerprint, point)
-        for coef, (role, name), weights in p_terms:
-            table = next(t for t in plan.tables if plan.multiplicity(t) == name)
-            assert role == WITNESS
-            p = p + coef * paired(weights, counts[table].reshape([w.shape[1] for w in weights]))
-        for coef, lookup, column, weights in q_terms:
-            q = q + coef * paired(weights, values[lookup.columns[column].index])
+        for term in p_terms:
+            table = next(t for t in plan.tables if plan.multiplicity(t) == term.place[1])
+            shape = tuple(w.shape[1] for w in term.weights)
+            assert term.place[0] == WITNESS and term.box == whole(shape)
+            p = p + term.coef * paired(term.weights, counts[table].reshape(shape))
+        for claim in q_terms:
+            column = np.zeros_like(values[claim.tensor.index])  # cells outside the box do not take part
+            column[cells_of(claim.box)] = values[claim.tensor.index][cells_of(claim.box)]
+            q = q + claim.coef * paired(claim.weights, column)
+            assert [w.shape[1] for w in claim.weights] == list(claim.tensor.shape)
         assert [p, q] == wanted

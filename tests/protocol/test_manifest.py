@@ -71,7 +71,7 @@ def test_what_is_no_manifest_at_all_is_rejected(data: bytes) -> None:
 def test_widths_of_this_version(manifest: RunManifest) -> None:
     """How many bits each kind of value has: another number is another relation. And how long a run's name is."""
     assert RunManifest.from_json(manifest.to_json()).widths == WIDTHS and manifest.run_id == manifest.digest()[:32]
-    assert VERSION == 2 and CHOICES == {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}
+    assert VERSION == 3 and CHOICES == {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}
     assert WIDTHS == {
         "weight": 12, "head": 12, "bias": 16, "gamma": 16, "embedding": 16, "activation": 16, "gradient": 16, "compute": 16,
         "probability": 16, "residual": 24, "row": 24, "du": 24, "delta": 24, "vocabulary_probability": 24, "moment": 25,

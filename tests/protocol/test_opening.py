@@ -9,7 +9,7 @@ from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, U64, Ext
 from protocol.layout import CommitmentLayout
-from protocol.schedule.constraints import CellTerm
+from protocol.schedule.constraints import CellTerm, whole
 from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, tail_code, tail_count
 
 F = GOLDILOCKS
@@ -50,8 +50,8 @@ def test_vectors_of_many_trees_meet_a_long_axis_in_little_memory() -> None:
     layout = CommitmentLayout.pack([("x", (2, n)), ("y", (3,))], WITNESS)
     point, once = drawn(layout.variables), drawn(n)
     vectors = [once, *(drawn(n) for _ in range(count)), once]
-    terms = [CellTerm(F.ext(k + 1, 5), ("base", "x"), (drawn(2), w)) for k, w in enumerate(vectors)]
-    terms.append(CellTerm(F.one, ("base", "y"), (drawn(3),)))
+    terms = [CellTerm(F.ext(k + 1, 5), ("base", "x"), (drawn(2), w), whole((2, n))) for k, w in enumerate(vectors)]
+    terms.append(CellTerm(F.one, ("base", "y"), (drawn(3),), whole((3,))))
     tracemalloc.start()
     found = CombinedWeights(F, tuple(terms), F.zero).at(Committed("base", layout, b""), point, {})
     peak = tracemalloc.get_traced_memory()[1]

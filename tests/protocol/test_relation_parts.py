@@ -148,8 +148,8 @@ def test_a_mean_is_exact_over_powers_of_two_and_fine_over_the_others() -> None:
 def test_scores_may_be_whatever_honest_ones_and_masked_ones_are(top: int) -> None:
     """S has the bounds of z − x, z of 24 bits and x of 16, or those of the rounded scores if they are wider."""
     m = manifest()
-    c = Context(Graph(), replace(m, exponents={"a.g": 5}), WINDOW, "")
+    c = Context(Graph(), m, WINDOW, "")
     scores = c.g.input("in", "scores", "tu", (3, 3), -16 * top, 16 * top)
-    softmax(c, "a", Fixed(scores, 9), 16)
+    softmax(c, "a", Fixed(scores, 9), 16, 5)
     s = next(t for t in c.g.tensors if t.name == "a.S")
     assert (s.lo, s.hi) == (min(-top, -(1 << 23) - 65535), max(top, 1 << 23))

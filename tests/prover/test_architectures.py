@@ -157,7 +157,7 @@ def test_features_by_reference_and_torch(name: str) -> None:
     tasks += [("head", 0, {("x_in", "x"): trace.x[2]} | dataset | of(t, "head")), ("embed", 0, dataset | of(t, "embedding"))]
     tasks += [("range", g, dataset if g == "dataset" else of(t, g) | of(t, "embedding")) for g in groups]
     for kind, layer, inputs in tasks:
-        graph, values = task_values(t.manifest, kind, None if kind == "range" else window, layer, inputs)
+        graph, values = task_values(t.manifest, kind, None if kind == "range" else window, layer, inputs, every=True)
         check(graph, dict(enumerate(values)))
 
 

@@ -73,7 +73,7 @@ def test_torch_equals_reference_and_every_assertion_holds(case: str) -> None:
         trace = trainer_of(t).run_window(window, state or None)
         other = trainer_of(t, reference=True).run_window(window, state or None)
         for kind, layer in tasks(t.manifest):
-            graph, values = task_values(t.manifest, kind, window, layer, task_inputs(t, kind, layer, trace, state))
+            graph, values = task_values(t.manifest, kind, window, layer, task_inputs(t, kind, layer, trace, state), every=True)
             check(graph, dict(enumerate(values)))
             found = outputs(graph, dict(enumerate(values)))
             for result in (trace, other):
@@ -114,13 +114,13 @@ def test_range_tasks_hold_and_notice() -> None:
     arrays = t.base | {"dataset": {"tokens": t.tokens, "mask": t.mask}}
     for name, group in arrays.items():
         inputs = {(name.split("/")[0], k): v for k, v in group.items()}
-        graph, values = task_values(t.manifest, "range", None, name, inputs)
+        graph, values = task_values(t.manifest, "range", None, name, inputs, every=True)
         check(graph, dict(enumerate(values)))
         key = next(iter(inputs))
         bad = inputs[key].copy()
         bad.flat[-1] = t.manifest.model.vocab if name == "dataset" else 1 << 15
         with pytest.raises((RangeOverflow, RelationBroken)):
-            graph, values = task_values(t.manifest, "range", None, name, inputs | {key: bad})
+            graph, values = task_values(t.manifest, "range", None, name, inputs | {key: bad}, every=True)
 
 
 @pytest.mark.parametrize(("kind", "layer", "optimizer"), [
@@ -132,7 +132,7 @@ def test_every_committed_tensor_is_constrained(kind: str, layer: int, optimizer:
     window, rng = t.manifest.windows()[0], np.random.default_rng(5)
     trace = trainer_of(t).run_window(window)
     inputs = task_inputs(t, kind, layer, trace, {})
-    graph, values = task_values(t.manifest, kind, window, layer, inputs)
+    graph, values = task_values(t.manifest, kind, window, layer, inputs, every=True)
     committed = {i.index: values[i.index] for i, op in zip(graph.tensors, graph.ops, strict=True)
                  if isinstance(op, Committed)}
     free, reads = [], virtual_dependencies(graph)

@@ -79,7 +79,7 @@ def deviation(t: Toy, only: str = "") -> Deviation:
     inputs = trainer.layer_inputs(0, {}) | {("x_in", "x"): trace.x[0], ("dx_in", "dx"): trace.dx[1]}
     if trace.clip is not None:
         inputs |= {("clip", "factor"): trace.clip}
-    graph, values = task_values(m, "layer", window, 0, inputs)
+    graph, values = task_values(m, "layer", window, 0, inputs, every=True)
     by_name = {tensor.name: value for tensor, value in zip(graph.tensors, values, strict=True)}
     found: list[tuple[float, float, IntArray]] = []
     for name in (f"{module}.{matrix}" for module in m.lora.target_modules for matrix in MATRICES):

@@ -24,7 +24,7 @@ def layer() -> Case:
 
 def kept_values(case: Case) -> list[torch.Tensor]:
     manifest, task = case.stage.toy.manifest, case.task
-    return task_values(manifest, task.kind, manifest.windows()[task.window], task.subject, case.inputs, TorchOps(keep=True))[1]
+    return task_values(manifest, task.kind, manifest.windows()[task.window], task.subject, case.inputs, TorchOps(keep=True), every=True)[1]
 
 
 def test_results_stay_and_are_shared(layer: Case) -> None:

@@ -117,7 +117,7 @@ def execute(case: Case, lie: Lie) -> list[IntArray]:
     values = case.values
     if lie.manifest is not None:
         task, manifest = case.task, lie.manifest
-        values = task_values(manifest, task.kind, manifest.windows()[task.window], task.subject, inputs)[1]
+        values = task_values(manifest, task.kind, manifest.windows()[task.window], task.subject, inputs, every=True)[1]
     elif lie.graph is not None:
         other = case.task.graph(case.stage.toy.manifest)
         lie.graph(other)

@@ -131,7 +131,7 @@ class Case:
     def execute(self, inputs: Inputs) -> list[IntArray]:
         manifest, task = self.stage.toy.manifest, self.task
         window = manifest.windows()[task.window] if task.window >= 0 else None
-        return task_values(manifest, task.kind, window, task.subject, inputs)[1]
+        return task_values(manifest, task.kind, window, task.subject, inputs, every=True)[1]
 
     def tensor(self, name: str) -> int:
         """Index of the committed tensor with this name (the last one made, which shadows none in a role)."""

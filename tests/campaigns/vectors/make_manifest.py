@@ -96,7 +96,7 @@ DEFAULTS = {
     "warmup_steps": 0,
 }
 MANIFEST: dict[str, Any] = {
-    "version": 2,
+    "version": 3,
     "name": "vector",
     "model": MODEL,
     "lora": {"r": 2, "lora_alpha": 4, "target_modules": MODULES, "use_rslora": False},
@@ -147,8 +147,8 @@ def manifest() -> Suite:
     ):
         s.ok("manifest.parse", tagged("manifest", data), manifest=data.decode())
     wrong: list[tuple[str, Any]] = [
-        ("version", 1),
-        ("version", "2"),
+        ("version", 2),
+        ("version", "3"),
         ("batch_size", 0),
         ("batch_size", 4097),
         ("batch_size", 7),

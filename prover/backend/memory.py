@@ -1,0 +1,30 @@
+"""How much memory there is, and which codewords are kept in it.
+
+A commitment's codeword is four times its rows. One of at most an eighth of the memory is kept until the commitment is opened;
+encoding a larger one again costs less than the room that it takes from everything else (docs/decisions/0023). Read by the backends,
+by prover/cost and by the planner, which has to know what a prover will do.
+"""
+
+import os
+from pathlib import Path
+
+_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def host_memory() -> int:
+    """Bytes of this machine, or of this process's control group if that has fewer."""
+    limits = [int(text) for file in _GROUPS if (text := text_of(file).strip()).isdigit()]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+
+
+def kept_bytes(memory: int) -> int:
+    """The largest codeword that is kept on a device with so many bytes."""
+    return memory // 8
+
+
+def text_of(file: str) -> str:
+    """A file's text, empty where there is none."""
+    try:
+        return Path(file).read_text()
+    except OSError:
+        return ""
