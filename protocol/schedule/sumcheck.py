@@ -32,7 +32,7 @@ def round_step(
     r = channel.challenge(tag)
     if prover:
         prover.bind(r)
-    square, half = r * r, (field.p + 1) // 2
+    square, half = r * r, field.p // 2 + 1
     l1, l2 = r + r - square, (square - r) * half  # r(2 − r), r(r − 1)/2
     l0 = 1 - l1 - l2  # (r − 1)(r − 2)/2: Lagrange's polynomials add up to 1
     if not weights[0]:

@@ -7,6 +7,7 @@ C(τ) = A(τ)·B(τ). Error 2T/|K|.
 """
 
 from collections.abc import Callable
+from math import factorial
 
 from protocol.channel import Cell, Channel, Form
 from protocol.errors import VerificationError
@@ -20,10 +21,7 @@ def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     for k in range(count - 1):
         before.append(before[-1] * (at - k))
         after.append(after[-1] * (at - (count - 1 - k)))
-    factorial = [1]
-    for k in range(1, count):
-        factorial.append(factorial[-1] * k % field.p)
-    inverse = [pow(factorial[-1], -1, field.p)]  # of the factorials, the largest first
+    inverse = [pow(factorial(count - 1), -1, field.p)]  # of the factorials, the largest first
     for k in range(count - 1, 0, -1):
         inverse.append(inverse[-1] * k % field.p)
     return [
