@@ -132,11 +132,12 @@ class CpuBackend(HostArrays):
         return self.field.eq_table(point)
 
     def eq_suffixes(self, point: U64) -> list[U64]:
-        tables = [self.field.one.array()[:, None]]
-        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            tables.append(np.empty((2, 2 << k), dtype=np.uint64))
-            self._call("vl_eq_step", 1, 1 << k, *_at(tables[k]), *_at(tables[k + 1]), 1 << k, r0, r1)
-        return tables
+        point = _words(point)
+        count = _shape(point, (2, -1))[1]
+        out = np.empty((2, 2 << count), dtype=np.uint64)  # the table of k variables begins at entry 2^k
+        out[:, 1] = 1, 0
+        self._call("vl_eq_suffixes", count, 1, *_at(point), *_at(out))
+        return [out[:, 1 << k : 2 << k] for k in range(count + 1)]
 
     def product_round(self, a: U64, b: U64) -> Round:
         a = _planes(a)
@@ -226,17 +227,20 @@ class CpuBackend(HostArrays):
         if self._level[0] is tables:  # without tiles, so nothing moved
             made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
         else:
-            held, made = self._tables(tables, low.shape[1] * high.shape[1])[0], []
-            for t in held:
-                cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-                if t.uniform is None or t.values is None:
-                    made.append(Tiled(cells))
-                else:
-                    (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
-                    made.append(Tiled(cells, a & b, values))
+            held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+            made = [self._folded_tiles(t, r) for t in held]
+            if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
+                made = [t.simplest() for t in made]
             head = _fraction_head(held, made)
-        self._level = made if all(t.uniform is None for t in made) else None, head
+        self._level = made if all(t.uniform is None for t in tables) else None, head
         return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
+
+    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
+        cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+        if t.uniform is None or t.values is None:
+            return Tiled(cells)
+        half = t.uniform.size // 2
+        return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
 
     def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
         size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]

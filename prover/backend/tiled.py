@@ -114,6 +114,9 @@ class Tiled:
         tiles = self.size // TILE
         return Tiled(self.cells, np.zeros(tiles, dtype=np.bool_), np.zeros((2, tiles), dtype=np.uint64))
 
+    def any_uniform(self) -> bool:
+        return self.uniform is not None and bool(self.uniform.any())
+
     def simplest(self) -> Tiled:
         """Without flags if no tile is uniform."""
-        return self if self.uniform is not None and self.uniform.any() else Tiled(self.cells)
+        return self if self.any_uniform() else Tiled(self.cells)

@@ -79,6 +79,22 @@ VL_FN K<VL_WIDE> kmul_add(K<VL_WIDE> x, K<VL_WIDE> y, K<VL_WIDE> z, K<VL_WIDE> w
     return K<VL_WIDE>{real.value(), cross.value()};
 }
 
+template <>
+struct KLinear<VL_WIDE> {
+    Columns real, cross;
+    VL_FN explicit KLinear(K<u64> c) {
+        real.clear(), cross.clear();
+        real.at[0] = halves(spread<VL_WIDE>(c.a)).low, real.high[0] = halves(spread<VL_WIDE>(c.a)).high;
+        cross.at[0] = halves(spread<VL_WIDE>(c.b)).low, cross.high[0] = halves(spread<VL_WIDE>(c.b)).high;
+    }
+    VL_FN void mac(K<u64> x, VL_WIDE f) {
+        const Cut y(f);
+        real.mac(y, halves(spread<VL_WIDE>(x.a)));
+        cross.mac(y, halves(spread<VL_WIDE>(x.b)));
+    }
+    VL_FN K<VL_WIDE> value() const { return K<VL_WIDE>{real.value(), cross.value()}; }
+};
+
 struct Constant {
     Halves power[3];  // 2^(22i)·c
     VL_FN explicit Constant(u64 c) {
