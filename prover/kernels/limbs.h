@@ -5,17 +5,6 @@
 // x·c = Σ x_i·(2^(22i)·c mod p) = low + 2^32·high, where the constants' halves are known before.
 #pragma once
 
-typedef u64 Limb __attribute__((vector_size(sizeof(VL_WIDE))));
-
-VL_FN Limb limb(VL_WIDE x) { return (Limb)x.v; }
-VL_FN Limb times(Limb x, Limb y) {  // of the lower halves
-#ifdef VL_512
-    return (Limb)_mm512_mul_epu32((__m512i)x, (__m512i)y);
-#else
-    return (Limb)_mm256_mul_epu32((__m256i)x, (__m256i)y);
-#endif
-}
-
 struct Cut {
     Limb part[3];
     VL_FN explicit Cut(VL_WIDE x) : part{limb(x) & 0x3FFFFF, limb(x) >> 22 & 0x3FFFFF, limb(x) >> 44} {}
@@ -23,18 +12,6 @@ struct Cut {
         for (Limb& x : part) x = (x << 3) - x;
     }
 };
-struct Halves {  // low + 2^32·high
-    Limb low, high;
-    VL_FN void operator+=(Halves x) { low += x.low, high += x.high; }
-};
-VL_FN Halves halves(VL_WIDE x) { return Halves{limb(x) & GL_EPS, limb(x) >> 32}; }
-
-// to canonical; low, high < 2^63, so t < p, and t + u is over by p where u > p - 1 - t
-VL_FN VL_WIDE reduce_halves(Halves x) {
-    const Limb top = x.high >> 32, t = x.low + (top << 32) - top, u = x.high << 32;
-    return VL_WIDE{(decltype(VL_WIDE::v))(t + u + ((Limb)(u > GL_P - 1 - t) & GL_EPS))};
-}
-
 struct Columns {  // Σ_i 2^(22i)·at[i], and in the same way what lies 32 bits higher
     Limb at[3], high[3];
     VL_FN void clear() {

@@ -29,6 +29,7 @@ VL_FN K<VL_WIDE> kvalue(const KAcc<VL_WIDE>& s) {
     return K<VL_WIDE>{real, gadd(gsub(gsub(s.cross.value(), a), b), s.f1.value())};
 }
 
+#include "halves.h"
 #if defined(__AVX512IFMA__) && defined(__AVX512F__)
 #include "ifma.h"
 #else
