@@ -14,11 +14,6 @@ VL_FN Pair<V> at_one_two(K<V> low, K<V> high) {
     return Pair<V>{high, K<V>{addr(subr(high.a, low.a), high.a), canon(addr(subr(high.b, low.b), high.b))}};
 }
 
-template <class V>
-VL_FN K<V> loose_add(K<V> x, K<V> y) {  // plane a any
-    return K<V>{addr(x.a, y.a), canon(addr(x.b, y.b))};
-}
-
 struct Mul {  // out = a·b over F
     const u64 *a, *b;
     u64* out;
