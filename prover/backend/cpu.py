@@ -232,7 +232,8 @@ class CpuBackend(HostArrays):
             if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
                 made = [t.simplest() for t in made]
             head = _fraction_head(held, made)
-        self._level = made if all(t.uniform is None for t in tables) else None, head
+        goes_on = made[0].size > 2 and all(t.uniform is None for t in tables)
+        self._level = (made, head) if goes_on else (None, b"")  # no table is kept beyond its level
         return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
 
     def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
