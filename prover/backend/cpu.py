@@ -170,6 +170,8 @@ class CpuBackend(HostArrays):
     def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         held = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
         size = held[0].size if held else 0
+        if len(held) > 128:
+            raise ValueError(f"{len(held)} columns, the kernel's sums hold 128")
         for column in held:
             _shape(column, (size,))
         addresses = np.array([c.ctypes.data for c in held], dtype=np.uint64)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from protocol.field import U64
 
-TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h adds up to 2^7 vectors of 8 without a carry
+TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h and limbs.h add up to 2^7 vectors without a carry
 TILE = 1 << TILE_BITS
 Flags = npt.NDArray[np.bool_]
 

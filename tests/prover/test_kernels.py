@@ -92,6 +92,15 @@ def test_all_edge_products(cpu: CpuBackend) -> None:
         same(cpu.kmul(*planes), REFERENCE.kmul(*planes))
 
 
+def test_many_columns_carry(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    """The largest words in all columns: the unreduced sums must hold 128 of them, and no more are taken."""
+    for word, coef in ((-1, F.ext(P - 1, P - 1)), (2**63 - 1, F.ext(P - 2**32, 2**52 - 1)), (-(2**63), F.ext(2**63 + 2**52 - 1, P - 1))):
+        columns, coefs = [np.full(17, word)] * 128, [coef] * 128
+        same(cpu.lincomb_ints(columns, coefs, coef), REFERENCE.lincomb_ints(columns, coefs, coef))
+        with pytest.raises(ValueError, match="129 columns"):
+            cpu.lincomb_ints([*columns, columns[0]], [*coefs, coef], coef)
+
+
 @pytest.mark.parametrize("m", SIZES)
 def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
     a, b, r = elements(rng, 2, 2 * m), elements(rng, 2, 2 * m), scalar(rng)
