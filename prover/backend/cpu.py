@@ -158,13 +158,12 @@ class CpuBackend(HostArrays):
         return self.field.eq_table(point)
 
     def eq_suffixes(self, point: U64) -> list[U64]:
-        m = point.shape[1]
-        out = np.empty((2, 2 << m), dtype=np.uint64)  # the table of k variables begins at 2^k
+        point = _words(point)
+        count = _shape(point, (2, -1))[1]
+        out = np.empty((2, 2 << count), dtype=np.uint64)  # the table of k variables begins at entry 2^k
         out[:, 1] = 1, 0
-        a, b = _at(out)
-        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            self._call("vl_eq_step", 1, 1 << k, a + (8 << k), b + (8 << k), a + (16 << k), b + (16 << k), 1 << k, r0, r1)
-        return [out[:, 1 << k : 2 << k] for k in range(m + 1)]
+        self._call("vl_eq_suffixes", count, 1, *_at(point), *_at(out))
+        return [out[:, 1 << k : 2 << k] for k in range(count + 1)]
 
     def product_round(self, a: U64, b: U64) -> Round:
         a = _planes(a)
@@ -197,6 +196,8 @@ class CpuBackend(HostArrays):
     def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         held = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
         size = held[0].size if held else 0
+        if len(held) > 128:
+            raise ValueError(f"{len(held)} columns, the kernel's sums hold 128")
         for column in held:
             _shape(column, (size,))
         addresses = np.array([address(c) for c in held], dtype=np.uint64)
@@ -254,17 +255,21 @@ class CpuBackend(HostArrays):
         if self._level[0] is tables:  # without tiles, so nothing moved
             made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
         else:
-            held, made = self._tables(tables, low.shape[1] * high.shape[1])[0], []
-            for t in held:
-                cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-                if t.uniform is None or t.values is None:
-                    made.append(Tiled(cells))
-                else:
-                    (a, b), values = np.split(t.uniform, 2), self.field.fold_top(t.values, r)
-                    made.append(Tiled(cells, a & b, values))
+            held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+            made = [self._folded_tiles(t, r) for t in held]
+            if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
+                made = [t.simplest() for t in made]
             head = _fraction_head(held, made)
-        self._level = made if all(t.uniform is None for t in made) else None, head
+        goes_on = made[0].size > 2 and all(t.uniform is None for t in tables)
+        self._level = (made, head) if goes_on else (None, b"")  # no table is kept beyond its level
         return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
+
+    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
+        cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+        if t.uniform is None or t.values is None:
+            return Tiled(cells)
+        half = t.uniform.size // 2
+        return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
 
     def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
         size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]

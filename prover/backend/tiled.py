@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from protocol.field import U64
 
-TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h adds up to 2^7 vectors of 8 without a carry
+TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h and limbs.h add up to 2^7 vectors without a carry
 TILE = 1 << TILE_BITS
 Flags = npt.NDArray[np.bool_]
 
@@ -115,6 +115,9 @@ class Tiled:
         tiles = self.size // TILE
         return Tiled(self.cells, np.zeros(tiles, dtype=np.bool_), np.zeros((2, tiles), dtype=np.uint64))
 
+    def any_uniform(self) -> bool:
+        return self.uniform is not None and bool(self.uniform.any())
+
     def simplest(self) -> Tiled:
         """Without flags if no tile is uniform."""
-        return self if self.uniform is not None and self.uniform.any() else Tiled(self.cells)
+        return self if self.any_uniform() else Tiled(self.cells)

@@ -14,11 +14,6 @@ VL_FN Pair<V> at_one_two(K<V> low, K<V> high) {
     return Pair<V>{high, K<V>{addr(subr(high.a, low.a), high.a), canon(addr(subr(high.b, low.b), high.b))}};
 }
 
-template <class V>
-VL_FN K<V> loose_add(K<V> x, K<V> y) {  // plane a any
-    return K<V>{addr(x.a, y.a), canon(addr(x.b, y.b))};
-}
-
 struct Mul {  // out = a·b over F
     const u64 *a, *b;
     u64* out;
@@ -116,6 +111,11 @@ struct EqStep {  // one more variable on top of a table of `size` entries: t bec
         kstore(out0, out1, j, ksub(t, ones));
         kstore(out0, out1, j + size, ones);
     }
+};
+
+struct EqSuffixes {  // CPU: the tables eq of the last k variables of a point, each from the one before, at entry 2^k; that of none is there
+    const u64 *point0, *point1;
+    u64 *out0, *out1;
 };
 
 struct FoldTop {  // out = low + r·(high - low)
@@ -250,10 +250,9 @@ struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
     VL_FN u64 cost() const { return 2 * count; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        KAcc<V> sum;
-        sum.clear();
-        for (u64 k = 0; k < count; ++k) sum.macf(kspread<V>(coefs0[k], coefs1[k]), load_int<V>(columns[k] + j));
-        kstore(out0, out1, j, kadd(kvalue(sum), kspread<V>(const0, const1)));
+        KLinear<V> sum(K<u64>{const0, const1});
+        for (u64 k = 0; k < count; ++k) sum.mac(kload<u64>(coefs0, coefs1, k), load_int<V>(columns[k] + j));
+        kstore(out0, out1, j, sum.value());
     }
 };
 
@@ -325,6 +324,13 @@ VL_MAP(vl_eq_step, EqStep)
 VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
 #ifndef VL_CUDA
+VL_EXPORT void vl_eq_suffixes(const EqSuffixes* given, u64 count, u64) {
+    const EqSuffixes e = *given;
+    for (u64 k = 0; k < count; ++k) {
+        const u64 n = 1ULL << k, at = count - 1 - k;
+        run_map(EqStep{e.out0 + n, e.out1 + n, e.out0 + 2 * n, e.out1 + 2 * n, n, e.point0[at], e.point1[at]}, 1, n);
+    }
+}
 VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     const u64 r0 = given->r0, r1 = given->r1;
     K<u64> total[2] = {{0, 0}, {0, 0}};

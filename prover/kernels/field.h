@@ -236,6 +236,15 @@ struct KScale {  // multiplication by one element of K; x and c may be loose, th
 };
 
 template <class V>
+struct KLinear {  // c + Σ x·f for scalars x of K and f of F in each lane, up to 2^7 terms
+    KAcc<V> sum;
+    K<V> start;
+    VL_FN explicit KLinear(K<u64> c) : start(kspread<V>(c.a, c.b)) { sum.clear(); }
+    VL_FN void mac(K<u64> x, V f) { sum.macf(kspread<V>(x.a, x.b), f); }
+    VL_FN K<V> value() const { return kadd(kvalue(sum), start); }
+};
+
+template <class V>
 struct KSum;  // Σ x·y over K of up to TERMS terms, ended by one value, or by one for each lane
 
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0

@@ -66,14 +66,28 @@ VL_FN K<V8> kmul_add(K<V8> x, K<V8> y, K<V8> z, K<V8> w) {
     return cross_value(real, seven, cross);
 }
 
+VL_FN Limbs limbs(V8 x) {
+    return Limbs{_mm512_and_si512(x.v, _mm512_set1_epi64((1LL << 52) - 1)), _mm512_srli_epi64(x.v, 52), _mm512_setzero_si512()};
+}
+
+template <>
+struct KLinear<V8> {
+    Limbs real, cross;
+    VL_FN explicit KLinear(K<u64> c) : real(limbs(spread<V8>(c.a))), cross(limbs(spread<V8>(c.b))) {}
+    VL_FN void mac(K<u64> x, V8 f) {
+        const Factor y = factor(f);
+        ::mac(real, y, factor(spread<V8>(x.a)));
+        ::mac(cross, y, factor(spread<V8>(x.b)));
+    }
+    VL_FN K<V8> value() const { return K<V8>{canon(reduce_limbs(real)), canon(reduce_limbs(cross))}; }
+};
+
 template <>
 struct KScale<V8> {
     Factor a, b, b7;
     VL_FN explicit KScale(K<u64> x) : a(factor(spread<V8>(x.a))), b(factor(spread<V8>(x.b))), b7(factor(spread<V8>(mul7(x.b)))) {}
     VL_FN K<V8> times_plus(K<V8> x, K<V8> c) const {
-        const __m512i mask = _mm512_set1_epi64((1LL << 52) - 1), zero = _mm512_setzero_si512();
-        Limbs real{_mm512_and_si512(c.a.v, mask), _mm512_srli_epi64(c.a.v, 52), zero};
-        Limbs cross{_mm512_and_si512(c.b.v, mask), _mm512_srli_epi64(c.b.v, 52), zero};
+        Limbs real = limbs(c.a), cross = limbs(c.b);
         Factor xa = factor(x.a), xb = factor(x.b);
         mac(real, xa, a);
         mac(cross, xa, b);

@@ -36,24 +36,24 @@ struct Dit2 {  // (a + w^j·b, a - w^j·b)
     }
 };
 
-// Radix-4 butterflies; inputs and outputs are "any" residues, the caller decides where to canonicalise.
+// Radix-4 butterflies; inputs are "any" residues. Forward ones in lanes: ntt_wide.h.
 template <class V>
-VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4) = -i
+VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4) = -i; canonical out
     c = canon(c), d = canon(d);
     V s0 = addr(a, c), s1 = subr(a, c), s2 = canon(addr(b, d)), s3 = canon(shiftr<48>(subr(b, d)));
-    a = addr(s0, s2);
-    b = mulr(subr(s0, s2), w2);
-    c = mulr(subr(s1, s3), w1);
-    d = mulr(addr(s1, s3), w3);
+    a = canon(addr(s0, s2));
+    b = gmul(subr(s0, s2), w2);
+    c = gmul(subr(s1, s3), w1);
+    d = gmul(addr(s1, s3), w3);
 }
 template <class V>
-VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // forward: w^(s/4) = i
+VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // forward: w^(s/4) = i; canonical out
     V t1 = canon(mulr(b, w2)), t2 = mulr(c, w1), t3 = canon(mulr(d, w3));
     V s0 = addr(a, t1), s1 = subr(a, t1), s2 = canon(addr(t2, t3)), s3 = canon(shiftr<48>(subr(t2, t3)));
-    a = addr(s0, s2);
-    c = subr(s0, s2);
-    b = addr(s1, s3);
-    d = subr(s1, s3);
+    a = canon(addr(s0, s2));
+    c = canon(subr(s0, s2));
+    b = canon(addr(s1, s3));
+    d = canon(subr(s1, s3));
 }
 
 // a, b to a + b, a - b; b canonical
@@ -108,6 +108,22 @@ VL_FN void dit8(V* r) {  // forward, bit-reversed in (odd places canonical, othe
     r[3] = subr(b, r[7]), r[7] = addr(b, r[7]);
 }
 
+template <class V>
+VL_FN void dif8(V* r, const V* w) {  // with twiddles, canonical out
+    dif8(r);
+    r[0] = canon(r[0]);
+    for (int k = 1; k < 8; ++k) r[k] = gmul(r[k], w[k - 1]);
+}
+template <class V>
+VL_FN void dit8(V* r, const V* w) {  // with twiddles, canonical out
+    for (int k = 1; k < 8; ++k) {
+        r[k] = mulr(r[k], w[k - 1]);
+        if (k % 2) r[k] = canon(r[k]);
+    }
+    dit8(r);
+    for (int k = 0; k < 8; ++k) r[k] = canon(r[k]);
+}
+
 struct Dif8 {  // block i of size 8q, index j < q
     u64* x;
     const u64* tw;
@@ -116,11 +132,11 @@ struct Dif8 {  // block i of size 8q, index j < q
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
         u64* p = x + 8 * q * i + j;
-        V r[8];
+        V r[8], w[7];
         for (int k = 0; k < 8; ++k) r[k] = load<V>(p + k * q);
-        dif8(r);
-        store(p, canon(r[0]));
-        for (int k = 1; k < 8; ++k) store(p + k * q, gmul(r[k], load<V>(tw + (k - 1) * q + j)));
+        for (int k = 0; k < 7; ++k) w[k] = load<V>(tw + k * q + j);
+        dif8(r, w);
+        for (int k = 0; k < 8; ++k) store(p + k * q, r[k]);
     }
 };
 struct Dit8 {
@@ -131,14 +147,11 @@ struct Dit8 {
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
         u64* p = x + 8 * q * i + j;
-        V r[8];
-        r[0] = load<V>(p);
-        for (int k = 1; k < 8; ++k) {
-            r[k] = mulr(load<V>(p + k * q), load<V>(tw + (k - 1) * q + j));
-            if (k % 2) r[k] = canon(r[k]);
-        }
-        dit8(r);
-        for (int k = 0; k < 8; ++k) store(p + k * q, canon(r[k]));
+        V r[8], w[7];
+        for (int k = 0; k < 8; ++k) r[k] = load<V>(p + k * q);
+        for (int k = 0; k < 7; ++k) w[k] = load<V>(tw + k * q + j);
+        dit8(r, w);
+        for (int k = 0; k < 8; ++k) store(p + k * q, r[k]);
     }
 };
 
@@ -152,7 +165,7 @@ struct Dif4 {
         u64* p = x + 4 * q * i + j;
         V a = load<V>(p), b = load<V>(p + q), c = load<V>(p + 2 * q), d = load<V>(p + 3 * q);
         dif4(a, b, c, d, load<V>(tw + j), load<V>(tw + q + j), load<V>(tw + 2 * q + j));
-        store(p, canon(a)), store(p + q, canon(b)), store(p + 2 * q, canon(c)), store(p + 3 * q, canon(d));
+        store(p, a), store(p + q, b), store(p + 2 * q, c), store(p + 3 * q, d);
     }
 };
 struct Dit4 {
@@ -165,7 +178,7 @@ struct Dit4 {
         u64* p = x + 4 * q * i + j;
         V a = load<V>(p), b = load<V>(p + q), c = load<V>(p + 2 * q), d = load<V>(p + 3 * q);
         dit4(a, b, c, d, load<V>(tw + j), load<V>(tw + q + j), load<V>(tw + 2 * q + j));
-        store(p, canon(a)), store(p + q, canon(b)), store(p + 2 * q, canon(c)), store(p + 3 * q, canon(d));
+        store(p, a), store(p + q, b), store(p + 2 * q, c), store(p + 3 * q, d);
     }
 };
 
@@ -189,6 +202,9 @@ static VL_FN void pass(const Body& body, u64 count) {
     for (; j < count; ++j) body.template at<u64>(0, j);
 }
 
+#ifdef VL_WIDE
+#include "ntt_wide.h"
+#endif
 #ifdef VL_512
 #define VL_BASE 64
 #include "ntt64.h"

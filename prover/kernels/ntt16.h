@@ -15,22 +15,24 @@ static void dif_base(u64* x, const u64* tw, const u64*) {
     for (int k = 0; k < 4; ++k) r[k] = load<V4>(x + 4 * k);
     dif4(r[0], r[1], r[2], r[3], load<V4>(tw), load<V4>(tw + 4), load<V4>(tw + 8));
     transpose4(r);
-    r[2] = canon(r[2]), r[3] = canon(r[3]);
-    V4 s0 = addr(r[0], r[2]), s1 = subr(r[0], r[2]);
-    V4 s2 = canon(addr(r[1], r[3])), s3 = canon(shiftr<48>(subr(r[1], r[3])));
-    r[0] = addr(s0, s2), r[1] = subr(s0, s2), r[2] = subr(s1, s3), r[3] = addr(s1, s3);
+    Halves s0 = halves(r[0]), s1 = halves(r[2]), s2 = halves(r[1]), s3 = halves(r[3]);
+    sum_difference(s0, s1);
+    sum_difference(s2, s3);
+    s3 = times48(s3);
+    r[0] = reduce_signed(s0 + s2), r[1] = reduce_signed(s0 - s2), r[2] = reduce_signed(s1 - s3), r[3] = reduce_signed(s1 + s3);
     transpose4(r);
-    for (int k = 0; k < 4; ++k) store(x + 4 * k, canon(r[k]));
+    for (int k = 0; k < 4; ++k) store(x + 4 * k, r[k]);
 }
 
 static void dit_base(u64* x, const u64* tw, const u64*) {
     V4 r[4];
+    Halves h[4];
     for (int k = 0; k < 4; ++k) r[k] = load<V4>(x + 4 * k);
     transpose4(r);
-    V4 s0 = addr(r[0], r[1]), s1 = subr(r[0], r[1]);
-    V4 s2 = canon(addr(r[2], r[3])), s3 = canon(shiftr<48>(subr(r[2], r[3])));
-    r[0] = addr(s0, s2), r[2] = subr(s0, s2), r[1] = addr(s1, s3), r[3] = subr(s1, s3);
+    for (int k = 0; k < 4; ++k) h[k] = halves(r[k]);
+    dit4(h[0], h[1], h[2], h[3]);
+    for (int k = 0; k < 4; ++k) r[k] = reduce_signed(h[k]);
     transpose4(r);
     dit4(r[0], r[1], r[2], r[3], load<V4>(tw), load<V4>(tw + 4), load<V4>(tw + 8));
-    for (int k = 0; k < 4; ++k) store(x + 4 * k, canon(r[k]));
+    for (int k = 0; k < 4; ++k) store(x + 4 * k, r[k]);
 }

@@ -52,5 +52,5 @@ static void dit_base(u64* x, const u64* tw, const u64* top) {
     }
     for (int k = 0; k < 2; ++k)
         dit4(r[k], r[k + 2], r[k + 4], r[k + 6], load<V8>(tw + 8 * k), load<V8>(tw + 16 + 8 * k), load<V8>(tw + 32 + 8 * k));
-    for (int k = 0; k < 8; ++k) store(x + 8 * k, canon(r[k]));
+    for (int k = 0; k < 8; ++k) store(x + 8 * k, r[k]);
 }

@@ -1,4 +1,4 @@
-// Sums over K in lanes, for either width of vectors; ifma.h replaces products in K where the processor has better instructions.
+// Sums over K in lanes, for either width of vectors; products in K are those of ifma.h where the processor has its instructions, of limbs.h elsewhere.
 #pragma once
 #include "simd256.h"
 #include "simd512.h"
@@ -29,22 +29,10 @@ VL_FN K<VL_WIDE> kvalue(const KAcc<VL_WIDE>& s) {
     return K<VL_WIDE>{real, gadd(gsub(gsub(s.cross.value(), a), b), s.f1.value())};
 }
 
+#include "halves.h"
 #if defined(__AVX512IFMA__) && defined(__AVX512F__)
 #include "ifma.h"
 #else
-template <>
-struct KSum<VL_WIDE> {
-    enum { TERMS = 1 << 30 };
-    KAcc<VL_WIDE> sum;
-    VL_FN void clear() { sum.clear(); }
-    VL_FN void mac(K<VL_WIDE> x, K<VL_WIDE> y) { sum.mac(x, y); }
-    VL_FN K<u64> value() const {
-        KAcc<u64> total;
-        total.clear();
-        drain(sum, total);
-        return kvalue(total);
-    }
-    VL_FN K<VL_WIDE> lanes() const { return kvalue(sum); }
-};
+#include "limbs.h"
 #endif
 #endif
