@@ -2,7 +2,7 @@
 
 Production uses Goldilocks, p = 2^64 - 2^32 + 1, w = 7; tests also use toy primes below 2^31 (`small_field`).
 Arrays over F are np.uint64, canonical (every word < p), any shape. Arrays over K are two planes: shape (2, ...),
-element i is a[0, i] + a[1, i]·X. `add`, `sub`, `neg` therefore serve F and K alike; products over K have a `k` prefix.
+element i is a[0, i] + a[1, i]·X. `add`, `sub` therefore serve F and K alike; products over K have a `k` prefix.
 Scalars of K are `Ext`. Everybody computes with this module: transcript, verifier, reference backend.
 
 Goldilocks products: 2^64 = 2^32 - 1 and 2^96 = -1 modulo p, so hi·2^64 + lo = lo - hi_hi + hi_lo·(2^32 - 1).
@@ -59,7 +59,7 @@ class Field:
             raise ValueError(f"no root of unity of order 2^{k} modulo {self.p}")
         return pow(self.generator, (self.p - 1) >> k, self.p)
 
-    # ---- arrays over F (add, sub, neg and sum also over K, plane by plane) ------------------------------------
+    # ---- arrays over F (add, sub and sum also over K, plane by plane) ------------------------------------
 
     def array(self, values: Any) -> U64:
         """Python integers of any size or sign, reduced into a canonical array."""
@@ -85,9 +85,6 @@ class Field:
     def sub(self, a: U64, b: U64) -> U64:
         d = a - b
         return np.asarray(np.where(a < b, d + np.uint64(self.p), d), dtype=np.uint64)
-
-    def neg(self, a: U64) -> U64:
-        return np.asarray(np.where(a == 0, a, np.uint64(self.p) - a), dtype=np.uint64)
 
     def mul(self, a: U64, b: U64) -> U64:
         """Elementwise product over F, with broadcasting."""
@@ -125,28 +122,6 @@ class Field:
         lo += (lo < hi) * _EPS
         lo -= (lo >= np.uint64(_P64)) * np.uint64(_P64)
         return lo
-
-    def pow(self, a: U64, e: int) -> U64:
-        out = np.ones_like(a)
-        for bit in bin(e)[2:]:
-            out = self.mul(out, out)
-            if bit == "1":
-                out = self.mul(out, a)
-        return out
-
-    def inv(self, a: U64) -> U64:
-        """Elementwise inverse, about three products each (a tree of pairwise products); zero raises ZeroDivisionError."""
-        if not np.all(a):
-            raise ZeroDivisionError("inverse of zero in F")
-        flat = a.reshape(-1)
-        if flat.size <= 1:
-            return self.array([pow(int(x), -1, self.p) for x in flat]).reshape(a.shape)
-        half = (flat.size + 1) // 2
-        left = flat[:half]
-        right = np.ones(half, dtype=np.uint64)
-        right[: flat.size - half] = flat[half:]
-        both = self.inv(self.mul(left, right))
-        return np.concatenate([self.mul(both, right), self.mul(both, left)])[: flat.size].reshape(a.shape)
 
     def sum(self, a: U64) -> U64:
         """Sum over the last axis (fewer than 2^32 terms)."""
@@ -199,10 +174,6 @@ class Field:
         """K array times one scalar of K."""
         return self.kmul(a, r.array().reshape((2,) + (1,) * (a.ndim - 1)))
 
-    def kinv(self, a: U64) -> U64:
-        norm = self.sub(self.mul(a[0], a[0]), self.mul(self.mul(a[1], a[1]), np.asarray(np.uint64(self.w))))
-        return self.kmulf(np.stack([a[0], self.neg(a[1])]), self.inv(norm))
-
     def ksum(self, a: U64) -> U64:
         """Sum over the last axis: (2, ..., n) to (2, ...)."""
         return self.sum(a)
@@ -210,17 +181,6 @@ class Field:
     def kdot(self, a: U64, b: U64) -> U64:
         """Sum of products over the last axis: (2, ..., n), (2, ..., n) to (2, ...)."""
         return self.sum(self.kmul(a, b))
-
-    def kpowers(self, r: Ext, n: int) -> U64:
-        """1, r, …, r^(n-1), shape (2, n)."""
-        out = self.zeros(2, n)
-        out[0, :1] = 1
-        done, step = 1, r
-        while done < n:
-            more = min(done, n - done)
-            out[:, done : done + more] = self.kscale(out[:, :more], step)
-            done, step = done + more, step * step
-        return out
 
     def eq_table(self, point: U64) -> U64:
         """eq(point, x) for all x in {0,1}^m, most significant variable first: (2, m) to (2, 2^m)."""

@@ -182,8 +182,8 @@ def test_integer_dot(f: Field, largest: int, shape: tuple[int, ...]) -> None:
     """Integers of both signs up to `largest`, all of them there, against vectors with the largest halves there can be: one piece, several,
     and a last one that is shorter."""
     rng = np.random.default_rng(largest % 1000)
-    values = rng.choice(np.array([-largest, 1 - largest, 0, largest - 1, largest, largest]), shape)
-    for values in (values, np.full(shape, largest), np.full(shape, -largest)):
+    mixed = rng.choice(np.array([-largest, 1 - largest, 0, largest - 1, largest, largest]), shape)
+    for values in (mixed, np.full(shape, largest), np.full(shape, -largest)):
         w = rng.choice(np.array([0, 1, 2**32 - 1, f.p - 1, f.p - 2**32], dtype=object) % f.p, (2, shape[-1])).astype(np.uint64)
         wanted = (values.astype(object)[None] * w.astype(object).reshape(2, *[1] * (len(shape) - 1), -1)).sum(axis=-1) % f.p
         found = integer_dot(f, values, w)

@@ -39,16 +39,9 @@ def test_array_operations_are_those_of_integers(f: Field) -> None:
         table = array_op(a[:, None], a[None, :])
         assert table.dtype == np.uint64
         assert table.tolist() == [[integer_op(x, y) % f.p for y in v] for x in v]
-    assert f.neg(a).tolist() == [-x % f.p for x in v]
-    assert f.pow(a, 11).tolist() == [pow(x, 11, f.p) for x in v]
-    nonzero = [x for x in v if x]
-    for some in (nonzero, nonzero[:1], []):
-        assert f.inv(f.array(some)).tolist() == [pow(x, -1, f.p) for x in some]
     assert int(f.sum(a)) == sum(v) % f.p
     assert f.powers(3, 13).tolist() == [pow(3, k, f.p) for k in range(13)]
     assert int(f.dot(a, a)) == sum(x * x for x in v) % f.p
-    with pytest.raises(ZeroDivisionError):
-        f.inv(a)
 
 
 def test_goldilocks_reduction_at_its_edges() -> None:
@@ -100,12 +93,10 @@ def test_extension_arrays_are_extension_scalars(f: Field) -> None:
     assert np.array_equal(f.kmul(a, b), karray([x * y for x, y in zip(s, t, strict=True)]))
     assert np.array_equal(f.add(a, b), karray([x + y for x, y in zip(s, t, strict=True)]))
     assert np.array_equal(f.kmulf(a, b[0]), karray([x * int(y) for x, y in zip(s, b[0], strict=True)]))
-    assert np.array_equal(f.kinv(a[:, 1:]), karray([1 / x for x in s[1:]]))
     total = f.zero
     for x, y in zip(s, t, strict=True):
         total = total + x * y
     assert Ext.from_array(f, f.kdot(a, b)) == total
-    assert np.array_equal(f.kpowers(s[5], 9), karray([s[5] ** k for k in range(9)]))
 
 
 @pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
