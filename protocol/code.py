@@ -97,14 +97,14 @@ class Code:
     def evaluate(self, coefs: U64, positions: npt.NDArray[np.int64]) -> U64:
         """Values (…, t) at the points of D with these positions: p(X) = Σ_a X^a·p_a(X^s), a < s. On D X^s takes n/s values, so short
         transforms give all p_a there, COLUMNS of them at a time, and t·s products are left. A p shorter than s is its own p_a."""
-        f, length, lead = self.field, coefs.shape[-1], coefs.shape[:-1]
+        f, x, length, lead = self.field, self.points(positions), coefs.shape[-1], coefs.shape[:-1]
         count = min(self.n, SHORT) if length * SHORT > self.n else 1
-        s, root = self.n // count, f.root_of_unity(count.bit_length() - 1)
-        rows = -(-length // s)
-        wide = f.zeros(*lead, rows * s)
+        root, s = f.root_of_unity(count.bit_length() - 1), self.n // count
+        wide = f.zeros(*lead, -(-length // s) * s)
         wide[..., :length] = coefs
-        wide, scale = wide.reshape(*lead, rows, s), f.powers(pow(self.shift, s, f.p), rows)[:, None]
-        x = self.points(positions)
+        wide = wide.reshape(*lead, -1, s)
+        rows = wide.shape[-2]
+        scale = f.powers(pow(self.shift, s, f.p), rows)[:, None]
         near, far, total = np.ones_like(x)[:, None], np.ones_like(x), f.zeros(*lead, len(x))
         while near.shape[1] < COLUMNS:  # powers of the points, and at last x = point^COLUMNS
             near, x = np.concatenate([near, f.mul(near, x[:, None])], axis=1), f.mul(x, x)
@@ -136,7 +136,7 @@ def intt(field: Field, values: U64) -> U64:
 
 
 def _transform(field: Field, x: U64, root: int) -> U64:
-    """Of every column of (…, n, columns), Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, in natural order."""
+    """Columns of (…, n, columns), Stockham: log2 n passes of x[j] + x[j + n/2], (x[j] - x[j + n/2])·g^…, natural order in and out."""
     n = x.shape[-2]
     lead = x.shape[:-2]
     twiddles = field.powers(root, max(n // 2, 1))

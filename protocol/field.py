@@ -2,7 +2,7 @@
 
 Production uses Goldilocks, p = 2^64 - 2^32 + 1, w = 7; tests also use toy primes below 2^31 (`small_field`).
 Arrays over F are np.uint64, canonical (every word < p), any shape. Arrays over K are two planes: shape (2, ...),
-element i is a[0, i] + a[1, i]·X. `add`, `sub`, `neg` therefore serve F and K alike; products over K have a `k` prefix.
+element i is a[0, i] + a[1, i]·X. `add`, `sub` therefore serve F and K alike; products over K have a `k` prefix.
 Scalars of K are `Ext`. Everybody computes with this module: transcript, verifier, reference backend.
 
 Goldilocks products: 2^64 = 2^32 - 1 and 2^96 = -1 modulo p, so hi·2^64 + lo = lo - hi_hi + hi_lo·(2^32 - 1).
@@ -60,7 +60,7 @@ class Field:
             raise ValueError(f"no root of unity of order 2^{k} modulo {self.p}")
         return pow(self.generator, (self.p - 1) >> k, self.p)
 
-    # ---- arrays over F (add, sub, neg and sum also over K, plane by plane) ------------------------------------
+    # ---- arrays over F (add, sub and sum also over K, plane by plane) ------------------------------------
 
     def array(self, values: Any) -> U64:
         """Python integers of any size or sign, reduced into a canonical array."""
@@ -86,9 +86,6 @@ class Field:
     def sub(self, a: U64, b: U64) -> U64:
         d = a - b
         return np.asarray(np.where(a < b, d + np.uint64(self.p), d), dtype=np.uint64)
-
-    def neg(self, a: U64) -> U64:
-        return np.asarray(np.where(a == 0, a, np.uint64(self.p) - a), dtype=np.uint64)
 
     def mul(self, a: U64, b: U64) -> U64:
         """Elementwise product over F, with broadcasting."""

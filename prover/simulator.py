@@ -236,7 +236,7 @@ class _OpeningSimulator(_Silent):
         for item, columns, gamma in zip(layouts, opened, gammas, strict=True):
             q = item.row_weights(field, as_point(self.point[variables - item.variables :]))
             combined = field.add(combined, field.kscale(field.ksum(field.kmulf(q[:, None, :], columns.T)), gamma))
-        r1 = field.sub(layout.code.codeword(self.v1)[:, positions], field.kscale(combined, self.rho))
+        r1 = field.sub(layout.code.evaluate(self.v1, positions), field.kscale(combined, self.rho))
         r2 = field.sub(self.short.evaluate(self.v2, positions), field.kscale(tails, self.rho))
         self.witness = simulate_commitment(layout, positions, seed, np.concatenate([rows, r1, tails, r2]))
         self.trees: list[Openable] = [*(item for _, item in inputs), self.witness]

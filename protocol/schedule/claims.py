@@ -83,15 +83,15 @@ def integer_dot(field: Field, values: IntArray, w: U64) -> U64:
     largest = max(int(values.max()), -int(values.min()))
     if largest >> 31:
         high, low = integer_dot(field, values >> 31, w), integer_dot(field, values & (1 << 31) - 1, w)
-        return field.add(field.mul(high, np.asarray(np.uint64((1 << 31) % field.p))), low)
+        return field.add(field.mul(high, np.asarray(np.uint64(1 << 31))), low)
     n = values.shape[-1]
     piece = min(n, (1 << 31) // (largest + 1))
     pieces = n // piece
     whole = pieces * piece
-    halves = np.stack([w & np.uint64(2**32 - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
+    halves = np.stack([w & np.uint64((1 << 32) - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
     sums = np.einsum("...cn,hkcn->hk...c", values[..., :whole].reshape(*values.shape[:-1], pieces, piece), halves)
     low, high = field.sum(field.embed(sums))
-    total = field.add(low, field.mul(high, np.asarray(np.uint64(2**32 % field.p))))
+    total = field.add(low, field.mul(high, np.asarray(np.uint64(1 << 32))))
     return total if whole == n else field.add(total, integer_dot(field, values[..., whole:], w[:, whole:]))
 
 

@@ -116,7 +116,7 @@ def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) 
         proof_work(s.shape, s.claims, params, found) + verification_work(s.claims, params, found)
         for s, found in zip(samples, layouts, strict=True)
     ]
-    host = works[0].transformed * unit["transformed"]
+    host = works[0].queried * unit["queried"]
     for name, (calls, phase) in UNITS.items():
         work, count = ([getattr(w, key) for w in works] for key in (name, calls))
         spare = host if name == "verified" else 0.0
@@ -153,13 +153,16 @@ def _two_unknowns(work: Sequence[float], calls: Sequence[float], seconds: Sequen
 
 
 def _host_rates(params: Params, clock: Clock) -> dict[str, float]:
-    """What NumPy and hashlib do on the host: secrets, and codewords of masks."""
+    """What NumPy and hashlib do on the host: secrets, codewords of masks, and what a verifier makes of the one row that it is sent."""
     code, stream = params.code(1), SecretStream(params.field, bytes(32))
     rows = stream.elements("rows", 2, code.ell)
     butterflies = 2 * code.n * (code.n.bit_length() - 1)
+    point = stream.elements("point", 2, code.ell.bit_length() - 1)
+    queries = np.linspace(0, code.n - 1, params.queries).astype(np.int64)
     return {
         "random": _best(lambda: stream.elements("probe", 1 << 16), clock) / (8 << 16),
         "transformed": _best(lambda: code.codeword(rows), clock) / butterflies,
+        "queried": _best(lambda: (code.evaluate(rows, queries), code.message_at(rows, point)), clock) / code.n,
     }
 
 

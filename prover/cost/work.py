@@ -55,6 +55,7 @@ class Work:
     opened: float = 0  # cells of rows in the opening's rounds
     opening_rounds: float = 0
     transformed: float = 0  # butterflies in NumPy
+    queried: float = 0  # points of the domain from which a verifier's queries are drawn
     schedule: float = 0
     openings: float = 0  # commitments whose columns are opened
     verified: float = 0
@@ -102,7 +103,7 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
 
 def verification_work(claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
     """The schedule again, and the columns' checks."""
-    return Work(verified=claims.seconds, checks=len(inputs) + 1, transformed=_PLANES * params.n * _log(params.n))
+    return Work(verified=claims.seconds, checks=len(inputs) + 1, queried=params.n)
 
 
 def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:

@@ -99,7 +99,7 @@ def test_more_trees_than_a_verifier_can_hold_weights_for_are_a_relation_that_is_
         published = {item.name: np.zeros(item.tensor.shape, dtype=np.int64) for item in graph.published}
         evidence[statement_id(m, task)] = Evidence(statement_content(m, task, graph.digest(), ids, published), bytes(1 << 25))
     record = RunRecord(m.to_json(), roots, evidence)
-    verdict = verify_run(record, spread=lambda jobs: [check_one(*j) for j in jobs if j.task.kind == "head"])
+    verdict = verify_run(record, spread=lambda jobs: [check_one(*job) for job in jobs if job.task.kind == "head"])
     (head,) = [found for found in verdict.tasks if found.task.kind == "head"]
     assert not verdict.accepted and head.reason.startswith(f"relation at {head.task}: ") and "lookup trees with axes" in head.reason
 
