@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from protocol.relation import attention
+from protocol.relation.graph import Committed
+from protocol.relation.model import build
+from prover.executor.evaluate import evaluate
+from prover.executor.reference import ReferenceOps
 from prover.executor.trainer import Trainer
 from tests.attacks.test_constrained import free
 from tests.attacks.test_lies import TREE, one, rejected
@@ -54,6 +58,23 @@ def test_training_is_that_of_the_square(monkeypatch: pytest.MonkeyPatch) -> None
             assert ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in theirs)
         assert all(np.array_equal(trace.state_out[n][k], a) for n, state in square.state_out.items() for k, a in state.items())
     assert any(a.any() for a in square.state_out[0].values())
+
+
+def test_a_layer_in_bands_computes_what_the_square_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three tokens, bands of two: everything that other tasks read, from the same inputs."""
+    small, found = toy(layers=1, steps=1, window_steps=1, batch_size=1, sequence_length=3, sizes=EVEN), []
+    trace = Trainer(small.manifest, small.base, small.tokens, small.mask).run_window(small.manifest.windows()[0], None)
+    inputs = {("base", name): array for name, array in small.base["base/0"].items()}
+    inputs |= {("x_in", "x"): trace.x[0], ("dx_in", "dx"): trace.dx[1]}
+    for width in (2, 3):
+        monkeypatch.setattr(attention, "BAND", width)
+        graph = build(small.manifest, "layer", small.manifest.windows()[0], 0)
+        made = {t: op for t, op in zip(graph.tensors, graph.ops) if isinstance(op, Committed) and op.commitment != "witness"}
+        shared = {t.index: op.tensor_name for t, op in made.items()}
+        shared |= {t.index: t.name for t in graph.tensors if t.name in ("O", "dq", "dk", "dv")}
+        values = evaluate(graph, inputs, [graph.tensors[i] for i in shared], ReferenceOps())
+        found.append({name: values[i].tolist() for i, name in shared.items()})
+    assert found[0] == found[1] and len(found[0]) > 20
 
 
 def test_a_sequence_no_longer_than_a_band_is_one_square(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from protocol.manifest import Lora, RunManifest, StepRange
+from protocol.relation import attention
 from protocol.relation.clip import squared_rows
 from protocol.relation.context import Context, Fixed
-from protocol.relation.graph import Graph, RelationError, Tensor
+from protocol.relation.graph import Graph, Public, RelationError, Tensor
 from protocol.relation.model import build
 from protocol.relation.norm import INVERSE_BITS, _inverse, norm_forward
 from protocol.relation.softmax import softmax
@@ -153,3 +154,34 @@ def test_scores_may_be_whatever_honest_ones_and_masked_ones_are(top: int) -> Non
     softmax(c, "a", Fixed(scores, 9), 16, 5)
     s = next(t for t in c.g.tensors if t.name == "a.S")
     assert (s.lo, s.hi) == (min(-top, -(1 << 23) - 65535), max(top, 1 << 23))
+
+
+# bands of queries ------------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_cut_and_placed() -> None:
+    """[1, 4) of five, and three cells from position 2 on; what is whole already is left alone."""
+    c = Context(Graph(), replace(manifest(), sequence_length=5), WINDOW, "")
+    x = Fixed(c.g.input("in", "x", "at", (2, 5), -9, 9), 7)
+    cut, part = attention._cut(c, "cut", x, 1, 4), Fixed(c.g.input("in", "y", "ta", (3, 2), -9, 9), 6)
+    placed = attention._place(c, "placed", part, 2)
+    inputs = {("in", "x"): np.arange(10).reshape(2, 5) - 5, ("in", "y"): np.arange(6).reshape(3, 2) + 1}
+    found = evaluate(c.g, inputs, [cut.t, placed.t], ReferenceOps())
+    assert found[cut.t.index].tolist() == inputs["in", "x"][:, 1:4].tolist()
+    assert found[placed.t.index].tolist() == [[0, 0], [0, 0], [1, 2], [3, 4], [5, 6]]
+    assert [(y.t.name, y.t.axes, y.f) for y in (cut, placed)] == [("cut", "at", 7), ("placed", "ta", 6)]
+    assert attention._cut(c, "all", x, 0, 5) is x and attention._place(c, "all", x, 0) is x
+    assert attention._cut(c, "first", x, 0, 4) is not x and attention._cut(c, "last", x, 1, 5) is not x
+
+
+@pytest.mark.parametrize(("length", "bands"), [(255, 1), (256, 1), (257, 2), (512, 2), (513, 3)])
+def test_a_sequence_has_a_band_for_each_256_queries(length: int, bands: int) -> None:
+    """The square of scores as it is up to 256; then queries [256·k, …) with all keys up to the band's last query, masked where u > t."""
+    m = manifest()
+    graph = build(replace(m, sequence_length=length, loss_tokens=(1,) * m.steps), "layer", WINDOW, 0)
+    shapes = [t.shape[-2:] for t in graph.tensors if t.name.startswith("attn") and t.name.endswith(".P")]
+    assert shapes == [(min(length, 256 * (k + 1)) - 256 * k, min(length, 256 * (k + 1))) for k in range(bands)]
+    masks = [op.values for t, op in zip(graph.tensors, graph.ops) if t.name.startswith("causal") and isinstance(op, Public)]
+    square = np.tri(length, dtype=np.int64)
+    assert [mask.tolist() for mask in masks] == [square[256 * k : 256 * k + n, :u].tolist() for k, (n, u) in enumerate(shapes)]
+    assert any("@" in t.name for t in graph.tensors) is (bands > 1)
