@@ -64,10 +64,11 @@ def exp_table(g: int, f_p: int) -> tuple[IntArray, IntArray, IntArray]:
     step = _exp_fixed(g)
     inverse = (1 << 2 * GUARD) // step  # exp(+2^−g)
     values, current = [round_shift(inverse, GUARD - f_p)], 1 << GUARD
-    for _ in range(1 << 16):
+    while values[-1]:
         values.append(round_shift(current, GUARD - f_p))
         current = current * step >> GUARD
-    table = np.array(values, dtype=np.int64)
+    table = np.zeros((1 << 16) + 1, dtype=np.int64)
+    table[: len(values)] = values
     return np.arange(1 << 16, dtype=np.int64), table[1:], table[:-1]
 
 

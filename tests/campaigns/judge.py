@@ -162,7 +162,7 @@ class Judge:
         try:
             silence()
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+            resource.setrlimit(resource.RLIMIT_AS, (address_space() + (12 << 30),) * 2)
             prepare()
             forget()
             if fresh:
@@ -177,6 +177,11 @@ class Judge:
             os._exit(0)
         except BaseException:
             os._exit(2)
+
+
+def address_space() -> int:
+    """Of this process, as RLIMIT_AS counts it."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def run_item(item: Any, following: Any) -> bool:

@@ -207,6 +207,8 @@ def main() -> int:
     parser.add_argument("--results", default="")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "VERILORA_THREADS": "1"}
+    # under a limit, however large, the prover's heap takes no addresses in advance, so that a mutant's memory is counted (judge.py)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.getrlimit(resource.RLIMIT_AS)[1]))
     importlib.import_module("hypothesis").settings.register_profile("mutants", deadline=None)
     os.chdir(ROOT)
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in sources()}
