@@ -223,6 +223,7 @@ class Graph:
         full = tuple(t if isinstance(t, Term) else Term(t[0], t[1], t[2] if len(t) > 2 else t[1].axes) for t in terms)
         lengths = dict(sizes or {})
         for term in full:
+            _once(name, term.axes)
             pairs = [*zip(term.axes, term.tensor.shape, strict=True)]
             pairs += [(axis, len(vector)) for axis, vector in term.vectors]
             for axis, n in pairs:
@@ -275,6 +276,7 @@ class Graph:
         for axes, tensor in ((a_axes, a), (b_axes, b)):
             if len(axes) != len(tensor.shape):
                 raise RelationError(f"{name}: '{axes}' does not name {tensor.name} of shape {tensor.shape}")
+            _once(name, axes)
             for axis, n in zip(axes, tensor.shape, strict=True):
                 if lengths.setdefault(axis, n) != n:
                     raise RelationError(f"{name}: axis {axis} has lengths {lengths[axis]} and {n}")
@@ -287,9 +289,10 @@ class Graph:
         return self._add(Product(a, a_axes, b, b_axes), name, out, [lengths[x] for x in out], lo, max(ends))
 
     def one_hot(self, name: str, high: Tensor, low: Tensor, axis: str, size: int) -> Tensor:
-        """Rows of length `size` from two digit vectors on the last axes of `high` and `low`."""
-        if high.shape[:-1] != low.shape[:-1] or high.shape[-1] * low.shape[-1] < size:
-            raise RelationError(f"{name}: digits {high.shape}, {low.shape} do not make {size}")
+        """Rows of length `size` from two digit vectors on the last axes of `high` and `low`, whose other axes are the same: a claim on
+        rows in a box is a claim on both digits there."""
+        if high.axes[:-1] != low.axes[:-1] or high.shape[:-1] != low.shape[:-1] or high.shape[-1] * low.shape[-1] < size:
+            raise RelationError(f"{name}: digits '{high.axes}' {high.shape}, '{low.axes}' {low.shape} do not make {size}")
         return self._add(OneHot(high, low), name, high.axes[:-1] + axis, high.shape[:-1] + (size,), 0, 1)
 
     # assertions --------------------------------------------------------------------------------
@@ -335,3 +338,9 @@ class Graph:
         put([x.tensor for x in self.zeros])
         put([(x.tensor, x.name) for x in self.published])
         return h.hexdigest()
+
+
+def _once(name: str, axes: str) -> None:
+    """A diagonal is not an operation: claims have one weight vector for each axis."""
+    if len(set(axes)) < len(axes):
+        raise RelationError(f"{name}: '{axes}' names an axis twice")

@@ -86,9 +86,9 @@ class Instance:
     def variables(self) -> int:
         return sum(bits_of(stop - start) for _, _, (start, stop) in self.shared)
 
-    @cached_property
+    @property
     def digit_matrix(self) -> U64:
-        """One-hot only: w_v as (2, i, j), zero beyond the vocabulary."""
+        """One-hot only: w_v as (2, i, j), zero beyond the vocabulary. Made anew each time: it is as long as the vocabulary."""
         high, low = (factor.tensor for factor in self.factors)
         base = low.shape[-1]
         padded = self.field.zeros(2, high.shape[-1] * base)

@@ -1,5 +1,7 @@
 """Claim reduction equals brute force: ⟨w, T⟩ for every operation, and whole proofs of random graphs with odd shapes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationE
 from protocol.schedule.claims import Claim, contract, expand, integer_dot, scatter_sum, within
 from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
+from protocol.schedule.task import TaskShape
 from prover.executor.evaluate import evaluate
 from prover.executor.reference import ReferenceOps
 from tests.support.tiny import Tiny, tiny_graph
@@ -179,6 +182,23 @@ def test_one_hot_instances(a: int, high: int, base: int, seed: int) -> None:
     w.check(hot)
     values = w.inputs["in", "x"], w.inputs["in", "y"]
     check_ends(w, hot, values, ReferenceOps().one_hot(*values, size))
+
+
+def test_a_one_hot_claim_keeps_no_matrix_of_its_vocabulary() -> None:
+    """A verifier holds all claims of a batch: in boxes there are many, and the vocabulary is a stranger's choice."""
+    g, size = Graph(), 1 << 16
+    hot = g.one_hot("hot", g.input("in", "i", "nb", (64, 256), 0, 1), g.input("in", "j", "na", (64, 256), 0, 1), "v", size)
+    z = g.product("z", "nv,vd->nd", hot, g.input("in", "E", "vd", (size, 4), 0, 15))
+    g.lookup("range:4", g.linear("rest", "nd", (1, z), (-16, g.commit("y", "nd", z.shape, 0, 1 << 20))))
+    shape = TaskShape(g, F, 6)
+    boxes = sum(block.lookup is not None for plan in shape.plans for block in plan.blocks)
+    tracemalloc.start()
+    try:
+        _ = shape.counts
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert boxes == 32 and most < 16 * size * boxes / 2
 
 
 @given(st.integers(1, 6), st.integers(1, 6), numbers)

@@ -55,6 +55,22 @@ def test_refused(case: str) -> None:
     assert len(g.tensors) == 2 and not g.lookups
 
 
+def test_axes_are_named_once_and_digits_alike() -> None:
+    """A claim has one weight vector for each axis and one box for both digits, so shapes that agree are not enough."""
+    g = Graph()
+    square, high = g.input("in", "x", "ab", (3, 3), 0, 1), g.input("in", "h", "abi", (3, 3, 2), 0, 1)
+    for make in (
+        lambda: g.linear("z", "a", (1, square, "aa")), lambda: g.product("z", "aa,ab->ab", square, square),
+        lambda: g.product("z", "ab,bb->ab", square, square),
+    ):
+        with pytest.raises(RelationError, match="names an axis twice"):
+            make()
+    for axes in ("bak", "ack"):
+        with pytest.raises(RelationError, match="do not make 4"):
+            g.one_hot("z", high, g.input("in", axes, axes, (3, 3, 2), 0, 1), "v", 4)
+    assert g.one_hot("z", high, g.input("in", "l", "abk", (3, 3, 2), 0, 1), "v", 4).shape == (3, 3, 4)
+
+
 def test_what_just_fits() -> None:
     g, x, y = world()
     assert g.commit("z", "", (), 1 - BOUND, BOUND - 1).magnitude == (1 << 62) - 1
