@@ -63,7 +63,8 @@ def require_size(manifest: RunManifest, task: Task, proof_bytes: int) -> None:
     """VerificationError if the proof is too short for the tensors that its task names, before anything of their size is built.
 
     A row of ℓ cells that exists is opened at t places, 8 bytes each, so a proof has at least 8·t/ℓ bytes for each cell of the
-    commitments it opens; a layer's own witness has, beside others, a cell for each attention score."""
+    commitments it opens; a layer's own witness has, beside others, three cells for each score of its bands, which are more than half
+    of the square."""
     params = profile(manifest.profile)
     cells = sum(prod(shape) for _, name in task.commitments
                 for _, shape in commitment_tensors(manifest, name.base, window_of(manifest, name)))

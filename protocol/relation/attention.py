@@ -171,24 +171,24 @@ def attention_backward(
     of_q, of_k, of_v = list[Fixed](), list[Fixed](), list[Fixed]()  # what each band adds
     row = c.product("dO_O", "sbtgqj,sbtgqj->sbgqt", d_out, att.out) if need_q or need_k else None
     for band in att.bands:
-        name, whole = band.suffix, (band.start, band.stop)
-        d_band = _cut(c, f"dO{name}", d_out, *whole)
+        suffix, side = band.suffix, (band.start, band.stop)
+        d_band = _cut(c, f"dO{suffix}", d_out, *side)
         if row is not None:
-            d_p = c.product(f"dP{name}", "sbtgqj,sbugj->sbgqtu", d_band, band.v)
-            mean = _cut(c, f"dO_O{name}", row, *whole)
-            centred = Fixed(c.g.linear(f"dP.centred{name}", "sbgqtu", (1, d_p.t), (-1, mean.t)), d_p.f)
-            exact = c.product(f"P_dP{name}", "sbgqtu,sbgqtu->sbgqtu", band.p, centred)
-            ds = c.rounded(f"dS{name}", "sbgqtu", [exact], "gradient", to=c.exponent("dS"))
+            d_p = c.product(f"dP{suffix}", "sbtgqj,sbugj->sbgqtu", d_band, band.v)
+            mean = _cut(c, f"dO_O{suffix}", row, *side)
+            centred = Fixed(c.g.linear(f"dP.centred{suffix}", "sbgqtu", (1, d_p.t), (-1, mean.t)), d_p.f)
+            exact = c.product(f"P_dP{suffix}", "sbgqtu,sbgqtu->sbgqtu", band.p, centred)
+            ds = c.rounded(f"dS{suffix}", "sbgqtu", [exact], "gradient", to=c.exponent("dS"))
             if need_q:
-                part = c.product(f"dS_k{name}", "sbgqtu,sbugj->sbtgqj", ds, band.k)
-                of_q.append(_place(c, f"dS_k.placed{name}", part, band.start))
+                part = c.product(f"dS_k{suffix}", "sbgqtu,sbugj->sbtgqj", ds, band.k)
+                of_q.append(_place(c, f"dS_k.placed{suffix}", part, band.start))
             if need_k:
                 # The key's own position is u in dS; named t here, because dk is indexed like k.
-                part = c.product(f"dS_q{name}", "sbgqut,sbugqj->sbtgj", ds, band.q)
-                of_k.append(_place(c, f"dS_q.placed{name}", part, 0))
+                part = c.product(f"dS_q{suffix}", "sbgqut,sbugqj->sbtgj", ds, band.q)
+                of_k.append(_place(c, f"dS_q.placed{suffix}", part, 0))
         if need_v:
-            part = c.product(f"P_dO{name}", "sbgqut,sbugqj->sbtgj", band.p, d_band)
-            of_v.append(_place(c, f"P_dO.placed{name}", part, 0))
+            part = c.product(f"P_dO{suffix}", "sbgqut,sbugqj->sbtgj", band.p, d_band)
+            of_v.append(_place(c, f"P_dO.placed{suffix}", part, 0))
     dq = _turn_backward(c, "q", att.q, c.add("dS_k.sum", "sbtgqj", *of_q)) if of_q else None
     dk = _turn_backward(c, "k", att.k, c.add("dS_q.sum", "sbtgj", *of_k)) if of_k else None
     return dq, dk, c.rounded("dv", "sbtgj", of_v, "gradient") if of_v else None

@@ -84,11 +84,11 @@ def test_real_shapes_have_several_trees_without_being_built() -> None:
 
 
 def test_more_trees_than_a_verifier_can_hold_weights_for_are_refused() -> None:
-    """128 trees of 7 boxes of 2^23 cells and an axis of 2^20 reach the bound exactly; one box more does not fit."""
-    most = plan_trees(looked_up([(128 * 7 * 8, 1 << 20)], [16]))
+    """32 trees of 7 boxes of 2^23 cells and an axis of 2^20 reach the bound exactly; one box more does not fit."""
+    most = plan_trees(looked_up([(32 * 7 * 8, 1 << 20)], [16]))
     assert len(most) * (1 << 20) == MAX_WEIGHTS
-    with pytest.raises(RelationError, match="129 lookup trees with axes of up to 1048576 cells are too many for one task"):
-        plan_trees(looked_up([((128 * 7 + 1) * 8, 1 << 20)], [16]))
+    with pytest.raises(RelationError, match="33 lookup trees with axes of up to 1048576 cells are too many for one task"):
+        plan_trees(looked_up([((32 * 7 + 1) * 8, 1 << 20)], [16]))
 
 
 def test_a_head_of_128256_words_on_16384_tokens_is_not_refused() -> None:
