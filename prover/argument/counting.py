@@ -66,9 +66,6 @@ class BlankField(Field):
 
     sub = mul = add
 
-    def neg(self, a: U64) -> U64:
-        return _blank(a.shape)
-
     def sum(self, a: U64) -> U64:
         return _blank(a.shape[:-1])
 

@@ -51,7 +51,7 @@ def test_blank_arrays_have_the_shapes_of_real_ones() -> None:
 
     a, b, f, point, r = drawn(2, 3, 1), drawn(2, 1, 4), drawn(3, 4), drawn(2, 5), GOLDILOCKS.ext(3, 4)
     for name, arguments in {
-        "embed": (f.astype(np.int64),), "lift": (f,), "add": (a, b), "sub": (a, b), "mul": (a[0], f), "neg": (a,), "sum": (f,),
+        "embed": (f.astype(np.int64),), "lift": (f,), "add": (a, b), "sub": (a, b), "mul": (a[0], f), "sum": (f,),
         "dot": (f, f), "kmul": (a, b), "kmulf": (a, f), "kscale": (a, r), "ksum": (a,), "kdot": (a, b), "eq_table": (point,),
         "zeros": (2, 3),
     }.items():

@@ -1,4 +1,4 @@
-"""Building the kernels: aarch64 compiles (through ziglang), concurrent builders make one library."""
+"""Building the kernels: aarch64 compiles (through ziglang), concurrent builders make one library, a failing compiler is reported."""
 
 from __future__ import annotations
 
@@ -50,3 +50,12 @@ def test_concurrent_builds_make_one_library(tmp_path: Path, monkeypatch: pytest.
 def test_zig_gets_its_own_spelling_of_a_level(tmp_path: Path) -> None:
     zig = build.command("x86-64-v3", tmp_path / "k.so", ["python", "-m", "ziglang", "c++"])
     assert "-march=x86_64_v3" in zig and "-march=x86-64-v3" in build.command("x86-64-v3", tmp_path / "k.so", ["g++"])
+
+
+def test_build_reports_a_failing_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("kernels.cpp", "field.h"):
+        (tmp_path / name).write_text("this is not C++")
+    monkeypatch.setattr(build, "SOURCE", tmp_path)
+    with pytest.raises(RuntimeError, match="kernels failed"):
+        build.build(build.host_level())
+    assert not list(tmp_path.glob("*.partial.so"))
