@@ -29,7 +29,7 @@ from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whol
 
 TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
 PIECE_BITS = 3  # where one tree is too small, boxes have at most an eighth of a tree: seven and their tables share one
-MAX_WEIGHTS = 1 << 25  # trees times the longest axis: some five such vectors a tree are held until the opening, 2.5 GB
+MAX_WEIGHTS = 1 << 25  # trees times the longest axis: vectors of each tree are held until the opening (decision 26 has what was measured)
 
 
 @dataclass(frozen=True)
