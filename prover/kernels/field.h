@@ -151,7 +151,7 @@ VL_FN K<V> ksub(K<V> x, K<V> y) {
 }
 
 template <class V>
-VL_FN K<V> kmul(K<V> x, K<V> y) {  // Karatsuba; operands loose (plane a any, plane b canonical), result canonical
+VL_FN K<V> kmul(K<V> x, K<V> y) {  // Karatsuba; operands loose (plane a any, plane b canonical; on CPUs any), result canonical
     V low = canon(mulr(x.a, y.a)), high = canon(mulr(x.b, y.b));
     V cross = mulr(addr(x.a, x.b), addr(y.a, y.b));
     return K<V>{canon(addr(mul7(high), low)), canon(subr(subr(cross, low), high))};

@@ -91,6 +91,7 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
 
 #define VL_ROWS VL_SUM
 #else
+#include "one_lane.h"
 #include "wide.h"
 #include "threads.h"
 

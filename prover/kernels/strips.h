@@ -2,7 +2,8 @@
 // keeps several iterations in flight: one loop over all of it took half as long again (docs/log.md, "Lookups"). Strips of 128
 // entries, because tables whose sizes are powers of two share the sets of the caches: few at a time, each for a while.
 // Loops with products ask for what the next strips read (`next`), a line of 64 bytes in each turn; else products wait for memory
-// and memory for products. An output may be an input: an entry is read before it is written. CPU only.
+// and memory for products. Products take any words, so what only they read is not reduced. An output may be an input: an entry is
+// read before it is written. CPU only.
 #pragma once
 #include "bodies.h"
 
@@ -24,30 +25,20 @@ struct Strip {
     }
 };
 
-// What products take: lanes any words, one lane plane b canonical.
-template <class V>
-VL_FN V loose(V x) {
-    return x;
-}
-template <>
-VL_FN u64 loose<u64>(u64 x) {
-    return canon(x);
-}
-
 template <class V>
 VL_APART void strip_fold(Planes low, Planes high, u64* out0, u64* out1, const KScale<V>& given, u64 n) {  // low + r·(high - low)
     const KScale<V> r = given;
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
         low.fetch(j + n), high.fetch(j + n);
         K<V> x = low.at<V>(j), y = high.at<V>(j);
-        kstore(out0, out1, j, r.times_plus(K<V>{subr(y.a, x.a), loose(subr(y.b, x.b))}, x));
+        kstore(out0, out1, j, r.times_plus(K<V>{subr(y.a, x.a), subr(y.b, x.b)}, x));
     }
 }
 template <class V>
 VL_APART void strip_two(Planes low, Planes high, Strip& out, u64 n) {  // 2·high - low: the value at X = 2
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
         K<V> x = low.at<V>(j), y = high.at<V>(j);
-        kstore(out.a, out.b, j, K<V>{addr(subr(y.a, x.a), y.a), loose(addr(subr(y.b, x.b), y.b))});
+        kstore(out.a, out.b, j, K<V>{addr(subr(y.a, x.a), y.a), addr(subr(y.b, x.b), y.b)});
     }
 }
 template <class V>
@@ -71,7 +62,7 @@ VL_APART void strip_kmul(Planes x, Planes y, K<u64> a, K<u64> b, Strip& out, u64
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
         next[0].fetch(j), next[1].fetch(j);
         K<V> c = x.at<V>(j), d = y.at<V>(j);
-        kstore(out.a, out.b, j, kmul(K<V>{addr(c.a, av.a), loose(addr(c.b, av.b))}, K<V>{addr(d.a, bv.a), loose(addr(d.b, bv.b))}));
+        kstore(out.a, out.b, j, kmul(K<V>{addr(c.a, av.a), addr(c.b, av.b)}, K<V>{addr(d.a, bv.a), addr(d.b, bv.b)}));
     }
 }
 template <class V>
