@@ -1,4 +1,4 @@
-"""`make bench-verify`: processor seconds that one core needs to verify a layer task, from the demonstration's size to 2^26 values and more.
+"""`make bench-verify`: processor seconds that one core needs to verify a layer task, from the demonstration's size to 13B on 2,048 tokens.
 
     python -m benchmarks.verifying                    the list
     python -m benchmarks.verifying NAME TOKENS        one layer of a model in benchmarks/shapes.py, and the functions that take longest
@@ -42,7 +42,10 @@ from prover.randomness import fresh_seed
 from prover.simulator import Answers, ChosenChallenges, ProgrammedTranscript, simulate_commitment, simulate_task
 from verifier.task import Evidence, verify_task
 
-POINTS = (("tinyllama-1.1b", 16), ("tinyllama-1.1b", 128), ("tinyllama-1.1b", 384), ("llama-2-7b", 512))
+POINTS = (
+    ("tinyllama-1.1b", 16), ("tinyllama-1.1b", 384), ("tinyllama-1.1b", 2048),
+    ("llama-2-7b", 512), ("llama-2-7b", 2048), ("llama-2-13b", 512), ("llama-2-13b", 2048),
+)
 PROFILE = "goldilocks-2^16"
 CALIBRATED = 8  # tokens whose magnitudes give the exponents: the shape of a task does not depend on them but for a limb
 VOCABULARY = 512  # of the model that is calibrated: a layer task knows none
