@@ -32,7 +32,8 @@ class TorchOps:
     def load(self, array: IntArray | torch.Tensor) -> torch.Tensor:
         if isinstance(array, torch.Tensor):  # an earlier result
             return array.to(self.device)
-        return torch.from_numpy(np.require(array, np.int64, ["C", "W"])).to(self.device)  # shared where it can be: nothing writes to it
+        held = np.require(array, np.int64, ["C", "W"])  # shared where it can be: nothing writes to it
+        return torch.from_numpy(held if min(held.strides, default=0) >= 0 else held.copy()).to(self.device)
 
     def store(self, array: torch.Tensor) -> IntArray:
         return np.ascontiguousarray(array.cpu().numpy())

@@ -84,7 +84,7 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Witness, proof and verification of a statement are computed once."""
     memory: dict[Any, Any] = {}
 
-    def remembered(name: str, key: Callable[..., Any], spends: bool = False) -> None:
+    def remembered(name: str, key: Callable[..., Any], spends: bool = False, given: Callable[[Any], Any] = lambda made: made) -> None:
         inner = getattr(tasks.prove, name)
 
         def called(*arguments: Any) -> Any:
@@ -93,11 +93,11 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
                 memory[known] = inner(*arguments[:-1], lambda: None) if spends else inner(*arguments)
             if spends:
                 arguments[-1]()
-            return memory[known]
+            return given(memory[known])
 
         monkeypatch.setattr(tasks.prove, name, called)
 
-    remembered("_witness", lambda context, task, opened: str(task))
+    remembered("_witness", lambda context, task, opened: str(task), given=lambda made: (made[0], list(made[1])))  # proving empties it
     remembered("prove_task", lambda *arguments: arguments[2], spends=True)
     remembered("verify_task", lambda manifest, task, roots, ids, evidence: (evidence.content, evidence.proof))
 

@@ -140,6 +140,26 @@ def test_products_and_their_end_claims(a: int, b: int, c: int, d: int, seed: int
     check_ends(w, z, values, np.einsum("nab,ncb->nac", *values))
 
 
+def test_boxes_follow_the_axes_that_survive() -> None:
+    """Renamed and broadcast by a sum, kept by an axis map on its other axes, lost where rows are gathered or an axis is mapped."""
+    w = World(4)
+    x, y, rows = w.input("x", "ab", 4, 6), w.input("y", "b", 6), w.input("rows", "ec", 7, 5)
+    box = ((1, 3), (2, 5))
+
+    def found(tensor: Tensor, box: Box) -> dict[str, Box]:
+        weights = tuple(within(F, random_k(w.rng, stop - start), n, (start, stop)) for n, (start, stop) in zip(tensor.shape, box))
+        expansion = expand(w.g, F, Claim(F.one, tensor, weights, box))
+        return {term.place[1]: term.box for term in expansion.terms} | {atom.tensor.name: atom.box for atom in expansion.atoms}
+
+    assert found(w.g.linear("t", "ba", (1, x), (1, y)), ((2, 5), (1, 3))) == {"x": box, "y": ((2, 5),)}
+    assert found(w.g.linear("renamed", "cd", (1, x, "dc")), ((2, 5), (1, 3))) == {"x": box}
+    assert found(w.g.linear("summed", "a", (1, x)), ((1, 3),)) == {"x": ((1, 3), (0, 6))}
+    assert found(w.g.axis_map("map", x, "b", 3, [0, 2], [5, 1]), ((1, 3), (0, 2))) == {"x": ((1, 3), (0, 6))}
+    assert found(w.g.axis_map("first", x, "a", 3, [0, 2], [3, 1]), ((1, 3), (2, 5))) == {"x": ((0, 4), (2, 5))}
+    assert found(w.g.gather("gathered", rows, "st", [[0, 6], [2, 2]]), ((0, 1), (1, 2), (3, 4))) == {"rows": ((0, 7), (3, 4))}
+    assert found(w.g.product("z", "ab,ab->ab", x, x), box) == {"z": box}
+
+
 def test_a_box_bounds_the_sum() -> None:
     """Five, four and six cells of shared, own and contracted axes, of which the box has two, three and all: 1 + 3 variables, not 3 + 3."""
     w = World(5)

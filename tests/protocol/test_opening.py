@@ -5,12 +5,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from protocol.channel import Form
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, U64, Ext
 from protocol.layout import CommitmentLayout
-from protocol.schedule.constraints import CellTerm, whole
-from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, tail_code, tail_count
+from protocol.schedule.constraints import CellTerm, ConstraintSystem, whole
+from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, combine, tail_code, tail_count
 
 F = GOLDILOCKS
 WITNESS = Code(F, 64, 256, 20)
@@ -64,3 +65,14 @@ def test_vectors_of_many_trees_meet_a_long_axis_in_little_memory() -> None:
         expected = expected + term.coef * lead
     assert found == expected
     assert peak < count * once.nbytes
+
+
+def test_pads_and_products_are_weighed_on_all_their_cells() -> None:
+    """Boxes of claims stay what they are; those of the two pools are as long as what is committed, in both planes of K."""
+    system, place = ConstraintSystem(), ("base", "x")
+    system.require(Form(F.one, {("pad", 1): F.ext(3)}), "here", (CellTerm(F.one, place, (F.zeros(2, 5),), ((1, 4),)),))
+    found = combine(F, system, F.ext(2), {"pad": 4, "product": 3})
+    assert {term.place: term.box for term in found.terms} == {
+        place: ((1, 4),), ("witness", "pad"): ((0, 4), (0, 2)), ("witness", "product"): ((0, 3), (0, 2)),
+    }
+    assert all(len(term.box) == len(term.weights) for term in found.terms) and found.target == F.ext(-1)
