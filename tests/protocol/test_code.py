@@ -69,6 +69,14 @@ def test_evaluation_by_parts(short: int, columns: int, length: int, monkeypatch:
         assert values.tolist() == [[horner(f, row.tolist(), x) for x in code.points(positions).tolist()] for row in coefs]
 
 
+def test_evaluation_by_parts_as_long_as_a_real_row_s() -> None:
+    """64 parts of 65 coefficients, in two blocks of transforms of 2^8."""
+    code = Code(GOLDILOCKS, 1 << 12, 1 << 14, 40)
+    message, rho, positions = random(GOLDILOCKS, 1, 1 << 12), random(GOLDILOCKS, 1, 40), np.array([0, 3, 255, 256, 9999, (1 << 14) - 1])
+    found = code.evaluate(code.coefficients(message, rho), positions)
+    assert np.array_equal(found, code.encode(message, rho)[:, positions])
+
+
 @pytest.mark.parametrize("f", FIELDS, ids=lambda f: str(f.p))
 @pytest.mark.parametrize("ell,n,blinding", [(1, 4, 2), (2, 8, 0), (4, 16, 3), (4, 32, 9), (16, 32, 8)])
 def test_the_message_s_extension_at_a_point(f: Field, ell: int, n: int, blinding: int) -> None:
