@@ -4,11 +4,12 @@ Work is in the units of rates.py. Memory is bytes by name for each phase; the pe
 
     evaluate   committed values as int64, the virtual ones that are alive at a time, the operands of the largest contraction in float64
     commit     the values that a proof reads, inputs and witness (rows, blinding, codewords that are kept, salts, levels)
-    tree       the same and a tree: 16 bytes a leaf in use and 32 for the levels above it
+    tree       the same and a tree: 32 bytes for each of its 2^variables places and as much for the levels above it
     products   the same without a tree, the tables of a batch of claims
     opening    commitments, 16 bytes of weights a cell of every row, and the first folded row pairs
 
-A tree's padding and a tensor's absent blocks cost neither memory nor work. Called by tasks/estimate.py and benchmarks/.
+A tree's padding costs memory, as a device allocates it and a heap lays it over what was in use before, but no work; a tensor's absent
+blocks cost neither. Called by tasks/estimate.py and benchmarks/.
 """
 
 from collections.abc import Sequence
@@ -183,7 +184,7 @@ def task_memory(
     tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
-    leaves = {"leaves": 16 * max((p.fractions for p in shape.plans), default=0)}
+    places = max((1 << p.variables for p in shape.plans), default=0)
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     cells = [len(c.rows) * c.code.ell for c in every]
     sizes = [prod(size) for size in _committed(shape).values()]
@@ -193,7 +194,7 @@ def task_memory(
             "contraction": _contraction(graph),
         },
         "commit": tensors | kept,
-        "tree": tensors | kept | leaves | {"levels": 2 * leaves["leaves"], "columns of a lookup": lookups},
+        "tree": tensors | kept | {"leaves": 32 * places, "levels": 32 * places, "columns of a lookup": lookups},
         "products": tensors | kept | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
         "opening": ({} if place.device else given) | kept | {
             "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells)),
