@@ -50,3 +50,12 @@ def sign_anew(target: Built) -> None:
 def publisher(target: Built) -> LogPublisher:
     private = open_private_store(f"file:{target.folder / 'private'}")
     return LogPublisher(open_ledger(target.ledger_url), open_object_store(target.objects_url), private)
+
+
+def example_run(folder: Path, rest: str) -> Path:
+    """A run.yaml in `folder` about the shipped model and data, q_proj alone; `rest` are its other lines."""
+    examples, path = Path(__file__).parents[2] / "examples", folder / "run.yaml"
+    path.write_text(
+        f"base_model: {examples / 'tiny-llama'}\ndataset: {examples / 'haiku.jsonl'}\nlora: {{target_modules: [q_proj]}}\n{rest}"
+    )
+    return path

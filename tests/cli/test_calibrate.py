@@ -16,18 +16,13 @@ from prover.executor.evaluate import RangeOverflow
 from storage.private import open_private_store
 from tasks.plan import draft
 from tasks.train import overflow_file
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.cli.commands import example_run
 
 
 @pytest.fixture
 def run_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(
-        f"base_model: {EXAMPLES / 'tiny-llama'}\ndataset: {EXAMPLES / 'haiku.jsonl'}\nlora: {{target_modules: [q_proj]}}\n"
-        "training: {learning_rate: 0.05, max_steps: 4}\nquantisation: {weights: int16, scales: row, headroom: 1}\n"
-    )
-    return path
+    rest = "training: {learning_rate: 0.05, max_steps: 4}\nquantisation: {weights: int16, scales: row, headroom: 1}\n"
+    return example_run(tmp_path, rest)
 
 
 def test_headroom_and_loss(run_yaml: Path) -> None:

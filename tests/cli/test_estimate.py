@@ -8,18 +8,12 @@ from typer.testing import CliRunner
 
 from cli import app
 from cli.run import _bytes
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.cli.commands import example_run
 
 
 @pytest.fixture
 def run_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(
-        f"base_model: {EXAMPLES / 'tiny-llama'}\ndataset: {EXAMPLES / 'haiku.jsonl'}\nlora: {{target_modules: [q_proj]}}\n"
-        "training: {learning_rate: 0.05, max_steps: 4, batch_size: 2}\n"
-    )
-    return path
+    return example_run(tmp_path, "training: {learning_rate: 0.05, max_steps: 4, batch_size: 2}\n")
 
 
 def test_what_a_run_costs_here_and_in_less_memory(run_yaml: Path) -> None:

@@ -132,6 +132,8 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     assert differences == dict.fromkeys(("commit", "tree", "products"), beside) | {
         "evaluate": 96 * PARAMS.n * len(found), "opening": beside + 8 * inputs}
     assert Place.of("cuda", 800) == Place(100, True) and Place.of("cpu", 800) == Place(100, False)
+    (tree,) = counted.shape.plans
+    assert held.phases["tree"]["leaves"] == held.phases["tree"]["levels"] == 32 << tree.variables
     largest = max(8 * PARAMS.n * len(x.rows) for x in found)
     some = task_memory(counted.shape, counted.claims, PARAMS, found, Place(largest)).phases["evaluate"]["codewords"]
     fewer = task_memory(counted.shape, counted.claims, PARAMS, found, Place(largest - 1)).phases["evaluate"]["codewords"]
