@@ -75,6 +75,11 @@ def windows(manifest: Mapping[str, Any]) -> int:
     return -(-whole(manifest.get("steps"), 1, 1 << 20, 0) // window_steps(manifest))
 
 
+def parts(manifest: Mapping[str, Any]) -> int:
+    """Tasks that share the sequences of a step."""
+    return whole(manifest.get("parts"), 1, 1 << 12, 1)
+
+
 def losses(manifest: Mapping[str, Any], heads: Iterable[StatementRow]) -> list[LossPoint]:
     """The loss of every step, as the statements of head tasks claim it; a statement that makes no sense has no points."""
     tokens = manifest.get("loss_tokens")
@@ -111,14 +116,16 @@ def named_commitments(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def writes(kind: str, role: str) -> bool:
     """Whether a task of this kind writes the commitment that it names in this role, or reads it."""
-    return role in ("x_out", "dx_out", "state_out", "delivered") or (kind, role) in (("layer", "norm"), ("clip", "clip"), ("rotate", "new"))
+    return role in ("x_out", "dx_out", "state_out", "delivered", "gradient", "norm", "loss") or (kind, role) in (
+        ("update", "adapter"), ("clip", "clip"), ("rotate", "new"))
 
 
 def task_name(kind: str, window: int, layer: int, number: int = 0) -> str:
-    """How a task is called: range(2), embed(0), layer(0, 1)."""
+    """How a task is called: range(2), embed(0), layer(0, 1), layer(0, 1) part 2."""
     if window < 0:
         return f"{kind}({number})"
-    return f"{kind}({window})" if layer < 0 else f"{kind}({window}, {layer})"
+    place = f"{kind}({window})" if layer < 0 else f"{kind}({window}, {layer})"
+    return f"{place} part {number}" if number and kind != "rotate" else place
 
 
 OFF_AT_ZERO = ("warm-up", "momentum", "weight decay", "clipped at")
@@ -155,7 +162,8 @@ def public_facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What whoever reads a manifest knows, by topic."""
     topics = (
         ("model", ("model",)), ("adapter", ("lora",)), ("optimizer", ("optimizer",)),
-        ("schedule", ("steps", "window_steps", "rotation_windows", "batch_size", "gradient_accumulation", "sequence_length", "seed")),
+        ("schedule", (
+            "steps", "window_steps", "rotation_windows", "batch_size", "gradient_accumulation", "parts", "sequence_length", "seed")),
         ("data", ("examples", "dataset_owner", "loss_tokens", "tokenizer_digest")), ("base model", ("base_visibility",)),
         ("loss of each step", ("publish_loss",)), ("widths", ("widths", "weight_scales")), ("exponents", ("exponents",)),
         ("proof parameters", ("profile", "budgets")),

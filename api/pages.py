@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, Response
 from markupsafe import Markup
 
 from api import views
-from api.claims import headline, json_object, losses, named_commitments, part, plain, public_facts, task_name, window_steps, writes
+from api.claims import headline, json_object, losses, named_commitments, part, parts, plain, public_facts, task_name, window_steps, writes
 from api.http import NotHere, status_of
 from api.listing import MAX_LIMIT, cursor, find_runs, place
 from api.log import entry_document, log_document
@@ -120,7 +120,8 @@ def show_run(request: Request, found: Open, run_id: RunId, first: From = 0) -> H
         request, "run.html", run=run_item(found, run_id), digest=sha256(run.manifest), headline=headline(manifest),
         facts=public_facts(manifest), proof_bytes=sum(kind.total_bytes for kind in kinds),
         verifications=[verification_item(row, run) for row in found.rows.verifications(run_id)], events=found.rows.events(run_id),
-        grid=views.grid(found, run_id, manifest, first), start=views.before_windows(found, run_id), window_steps=window_steps(manifest),
+        grid=views.grid(found, run_id, manifest, first), grid_parts=parts(manifest), start=views.before_windows(found, run_id),
+        window_steps=window_steps(manifest),
         curve=views.curve(points), points=points[:500], steps=len(points), publishes=manifest.get("publish_loss") is True,
         unproved=len(heads) - sum(kind.proofs for kind in kinds if kind.kind == "head"),
         kinds=kinds, sources=sources, budgets=views.budgets(found, run_id),

@@ -6,8 +6,9 @@ Plain data for templates; no HTML, no verdicts of its own. Called by api/pages.p
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
-from api.claims import LossPoint, json_object, layers, named_commitments, soundness, task_name, windows, writes
+from api.claims import LossPoint, json_object, layers, named_commitments, parts, soundness, task_name, windows, writes
 from api.services import Services
 from storage.browse import CommitmentLine, ProofGroup, TaskLine
 from storage.models import StatementRow
@@ -15,15 +16,17 @@ from storage.models import StatementRow
 GRID_CELLS = 700  # on one page
 GRID_ROWS = 40
 CURVE_POINTS = 600
+WINDOW_KINDS = ("x", "dx", "loss", "adapter", "gradient", "state", "delivered")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720.0, 220.0, 56.0, 32.0, 12.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task in the grid; `state` names what is recorded: proof, accepted, rejected (by verdict rows), stated, absent."""
+    """One task in the grid, or all parts of one; `state` names what is recorded: proof, accepted, rejected (by verdict rows), stated,
+    absent. `href` is the page about it, "" for nothing recorded."""
 
     task: str
-    statement_id: str
+    href: str
     state: str
     text: str
     mark: str
@@ -31,9 +34,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of windows; `groups` are (heading, columns) and `heads` the second line of headings."""
+    """Rows of windows; `groups` are (heading, columns, whether each has its own heading) and `heads` the second line of headings."""
 
-    groups: Sequence[tuple[str, int]]
+    groups: Sequence[tuple[str, int, bool]]
     heads: Sequence[str]
     rows: Sequence[tuple[int, Sequence[Cell]]]
     first: int
@@ -50,38 +53,57 @@ def cell(task: str, line: TaskLine | None, verdicts: tuple[int, int]) -> Cell:
     if line is None:
         return Cell(task, "", "absent", f"{task}: no statement recorded", MARKS["absent"])
     if line.object_digest is None:
-        return Cell(task, line.statement_id, "stated", f"{task}: statement recorded, no proof", MARKS["stated"])
+        return Cell(task, f"/statements/{line.statement_id}", "stated", f"{task}: statement recorded, no proof", MARKS["stated"])
     state = "rejected" if rejected else "accepted" if accepted else "proof"
     said = f", verdicts appended: {accepted} accepted, {rejected} rejected" if accepted or rejected else ", no verdict appended"
-    return Cell(task, line.statement_id, state, f"{task}: proof of {line.size:,} bytes recorded{said}", MARKS[state])
+    return Cell(task, f"/statements/{line.statement_id}", state, f"{task}: proof of {line.size:,} bytes recorded{said}", MARKS[state])
+
+
+def cell_of_parts(task: str, count: int, found: Sequence[Cell], href: str) -> Cell:
+    """What the ledger has about all `count` parts of a step: its worst."""
+    states = [one.state for one in found]
+    if not states:
+        return cell(task, None, (0, 0))
+    unproved = count - len(states) + states.count("stated")
+    state = "rejected" if "rejected" in states else "stated" if unproved else "accepted" if set(states) == {"accepted"} else "proof"
+    counts = ", ".join(f"{states.count(name)} {name}" for name in ("accepted", "rejected") if name in states)
+    said = f", by verdicts appended {counts}" if counts else ""
+    return Cell(task, href, state, f"{task}: proofs of {count - max(unproved, 0)} of {count} parts recorded{said}", MARKS[state])
 
 
 def rank(kind: str) -> tuple[int, str]:
     """The order in which a window's tasks follow from one another."""
-    return {"embed": 0, "layer": 1, "head": 3}.get(kind, 2), kind
+    return {"embed": 0, "layer": 1, "update": 2, "head": 4}.get(kind, 3), kind
 
 
 def grid(found: Services, run_id: str, manifest: Mapping[str, Any], first: int) -> Grid:
     """The windows from `first` on that fit a page."""
     total = max(windows(manifest), found.rows.last_window(run_id) + 1)
-    columns = layers(manifest) + 3
-    count = max(1, min(GRID_ROWS, GRID_CELLS // columns, total - first))
+    split = parts(manifest)
+    tasks = (layers(manifest) + 2) * split + (layers(manifest) if split > 1 else 0) + 1
+    count = max(1, min(GRID_ROWS, GRID_CELLS // tasks, total - first))
     lines = found.rows.tasks(run_id, windows=(first, first + count - 1))
     verdicts = found.rows.verdict_counts(run_id, [line.statement_id for line in lines])
-    by_place = {(line.window, line.kind, line.layer): line for line in lines}
+    by_place: dict[tuple[int, str, int], list[TaskLine]] = {}
+    for line in lines:
+        by_place.setdefault((line.window, line.kind, line.layer), []).append(line)
     depth = max([layers(manifest), *(line.layer + 1 for line in lines if line.kind == "layer")])
-    kinds = {line.kind for line in lines} | {"embed", "head"}
-    keys = [("embed", -1), *(("layer", number) for number in range(depth))]
-    keys += [(kind, -1) for kind in sorted(kinds - {"embed", "layer"}, key=rank)]
+    layered = ("layer", "update") if split > 1 else ("layer",)
+    kinds = sorted({line.kind for line in lines} | {"embed", "head", *layered}, key=rank)
+    groups = [(kind, depth if kind in layered else 1, kind in layered) for kind in kinds if depth or kind not in layered]
+    keys = [(kind, number if own else -1) for kind, columns, own in groups for number in range(columns)]
     rows = []
     for window in range(first, min(first + count, total)):
         cells = []
         for kind, layer in keys:
-            line = by_place.get((window, kind, layer))
-            cells.append(cell(task_name(kind, window, layer), line, verdicts.get(line.statement_id, (0, 0)) if line else (0, 0)))
+            found_lines, name = by_place.get((window, kind, layer), []), task_name(kind, window, layer)
+            each = [cell(task_name(kind, window, layer, x.part), x, verdicts.get(x.statement_id, (0, 0))) for x in found_lines]
+            if split > 1 and kind in ("embed", "layer", "head"):
+                cells.append(cell_of_parts(name, split, each, f"/runs/{quote(run_id)}/windows/{window}"))
+            else:
+                cells.append(each[-1] if each else cell(name, None, (0, 0)))
         rows.append((window, cells))
-    groups = [("embed", 1), *([("layer", depth)] if depth else []), *((kind, 1) for kind, _ in keys[1 + depth:])]
-    return Grid(groups, [str(layer) if kind == "layer" else "" for kind, layer in keys], rows, first, count, total)
+    return Grid(groups, [str(layer) if layer >= 0 else "" for _, layer in keys], rows, first, count, total)
 
 
 def before_windows(found: Services, run_id: str) -> list[Cell]:
@@ -190,11 +212,11 @@ def chain(found: Services, run_id: str, window: int) -> list[Link]:
     return [_link(name, uses[name], lines.get(name)) for name in sorted(shown, key=_name_order)]
 
 
-def _name_order(name: str) -> tuple[bool, int, str, int]:
+def _name_order(name: str) -> tuple[bool, int, str, list[int]]:
     """Those of the window first: activations, gradients, state, then what was there at the start."""
-    kind, _, rest = name.partition("@")[0].partition("/")
-    order = ("x", "dx", "state", "delivered").index(kind) if kind in ("x", "dx", "state", "delivered") else 9
-    return "@" not in name, order, kind, int(rest) if rest.isdigit() and rest.isascii() and len(rest) < 9 else -1
+    kind, *rest = name.partition("@")[0].split("/")
+    order = WINDOW_KINDS.index(kind) if kind in WINDOW_KINDS else 9
+    return "@" not in name, order, kind, [int(n) if n.isdigit() and n.isascii() and len(n) < 9 else -1 for n in rest]
 
 
 def _link(name: str, uses: Sequence[tuple[StatementRow, str, str]], line: CommitmentLine | None) -> Link:

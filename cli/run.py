@@ -145,6 +145,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
         )
     console.print(table)
     _print(f"proof parameters {plan['profile']}; openings per commitment {plan['budgets']}")
+    if plan["parts"] > 1:
+        _print(f"the sequences of a step are divided among {plan['parts']} parts, each proved in tasks of its own")
     measured = f"times from rates of the {plan['backend']} backend measured now, one task after another"
     times = measured if plan["backend"] else "no times, since that device is not here"
     _print(f"memory of the largest task, without the program itself; {times}")

@@ -93,8 +93,8 @@ def _try(write: Callable[[], Any]) -> Any:
 
 
 def column(task: Task) -> str:
-    """Where a task stands in the grid."""
-    return f"layer {task.layer}" if task.kind == "layer" else task.kind
+    """Where a task stands in the grid; parts of a step stand together."""
+    return f"{task.kind} {task.layer}" if task.layer >= 0 else task.kind
 
 
 def proof_grid(context: RunContext, sizes: Mapping[str, int]) -> str:
@@ -152,7 +152,7 @@ def losses(context: RunContext, heads: list[StatementRow]) -> list[float]:
     manifest = context.manifest
     if not manifest.publish_loss:
         return []
-    totals = [total for row in sorted(heads, key=lambda row: row.window) for total in json.loads(row.content)["published"]["loss"]]
+    totals = [total for row in sorted(heads, key=lambda row: row.window) for total in json.loads(row.content)["published"].get("loss", [])]
     unit = 2.0 ** -manifest.exponents["head/vocab.g"]
     if len(totals) != manifest.steps:
         return []

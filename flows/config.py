@@ -163,6 +163,8 @@ class AuditConfig(BaseModel):
     soundness_bits: Int = Field(default=100, ge=100, le=128, description="an integer from 100 to 128")
     spare_openings: Int = Field(
         default=SPARE_OPENINGS, ge=1, le=64, description="an integer from 1 to 64: attempts that may die, for each commitment")
+    parts: Int = Field(
+        default=0, ge=0, le=4096, description="an integer from 0 to 4096: tasks that share a step's sequences; 0: as few as fit in memory")
 
 
 class OrchestrationConfig(BaseModel):

@@ -70,7 +70,7 @@ def request_of(config: RunConfig) -> RunRequest:
         sequence_length=training.sequence_length, seed=training.seed, window_steps=training.window_steps, max_steps=training.max_steps,
         weight_bits=int(quantisation.weights.removeprefix("int")), weight_scales=quantisation.scales, headroom=quantisation.headroom,
         base_visibility=audit.base_model, publish_loss=audit.publish_loss, soundness_bits=audit.soundness_bits,
-        spare_openings=audit.spare_openings,
+        spare_openings=audit.spare_openings, parts=audit.parts,
     )
 
 

@@ -5,7 +5,8 @@ known at the start. Strict canonical JSON in and out: a missing or unknown key o
 `VerificationError("manifest", key, …)`. Its digest opens every transcript.
 
     step k trains on the next `sequences` = batch_size·gradient_accumulation indices of its epoch's permutation (an epoch's
-    incomplete step is dropped); accumulating gradients of sums and rounding once is the same as one larger batch
+    incomplete step is dropped); accumulating gradients of sums and rounding once is the same as one larger batch, and so is
+    proving a step's sequences in `parts` tasks: part p has the p-th of as many equal runs of them (protocol/relation/parts.py)
 """
 
 import re
@@ -24,7 +25,7 @@ from protocol.optimizer import Optimizer
 from protocol.relation.graph import IntArray
 from protocol.streams import CounterStream
 
-VERSION = 3
+VERSION = 4
 WIDTHS = {
     "weight": 12, "bias": 16, "gamma": 16, "embedding": 16, "head": 12, "activation": 16, "residual": 24, "gradient": 16,
     "row": 24, "du": 24, "lora_gradient": 26, "momentum": 32, "moment": 25, "master": 32, "delta": 24, "compute": 16,
@@ -101,6 +102,7 @@ class RunManifest:
     optimizer: Optimizer
     batch_size: int
     gradient_accumulation: int
+    parts: int
     sequence_length: int
     steps: int
     window_steps: int
@@ -121,20 +123,22 @@ class RunManifest:
 
     def __post_init__(self) -> None:
         _need(self.version == VERSION, "version", str(VERSION), self.version)
-        for name, top in (("batch_size", 1 << 12), ("gradient_accumulation", 1 << 12), ("sequence_length", 1 << 12), ("steps", 1 << 20),
-                          ("window_steps", 1 << 9), ("examples", 1 << 22)):
+        for name, top in (("batch_size", 1 << 12), ("gradient_accumulation", 1 << 12), ("parts", 1 << 12), ("sequence_length", 1 << 12),
+                          ("steps", 1 << 20), ("window_steps", 1 << 9), ("examples", 1 << 22)):
             value = getattr(self, name)
             _need(type(value) is int and 1 <= value <= top, name, f"1 … {top}", value)
         _need(type(self.rotation_windows) is int and 0 <= self.rotation_windows <= 1 << 20, "rotation_windows", "0 … 2^20",
               self.rotation_windows)
         _need(type(self.seed) is int and 0 <= self.seed < 1 << 63, "seed", "0 … 2^63 − 1", self.seed)
+        _need(self.sequences % self.parts == 0, "parts", f"a divisor of a step's {self.sequences} sequences", self.parts)
         _need(self.sequences <= self.examples, "batch_size", f"with accumulation at most examples = {self.examples}", self.sequences)
         _need(self.optimizer.warmup_steps <= self.steps, "optimizer.warmup_steps", f"at most steps = {self.steps}",
               self.optimizer.warmup_steps)
         tokens = self.sequences * self.sequence_length
         # what a verifier has to build from a small manifest; far above what can be proved
         _need(min(self.window_steps, self.steps) * tokens <= 1 << 24, "window_steps", "at most 2^24 tokens in a window", self.window_steps)
-        _need(-(-self.steps // self.window_steps) * self.model.layers <= 1 << 20, "steps", "at most 2^20 windows times layers", self.steps)
+        _need(-(-self.steps // self.window_steps) * self.model.layers * self.parts <= 1 << 20, "steps",
+              "at most 2^20 windows times layers times parts", self.steps)
         _need(len(self.loss_tokens) == self.steps and all(1 <= n <= tokens for n in self.loss_tokens), "loss_tokens",
               f"{self.steps} integers in 1 … {tokens}", self.loss_tokens)
         _need(self.base_visibility in ("private", "public"), "base_visibility", "private or public",
@@ -148,8 +152,18 @@ class RunManifest:
 
     @property
     def sequences(self) -> int:
-        """Sequences of one optimizer step: the length of axis b."""
+        """Sequences of one optimizer step."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def part_sequences(self) -> int:
+        """Sequences of a step in one task: the length of axis b."""
+        return self.sequences // self.parts
+
+    @property
+    def part_numbers(self) -> tuple[int, ...]:
+        """1 … parts; only 0 where one task has all sequences of a step."""
+        return tuple(range(1, self.parts + 1)) if self.parts > 1 else (0,)
 
     # data order ----------------------------------------------------------------------------------
 
@@ -172,9 +186,10 @@ class RunManifest:
             self._orders[epoch] = CounterStream(f"order/{self.seed}/{epoch}").permutation(self.examples)
         return self._orders[epoch][place * self.sequences : (place + 1) * self.sequences]
 
-    def batches(self, steps: StepRange) -> IntArray:
-        """Example indices [s, b] of a window."""
-        return np.stack([self.batch(k) for k in range(steps.first, steps.stop)])
+    def batches(self, steps: StepRange, part: int) -> IntArray:
+        """Example indices [s, b] of one part of a window, or of all of it (0)."""
+        every = np.stack([self.batch(k) for k in range(steps.first, steps.stop)])
+        return every[:, (part - 1) * self.part_sequences : part * self.part_sequences] if part else every
 
     # encoding ------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What each task of a run states, and how tasks hang together.
 
 The list of tasks, the role of each commitment in each task, and every commitment's layout are functions of the
-manifest. Commitments have names, "base/0" or "x/1@3" (layer 1's input in window 3), and one id per name in the whole run:
+manifest. Commitments have names, "base/0", "x/1@3" (layer 1's input in window 3) or "x/1/2@3" (its second part), and one id per name:
 that one tensor is what one task writes and the next reads is the whole chain. A statement is recomputed by the verifier,
 relation digest included; only published values are taken from the record, and they are bound by the proof.
 """
@@ -17,7 +17,7 @@ from protocol.params import Params, profile
 from protocol.relation.graph import Graph, IntArray
 from protocol.relation.model import build, commitment_tensors
 
-BUDGETS = ("base", "clip", "dataset", "delivered", "dx", "embedding", "head", "norm", "state", "x")
+BUDGETS = ("adapter", "base", "clip", "dataset", "delivered", "dx", "embedding", "gradient", "head", "loss", "norm", "state", "x")
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,16 @@ class Name:
     def kind(self) -> str:
         return self.base.split("/")[0]
 
+    @property
+    def layer(self) -> int:
+        """The layer that it belongs to; −1 without one."""
+        return int(self.base.split("/")[1]) if "/" in self.base and self.kind != "loss" else -1
+
 
 @dataclass(frozen=True)
 class Task:
-    """One provable task: kind, window (−1: once per run), layer (−1: none), part, and (role, commitment) in order."""
+    """One provable task: kind, window (−1: once per run), layer (−1: none), part, and (role, commitment) in order. `part` is that of
+    a step's sequences from 1 on, 0 for all of them; of range and rotate tasks the commitment's number."""
 
     kind: str
     window: int
@@ -48,7 +54,8 @@ class Task:
     def __str__(self) -> str:
         if self.kind in ("range", "rotate"):
             return f"{self.kind}({self.commitments[0 if self.kind == 'range' else -1][1]})"
-        return f"{self.kind}({self.window})" if self.layer < 0 else f"{self.kind}({self.window}, {self.layer})"
+        place = f"{self.kind}({self.window})" if self.layer < 0 else f"{self.kind}({self.window}, {self.layer})"
+        return f"{place} part {self.part}" if self.part else place
 
     @property
     def subject(self) -> int | str:
@@ -56,7 +63,8 @@ class Task:
         return self.commitments[0][1].base if self.kind in ("range", "rotate") else max(self.layer, 0)
 
     def graph(self, manifest: RunManifest) -> Graph:
-        return build(manifest, self.kind, manifest.windows()[self.window] if self.window >= 0 else None, self.subject)
+        window = manifest.windows()[self.window] if self.window >= 0 else None
+        return build(manifest, self.kind, window, self.subject, part=self.part)
 
 
 def standing(manifest: RunManifest, base: str, window: int) -> Name:
@@ -73,33 +81,41 @@ def task_list(manifest: RunManifest) -> list[Task]:
         Task("range", -1, -1, part, ((name.split("/")[0], Name(name)), *(tied if name == "head" else ())))
         for part, name in enumerate(base_commitments(manifest.model))
     ]
-    last, layers = len(manifest.windows()) - 1, manifest.model.layers
+    last, layers, parts = len(manifest.windows()) - 1, manifest.model.layers, manifest.part_numbers
     for w in range(last + 1):
         tasks += [
             Task("rotate", w, -1, part, (("old", standing(manifest, base, w - 1)), ("new", standing(manifest, base, w))))
             for part, base in enumerate(base_commitments(manifest.model)) if standing(manifest, base, w).window == w
         ]
         dataset, embedding, head = (standing(manifest, base, w) for base in ("dataset", "embedding", "head"))
-        tasks.append(Task("embed", w, -1, 0, (("dataset", dataset), ("embedding", embedding), ("x_out", Name("x/0", w)))))
+        tasks += [Task("embed", w, -1, p, (("dataset", dataset), ("embedding", embedding), ("x_out", part_of("x/0", p, w)))) for p in parts]
         for layer in range(layers):
-            roles = [("base", standing(manifest, f"base/{layer}", w))]
-            if w > 0:
-                roles.append(("state_in", Name(f"state/{layer}", w)))
-            roles += [("x_in", Name(f"x/{layer}", w)), ("dx_in", Name(f"dx/{layer + 1}", w)), ("x_out", Name(f"x/{layer + 1}", w))]
-            if layer > 0:
-                roles.append(("dx_out", Name(f"dx/{layer}", w)))
-            if manifest.optimizer.clips:
-                roles += [("norm", Name(f"norm/{layer}", w)), ("clip", Name("clip", w))]
-            roles.append(("state_out", Name(f"state/{layer}", w + 1)))
-            if w == last:
-                roles.append(("delivered", Name(f"delivered/{layer}", w + 1)))
-            tasks.append(Task("layer", w, layer, 0, tuple(roles)))
+            state_in = [("state_in", Name(f"state/{layer}", w))] if w > 0 else []
+            state_out = [("norm", Name(f"norm/{layer}", w)), ("clip", Name("clip", w))] if manifest.optimizer.clips else []
+            state_out.append(("state_out", Name(f"state/{layer}", w + 1)))
+            state_out += [("delivered", Name(f"delivered/{layer}", w + 1))] if w == last else []
+            adapter, gradients = ("adapter", Name(f"adapter/{layer}", w)), {p: part_of(f"gradient/{layer}", p, w) for p in parts}
+            for p in parts:
+                roles = [("base", standing(manifest, f"base/{layer}", w)), *([adapter] if p else state_in)]
+                roles += [("x_in", part_of(f"x/{layer}", p, w)), ("dx_in", part_of(f"dx/{layer + 1}", p, w))]
+                roles += [("x_out", part_of(f"x/{layer + 1}", p, w)), *([("dx_out", part_of(f"dx/{layer}", p, w))] if layer > 0 else [])]
+                tasks.append(Task("layer", w, layer, p, (*roles, *([("gradient", gradients[p])] if p else state_out))))
+            if manifest.parts > 1:
+                summed = [(f"gradient{p}", name) for p, name in gradients.items()]
+                tasks.append(Task("update", w, layer, 0, (*state_in, *summed, adapter, *state_out)))
         if manifest.optimizer.clips:
             norms = [(f"norm{layer}", Name(f"norm/{layer}", w)) for layer in range(layers)]
             tasks.append(Task("clip", w, -1, 0, (*norms, ("clip", Name("clip", w)))))
-        top = (("x_in", Name(f"x/{layers}", w)), ("dx_out", Name(f"dx/{layers}", w)))
-        tasks.append(Task("head", w, -1, 0, (("dataset", dataset), ("head", head), *top)))
+        for p in parts:
+            top = [("x_in", part_of(f"x/{layers}", p, w)), ("dx_out", part_of(f"dx/{layers}", p, w))]
+            sums = [("loss", part_of("loss", p, w))] if p < parts[-1] else [(f"loss{q}", part_of("loss", q, w)) for q in parts[:-1]]
+            tasks.append(Task("head", w, -1, p, (("dataset", dataset), ("head", head), *top, *sums)))
     return tasks
+
+
+def part_of(base: str, part: int, window: int) -> Name:
+    """The commitment of one part of a step's sequences, or of all of them (0)."""
+    return Name(f"{base}/{part}" if part else base, window)
 
 
 def opening_counts(manifest: RunManifest) -> dict[str, int]:

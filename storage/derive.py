@@ -12,11 +12,6 @@ from storage.models import NONE, CommitmentRow
 SPARE_OPENINGS = 4  # attempts that may die after their positions were drawn, per commitment, unless run.yaml says otherwise
 
 
-def layer_number(name: Name) -> int:
-    """The ledger's layer column: the number after the slash, or NONE."""
-    return int(name.base.partition("/")[2] or NONE)
-
-
 def budget_of(manifest: RunManifest, name: Name) -> int | None:
     """How many openings a commitment has; None is unlimited."""
     public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
@@ -29,4 +24,4 @@ def commitment_row(manifest: RunManifest, run_id: str, name: Name, root: bytes) 
     geometry = canonical_json(layout.geometry()).decode()
     identity = layout.identity(root)
     window = name.window if name.window >= 0 else NONE
-    return CommitmentRow(run_id, name.base, window, layer_number(name), identity, root.hex(), geometry, budget_of(manifest, name))
+    return CommitmentRow(run_id, name.base, window, name.layer, identity, root.hex(), geometry, budget_of(manifest, name))

@@ -24,7 +24,7 @@ from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
 from prover.files.groups import Groups
 from prover.randomness import fresh_seed
-from storage.derive import commitment_row, layer_number
+from storage.derive import commitment_row
 from storage.errors import StorageError
 from storage.ledger import Ledger, open_ledger
 from storage.log import LogPublisher
@@ -69,6 +69,7 @@ class RunRequest:
     publish_loss: bool
     soundness_bits: int
     spare_openings: int
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class RunContext:
 
     def recorded(self, name: Name) -> CommitmentRow | None:
         """The ledger's row of a commitment."""
-        return self.stores.ledger.commitment(self.run_id, name.base, name.window, layer_number(name))
+        return self.stores.ledger.commitment(self.run_id, name.base, name.window, name.layer)
 
     def rows(self, task: Task) -> dict[str, CommitmentRow]:
         """Rows of all commitments of a task by name; RunError if one is not recorded yet."""

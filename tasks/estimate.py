@@ -64,6 +64,7 @@ class Estimate:
     """The whole run under one profile."""
 
     profile: str
+    parts: int
     budgets: dict[str, int]
     rotation_windows: int
     kinds: tuple[KindCost, ...]
@@ -80,14 +81,19 @@ class Estimate:
     def bits(self) -> float:
         return min(k.bits for k in self.kinds)
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the largest task."""
+        return max(k.memory.peak for k in self.kinds)
+
     def to_json(self, rates: Rates | None = None) -> dict[str, Any]:
         """Plain values for --json; everything that is an estimate says so in its key, seconds are those of `rates`."""
         kinds = [k.to_json(rates) for k in self.kinds]
         return {
-            "profile": self.profile, "tasks": self.tasks, "committed_values": sum(k.committed for k in self.kinds),
+            "profile": self.profile, "parts": self.parts, "tasks": self.tasks, "committed_values": sum(k.committed for k in self.kinds),
             "padded_values": sum(k.padded for k in self.kinds), "lookups": sum(k.lookups for k in self.kinds),
             "proof_bytes": self.proof_bytes, "soundness_bits": int(self.bits),
-            "estimated_memory_bytes": max(k.memory.peak for k in self.kinds), "backend": rates.backend if rates else None,
+            "estimated_memory_bytes": self.memory, "backend": rates.backend if rates else None,
             "estimated_seconds": round(sum(k["estimated_seconds"] for k in kinds), 1) if rates else None,
             "budgets": dict(sorted(self.budgets.items())), "rotation_windows": self.rotation_windows, "kinds": kinds,
         }
@@ -193,8 +199,8 @@ def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[
         elif task.kind == "rotate":
             key = ("rotate", task.commitments[0][1].kind)
         else:
-            edge = (task.layer == 0, task.window == 0, task.window == last) if task.kind == "layer" else ()
-            key = (task.kind, windows[task.window].count, *edge)
+            edge = (task.layer == 0, task.window == 0, task.window == last) if task.layer >= 0 else ()
+            key = (task.kind, windows[task.window].count, task.kind == "head" and task.part == manifest.part_numbers[-1], *edge)
         groups.setdefault(key, []).append(task)
     for key, tasks in groups.items():
         if key not in shapes:
@@ -216,7 +222,7 @@ def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
             sum(n * size for n, size in zip(counts, sizes, strict=True)), min(bits), max((f.memory for f in each), key=lambda m: m.peak),
             {part: sum((f.parts[part].times(n) for n, f in zip(counts, each, strict=True)), Work()) for part in PARTS},
         ))
-    return Estimate(manifest.profile, manifest.budgets, manifest.rotation_windows, tuple(kinds))
+    return Estimate(manifest.profile, manifest.parts, manifest.budgets, manifest.rotation_windows, tuple(kinds))
 
 
 def _inputs(manifest: RunManifest, task: Task) -> list[CommitmentLayout]:

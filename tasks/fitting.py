@@ -1,4 +1,5 @@
-"""Does every task of a run fit in memory? If one does not, the largest setting that would, found by trying smaller ones.
+"""Does every task of a run fit in memory? If one does not: the fewest parts of a step that do, or the largest setting that would,
+found by trying smaller ones.
 
 A machine's need is the program and its largest task (prover/cost/work.py). Called by tasks/plan.py.
 """
@@ -16,14 +17,35 @@ from tasks.estimate import Estimate, KindCost, PlanError, kind_memory
 SETTINGS = {"batch_size": 1, "gradient_accumulation": 1, "sequence_length": 2, "window_steps": 1}  # with their least values
 
 
+def divisors(sequences: int) -> list[int]:
+    """Numbers of parts that a step's sequences can have."""
+    return [n for n in range(1, sequences + 1) if sequences % n == 0]
+
+
+def fewest_parts(sequences: int, fits: Callable[[int], bool]) -> int:
+    """The fewest parts that fit; as many as there are sequences if none do. A task needs less memory the more parts there are."""
+    if fits(1):
+        return 1
+    choices = divisors(sequences)
+    low, high = min(1, len(choices) - 1), len(choices) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(choices[middle]) else (middle + 1, high)
+    return choices[low]
+
+
 def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING) -> None:
     """PlanError if a task needs more than `limit` bytes of `place`, of which the program itself takes `program`."""
     worst = max(estimate.kinds, key=lambda kind: kind.memory.peak)
-    if worst.memory.peak + program <= limit:
+    room = limit - program
+    if worst.memory.peak <= room:
         return
     chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets, rotation_windows=estimate.rotation_windows)
-    found = {name: _largest(chosen, worst.kind, name, limit - program, place) for name in SETTINGS}
+    found = {name: _largest(chosen, worst.kind, name, room, place) for name in SETTINGS}
     fitting = [f"training.{name}: {value}" for name, value in found.items() if value]
+    if manifest.parts < manifest.sequences and _fits(chosen, worst.kind, {"parts": manifest.sequences}, room, place):
+        fewest = fewest_parts(manifest.sequences, lambda n: _fits(chosen, worst.kind, {"parts": n}, room, place))
+        fitting.insert(0, f"audit.parts: {fewest}")
     raise PlanError(f"{_need(worst, program)}, and there are {describe(limit)}; " + (
         f"what fits, each with the rest as it is, is {' or '.join(fitting)}" if fitting
         else "no smaller batch, sequence or window alone makes it fit: take a machine with more, or --memory for another one"
@@ -54,9 +76,11 @@ def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int, place: Place) -> bool:
     smaller = {name: change.get(name, getattr(manifest, name)) for name in SETTINGS}
-    tokens = smaller["batch_size"] * smaller["gradient_accumulation"] * smaller["sequence_length"]
+    sequences = smaller["batch_size"] * smaller["gradient_accumulation"]
+    tokens, most = sequences * smaller["sequence_length"], manifest.part_sequences
+    parts = change.get("parts", next(n for n in divisors(sequences) if sequences <= n * most))  # a task has no more of them than before
     try:
-        changed = replace(manifest, **change, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))
+        changed = replace(manifest, **change | {"parts": parts}, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))
         return kind_memory(changed, kind, place).peak <= room
     except (RelationError, VerificationError):
         return False  # not a run at all

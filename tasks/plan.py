@@ -11,6 +11,7 @@ spent would be forgotten, and so is a ledger that lacks later rows (storage/log.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from protocol.encoding import canonical_json, parse_canonical, tagged_digest
@@ -35,7 +36,7 @@ from storage.models import RunRow
 from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
 from tasks.estimate import Estimate, OwnedBudget, PlanError, choose
-from tasks.fitting import require_memory
+from tasks.fitting import divisors, fewest_parts, require_memory
 from tasks.owned_data import owned_dataset, same_ledger
 
 PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blinding: anyone recomputes its commitment ids
@@ -90,12 +91,20 @@ def draft(
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
         place = Place.of(room.backend, room.limit) if room else EVERYTHING
-        estimate = choose(prepared.manifest, request.soundness_bits, profiles, owned, request.spare_openings, place)
+
+        @cache
+        def estimated(parts: int) -> Estimate:
+            return choose(replace(prepared.manifest, parts=parts), request.soundness_bits, profiles, owned, request.spare_openings, place)
+
+        parts = request.parts or 1
+        if room and not request.parts:
+            parts = fewest_parts(prepared.manifest.sequences, lambda n: estimated(n).memory + room.program <= room.limit)
+        estimate = estimated(parts)
         if room:
-            require_memory(prepared.manifest, estimate, room.limit, room.program, place)
+            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
-    chosen = {name: getattr(estimate, name) for name in ("profile", "budgets", "rotation_windows")}
+    chosen = {name: getattr(estimate, name) for name in ("profile", "parts", "budgets", "rotation_windows")}
     return Draft(replace(prepared.manifest, **chosen), prepared, estimate, key, opening)
 
 
@@ -120,6 +129,9 @@ def _steps(request: RunRequest, examples: int) -> int:
             f"training.batch_size: {request.batch_size} with gradient_accumulation {request.gradient_accumulation} is more than the "
             f"{examples} examples of {data}; valid is a product from 1 to {examples}"
         )
+    if request.parts and sequences % request.parts:
+        raise PlanError(f"audit.parts: {request.parts} does not divide the {sequences} sequences of a step (training.batch_size times "
+                        f"gradient_accumulation); valid is 0, for as few as fit in memory, or one of {divisors(sequences)}")
     steps = request.epochs * (examples // sequences)
     steps = steps if request.max_steps is None else min(steps, request.max_steps)
     if request.optimizer.warmup_steps > steps:

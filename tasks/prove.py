@@ -110,7 +110,7 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
     ops = ops_beside(context.backend.name)
     inputs = {(role, name): array for role, item in opened for name, array in item.tensors.items()}
     window = context.manifest.windows()[task.window] if task.window >= 0 else None
-    graph, values = task_values(context.manifest, task.kind, window, task.subject, inputs, ops)
+    graph, values = task_values(context.manifest, task.kind, window, task.subject, inputs, ops, part=task.part)
     by_index = dict(enumerate(values))
     try:
         check(graph, by_index, ops if ops.keep else None)

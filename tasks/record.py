@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from protocol.errors import VerificationError
 from protocol.statement import Name
 from storage.bundle import logged_run
-from storage.derive import layer_number
 from storage.errors import IntegrityError, LedgerError, MissingObject, UnknownRun
 from storage.ledger import Ledger
 from storage.log import LogPublisher
@@ -41,7 +40,7 @@ def recorded_root(ledger: Ledger, run_id: str) -> Callable[[Name], str]:
     """Gives the root that the ledger has for a commitment of a run; LedgerError if it has none."""
 
     def root(name: Name) -> str:
-        row = ledger.commitment(run_id, name.base, name.window, layer_number(name))
+        row = ledger.commitment(run_id, name.base, name.window, name.layer)
         if row is None:
             raise LedgerError(f"run {run_id} has no commitment {name} in the ledger: it is not that far")
         return row.root

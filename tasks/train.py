@@ -1,4 +1,5 @@
-"""Train one window and record its commitments: x/*, dx/*, state/*; norm/* and clip with clipping; delivered/* in the last window;
+"""Train one window and record its commitments: x/*, dx/*, state/*; norm/* and clip with clipping; delivered/* in the last window; of
+steps in several parts adapter/*, gradient/* and loss/*;
 and copies under fresh blinding of the commitments known at the start, in windows that the manifest names.
 
 Secrets first (every commitment's seed and tensors), then the window's own file with all roots, created once, which makes the
@@ -10,10 +11,12 @@ there. Called by flows/work.py.
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from protocol.encoding import canonical_json, parse_canonical
 from protocol.manifest import base_commitments
 from protocol.relation.graph import IntArray
-from protocol.statement import Name, standing
+from protocol.statement import Name, part_of, standing
 from prover.executor.evaluate import RangeOverflow
 from prover.executor.trainer import WindowTrace
 from storage.models import EventRow
@@ -48,7 +51,7 @@ def train_window(context: RunContext, window: int, progress: Callable[[int, floa
     if fresh:
         started = time.monotonic()
         trace = _run(context, window, progress)
-        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in outputs(trace, window).items()}
+        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in outputs(trace, window, context.manifest.part_numbers).items()}
         roots |= {str(n): context.commit(n, context.tensors(Name(n.base))).hex() for n in copies(context, window)}
         milliseconds = int(1000 * (time.monotonic() - started))
         fresh = private.create(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
@@ -68,8 +71,12 @@ def window_seconds(context: RunContext, window: int) -> float:
 def window_names(context: RunContext, window: int) -> list[Name]:
     """Every commitment that a window adds."""
     layers, last = range(context.manifest.model.layers), window == len(context.manifest.windows()) - 1
-    names = [Name(f"x/{n}", window) for n in range(len(layers) + 1)] + [Name(f"dx/{n + 1}", window) for n in layers]
-    names += [Name(f"state/{n}", window + 1) for n in layers]
+    parts = context.manifest.part_numbers
+    names = [part_of(f"x/{n}", p, window) for n in range(len(layers) + 1) for p in parts]
+    names += [part_of(f"dx/{n + 1}", p, window) for n in layers for p in parts] + [Name(f"state/{n}", window + 1) for n in layers]
+    if context.manifest.parts > 1:
+        names += [Name(f"adapter/{n}", window) for n in layers] + [part_of(f"gradient/{n}", p, window) for n in layers for p in parts]
+        names += [part_of("loss", p, window) for p in parts[:-1]]
     if context.manifest.optimizer.clips:
         names += [Name(f"norm/{n}", window) for n in layers] + [Name("clip", window)]
     return names + copies(context, window) + ([Name(f"delivered/{n}", window + 1) for n in layers] if last else [])
@@ -81,11 +88,16 @@ def copies(context: RunContext, window: int) -> list[Name]:
     return [name for name in found if name.window == window]
 
 
-def outputs(trace: WindowTrace, window: int) -> dict[Name, Mapping[str, IntArray]]:
-    """The tensors of every commitment that a window adds."""
-    found: dict[Name, Mapping[str, IntArray]] = {Name(f"x/{n}", window): {"x": x} for n, x in trace.x.items()}
-    found |= {Name(f"dx/{n}", window): {"dx": dx} for n, dx in trace.dx.items()}
+def outputs(trace: WindowTrace, window: int, parts: tuple[int, ...]) -> dict[Name, Mapping[str, IntArray]]:
+    """The tensors of every commitment that a window adds; `parts` as the manifest numbers them."""
+    found: dict[Name, Mapping[str, IntArray]] = {}
+    for kind, layers in (("x", trace.x), ("dx", trace.dx)):
+        for n, whole in layers.items():
+            found |= {part_of(f"{kind}/{n}", p, window): {kind: x} for p, x in zip(parts, np.split(whole, len(parts), axis=1), strict=True)}
     found |= {Name(f"state/{n}", window + 1): state for n, state in trace.state_out.items()}
+    found |= {Name(f"adapter/{n}", window): adapter for n, adapter in trace.adapters.items()}
+    found |= {part_of(f"gradient/{n}", p, window): gradient for (n, p), gradient in trace.gradients.items()}
+    found |= {part_of("loss", p, window): sums for p, sums in trace.sums.items()}
     found |= {Name(f"norm/{n}", window): {"n": norm} for n, norm in trace.norms.items()}
     if trace.clip is not None:
         found[Name("clip", window)] = {"factor": trace.clip}

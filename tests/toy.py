@@ -29,7 +29,7 @@ def toy(
     layers: int = 1, steps: int = 2, window_steps: int = 2, sizes: dict[str, int] | None = None, batch_size: int = 2,
     gradient_accumulation: int = 1, sequence_length: int = 5, examples: int = 6, r: int = 2, lora_alpha: int = 4,
     use_rslora: bool = False, target_modules: tuple[str, ...] = PROJECTIONS, seed: int = 7, publish_loss: bool = True,
-    rotation_windows: int = 0, extra_headroom: int = 0, **optimizer: object,
+    rotation_windows: int = 0, parts: int = 1, extra_headroom: int = 0, **optimizer: object,
 ) -> Toy:
     """A toy run, deterministic in its arguments; `optimizer` has the fields of Optimizer, by default SGD with momentum."""
     rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def toy(
     draft = RunManifest(
         version=VERSION, name="toy", model=model, lora=Lora(r, lora_alpha, target_modules, use_rslora),
         optimizer=toy_optimizer(**optimizer), batch_size=batch_size, gradient_accumulation=gradient_accumulation,
-        sequence_length=sequence_length, steps=steps, window_steps=window_steps, seed=seed, examples=examples,
+        parts=parts, sequence_length=sequence_length, steps=steps, window_steps=window_steps, seed=seed, examples=examples,
         loss_tokens=(1,) * steps, publish_loss=publish_loss, base_visibility="private", weight_scales="tensor", dataset_owner="",
         rotation_windows=rotation_windows, tokenizer_digest="0" * 64, widths=dict(WIDTHS), exponents={}, profile="toy",
         commitments={}, budgets={},

@@ -151,10 +151,10 @@ def check_rows(manifest: RunManifest, rows: Rows) -> None:
     require(not foreign, "foreign-statement", "statements", "statements of this run", printable(foreign))
     for name in {name for task in task_list(manifest) for _, name in task.commitments}:
         row = rows.commitments[str(name)]
-        layout, root, number = commitment_layout(manifest, name), bytes.fromhex(row["root"]), name.base.partition("/")[2]
+        layout, root = commitment_layout(manifest, name), bytes.fromhex(row["root"])
         public = name.kind in PUBLIC_BASE and manifest.base_visibility == "public"
         _columns("commitment-row", str(name), row, {
-            "name": name.base, "window": name.window, "layer": int(number or -1), "commitment_id": layout.identity(root),
+            "name": name.base, "window": name.window, "layer": name.layer, "commitment_id": layout.identity(root),
             "geometry": canonical_json(layout.geometry()).decode(), "budget": "" if public else manifest.budgets[name.kind],
         })
 

@@ -70,7 +70,7 @@ def require_size(manifest: RunManifest, task: Task, proof_bytes: int) -> None:
                 for _, shape in commitment_tensors(manifest, name.base, window_of(manifest, name)))
     if task.kind == "layer":
         steps = manifest.windows()[task.window].count
-        cells += steps * manifest.sequences * manifest.model.heads * manifest.sequence_length**2
+        cells += steps * manifest.part_sequences * manifest.model.heads * manifest.sequence_length**2
     least = 8 * params.queries * cells // params.ell
     if proof_bytes < least:
         raise VerificationError("truncated", str(task), f"at least {least} bytes for {cells} cells", str(proof_bytes))

@@ -19,7 +19,7 @@ ROW_BITS = 20  # of scale·W: what the bounds of products with weights leave roo
 def axis_sizes(m: RunManifest) -> dict[str, int]:
     """Lengths of the axis letters that do not depend on the window."""
     x = m.model
-    return {"b": m.sequences, "t": m.sequence_length, "d": x.hidden, "g": x.kv_heads, "q": x.queries_per_group,
+    return {"b": m.part_sequences, "t": m.sequence_length, "d": x.hidden, "g": x.kv_heads, "q": x.queries_per_group,
             "j": x.head_dim, "f": x.ffn, "r": m.lora.r, "v": x.vocab, "e": m.examples}
 
 

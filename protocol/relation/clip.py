@@ -18,7 +18,7 @@ from protocol.relation.base import axis_sizes
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import RelationError
 from protocol.relation.rounding import declare, divide, isqrt, range_check, rescale, rounded_bounds
-from protocol.relation.update import MATRICES, Parameter, axes_of
+from protocol.relation.update import MATRICES, Parameter, axes_of, finish
 
 ROW_BITS, NORM_BITS, ROOT_BITS, FACTOR_BITS = 36, 40, 6, 16
 EPSILON = Fraction(1, 10**6)
@@ -50,6 +50,14 @@ def clipped(c: Context, p: Parameter, gn: Fixed) -> Fixed:
     factor = c.g.input("clip", "factor", "s", (c.steps.count,), 0, (1 << FACTOR_BITS + 1) - 1)
     exact = c.g.product(f"{p.name}.times_factor", f"s{p.axes},s->s{p.axes}", gn.t, factor)
     return c.rounded(f"{p.name}.clipped", f"s{p.axes}", [Fixed(exact, gn.f + FACTOR_BITS)], "moment")
+
+
+def settle(c: Context, means: Sequence[tuple[Parameter, Fixed]], initial: bool, final: bool) -> None:
+    """A layer's updates from its mean gradients."""
+    if c.m.optimizer.clips:
+        squared_norm(c, means)
+    for p, gn in means:
+        finish(c, p, clipped(c, p, gn) if c.m.optimizer.clips else gn, initial, final)
 
 
 def squared_rows(m: RunManifest) -> int:

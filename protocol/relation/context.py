@@ -22,20 +22,21 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Context:
-    """`prefix` is the key of this part of the model among the exponents, e.g. "layer/3/"."""
+    """`prefix` is the key of this piece of the model among the exponents, e.g. "layer/3/"; `part` the part of each step, 0 for all."""
 
     g: Graph
     m: RunManifest
     steps: StepRange
     prefix: str
+    part: int = 0
 
     @property
     def rows(self) -> tuple[int, int, int]:
         """(steps, batch, tokens): the leading axes s, b, t of every activation."""
-        return self.steps.count, self.m.sequences, self.m.sequence_length
+        return self.steps.count, self.m.part_sequences, self.m.sequence_length
 
     def exponent(self, key: str) -> int:
-        """Of this part; a key that begins with "/" is taken from the root."""
+        """Of this piece; a key that begins with "/" is taken from the root."""
         full = key[1:] if key.startswith("/") else self.prefix + key
         if full not in self.m.exponents:
             raise RelationError(f"the manifest has no exponent {full}")

@@ -4,40 +4,44 @@
     somebody needs it: an adapter of this layer or, above layer 0, dx_out
 
 Inputs: base (weights), state_in (adapter; public in the first window), x_in, dx_in [s,b,t,d]. Outputs: x_out, dx_out
-(not in layer 0), state_out, in the last window delivered; with
-clipping also the input clip and the output norm. Called by protocol/relation/model.py.
+(not in layer 0), state_out, in the last window delivered; with clipping also the input clip and the output norm. One part of
+each step has instead of state, clip and norm the input adapter and the output gradient (parts.py). Called by model.py.
 """
 
 from protocol.relation.attention import attention, attention_backward
 from protocol.relation.base import axis_sizes, base_input, base_weight, bias_name
-from protocol.relation.clip import clipped, squared_norm
+from protocol.relation.clip import settle
 from protocol.relation.context import Context, Fixed
-from protocol.relation.lora import BEHIND_NORM, IN_AXES, OUT_AXES, WEIGHT, Projection, project, project_backward
+from protocol.relation.lora import BEHIND_NORM, WEIGHT, Adapter, Projection, project, project_backward
 from protocol.relation.mlp import mlp, mlp_backward
 from protocol.relation.norm import norm_backward, norm_forward
-from protocol.relation.rounding import commit_copy
-from protocol.relation.update import Parameter, begin, finish, mean_gradient
+from protocol.relation.parts import adapter_input, gamma_names, hand_on
+from protocol.relation.rounding import commit_copy, exact_copy
+from protocol.relation.update import MATRICES, Parameter, axes_of, compute_copy, master, mean_gradient
 
 
 def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
     """Adds the layer to `c.g`."""
-    size, targets = axis_sizes(c.m), c.m.lora.target_modules
-
-    def shape(axes: str) -> tuple[int, ...]:
-        return tuple(size[a] for a in axes)
-
+    size, targets, split = axis_sizes(c.m), c.m.lora.target_modules, c.m.parts > 1
     weights = {m: base_weight(c, f"base/{layer}", w, bias_name(m)) for m, w in WEIGHT.items()}
-    gammas = {name: base_input(c, f"base/{layer}", name) for name in ("gamma_attn", "gamma_mlp")
-              if any(BEHIND_NORM.get(m) == name for m in targets)}
+    gammas = {name: base_input(c, f"base/{layer}", name) for name in gamma_names(c.m)}
     gamma_q, gamma_k = (base_input(c, f"base/{layer}", n) if c.m.model.qk_norm else None for n in ("gamma_q", "gamma_k"))
     x = c.input("x_in", "x", "sbtd", (*c.rows, size["d"]), "residual", "/x")
     dx = c.input("dx_in", "dx", "sbtd", (*c.rows, size["d"]), "gradient", f"/dx/{layer + 1}")
 
     gamma_of = {m: gammas.get(BEHIND_NORM.get(m, "")) for m in targets}
-    parameters, adapters = {}, {}
+    parameters, adapters = dict[str, Parameter](), {}
     for m in targets:
-        shapes = {"lora_A": shape("r" + IN_AXES[m]), "lora_B": shape(OUT_AXES[m] + "r")}
-        parameters[m], adapters[m] = begin(c, layer, m, shapes, gamma_of[m], initial)
+        copies = []
+        for matrix in MATRICES:
+            shape = tuple(size[a] for a in axes_of(m, matrix))
+            if split:
+                steps = adapter_input(c, m, matrix, shape)
+            else:
+                p = parameters[f"{m}.{matrix}"] = master(c, layer, m, matrix, shape, initial)
+                steps = p.steps
+            copies.append(compute_copy(c, f"{m}.{matrix}", steps, gamma_of[m] if matrix == "lora_A" else None))
+        adapters[m] = Adapter(*copies)
     projections: dict[str, Projection] = {}
     means: list[tuple[Parameter, Fixed]] = []
 
@@ -67,9 +71,12 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
         if dy is None:
             return []
         terms, gradients = project_backward(c, projections[module], dy, need_dx)
-        for matrix, gradient in gradients.items():
-            p = parameters[module][matrix]
-            means.append((p, mean_gradient(c, p, gradient, gamma_of[module] if matrix == "lora_A" else None)))
+        for matrix, exact in gradients.items():
+            if split:
+                hand_on(c, layer, module, matrix, exact)
+            else:
+                p = parameters[f"{module}.{matrix}"]
+                means.append((p, mean_gradient(c, p, exact, gamma_of[module] if matrix == "lora_A" else None)))
         return terms
 
     terms = backward("down_proj", dx, need_mlp)
@@ -89,7 +96,8 @@ def build_layer(c: Context, layer: int, initial: bool, final: bool) -> None:
         d_norm = c.rounded("attn_norm.dx", "sbtd", terms, "gradient")
         norm_backward(c, "attn_norm", norm1, d_norm, dh, "dx_out", c.exponent(f"/dx/{layer}"), "dx_out", "dx")
 
-    if c.m.optimizer.clips:
-        squared_norm(c, means)
-    for p, gn in means:
-        finish(c, p, clipped(c, p, gn) if c.m.optimizer.clips else gn, initial, final)
+    if split:
+        for name, gamma in gammas.items():
+            exact_copy(c.g, gamma.t, name, gamma.t.magnitude, "gradient")
+    else:
+        settle(c, means, initial, final)

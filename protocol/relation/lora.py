@@ -20,6 +20,10 @@ OUT_AXES = {"q_proj": "gqj", "k_proj": "gj", "v_proj": "gj", "o_proj": "d", "gat
             "down_proj": "d"}
 BEHIND_NORM = {"q_proj": "gamma_attn", "k_proj": "gamma_attn", "v_proj": "gamma_attn", "gate_proj": "gamma_mlp",
                "up_proj": "gamma_mlp"}
+# exponents of a projection's input x and of its output's gradient dY; of the last one the layer's own gradient
+X_EXPONENT = {"q_proj": "attn_norm.out", "k_proj": "attn_norm.out", "v_proj": "attn_norm.out", "o_proj": "v",
+              "gate_proj": "mlp_norm.out", "up_proj": "mlp_norm.out", "down_proj": "z"}
+DY_EXPONENT = {"q_proj": "dq", "k_proj": "dk", "v_proj": "dv", "o_proj": "dh", "gate_proj": "dgate", "up_proj": "dup"}
 WEIGHT = {"q_proj": "W_q", "k_proj": "W_k", "v_proj": "W_v", "o_proj": "W_o", "gate_proj": "W_gate",
           "up_proj": "W_up", "down_proj": "W_down"}
 
@@ -83,7 +87,7 @@ def project(
 def project_backward(
     c: Context, p: Projection, dy: Fixed, need_dx: bool
 ) -> tuple[list[Fixed], dict[str, Fixed]]:
-    """The summands of dX (empty unless needed) and the committed gradients {"lora_A": [s,r,in], "lora_B": [s,out,r]}."""
+    """The summands of dX (empty unless needed) and the exact gradients {"lora_A": [s,r,in], "lora_B": [s,out,r]}."""
     m, i, o = p.module, IN_AXES[p.module], OUT_AXES[p.module]
     terms, gradients = [], {}
     if need_dx:
@@ -95,10 +99,8 @@ def project_backward(
         if need_dx:
             coarse = c.rounded(f"{m}.du_coarse", "sbtr", [du], "gradient")
             terms.append(c.product(f"{m}.duA", f"sbtr,sr{i}->sbt{i}", coarse, p.adapter.a))
-        dyu = c.product(f"{m}.dyu", f"sbt{o},sbtr->s{o}r", dy, p.u)
-        dux = c.product(f"{m}.dux", f"sbtr,sbt{i}->sr{i}", du, p.x)
         gradients = {
-            "lora_A": c.rounded(f"{m}.lora_A.grad", "sr" + i, [dux], "lora_gradient"),
-            "lora_B": c.rounded(f"{m}.lora_B.grad", f"s{o}r", [dyu], "lora_gradient"),
+            "lora_A": c.product(f"{m}.dux", f"sbtr,sbt{i}->sr{i}", du, p.x),
+            "lora_B": c.product(f"{m}.dyu", f"sbt{o},sbtr->s{o}r", dy, p.u),
         }
     return terms, gradients

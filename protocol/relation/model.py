@@ -1,7 +1,8 @@
 """The relation of every task, and the contents of every commitment, as functions of the manifest.
 
 `build(manifest, kind, …)` is what prover and verifier both call; `commitment_tensors` is what a commitment of a given
-name contains, so that both lay it out alike. Kinds: "range" and "rotate" (a base commitment), "embed", "layer", "clip", "head".
+name contains, so that both lay it out alike. Kinds: "range" and "rotate" (a base commitment), "embed", "layer", "head", "clip", and
+"update" (of a layer whose sequences several tasks have).
 """
 
 from protocol.manifest import RunManifest, StepRange, base_commitments
@@ -12,14 +13,16 @@ from protocol.relation.embed import build_embed
 from protocol.relation.graph import Graph, RelationError
 from protocol.relation.head import build_head
 from protocol.relation.layer import build_layer
+from protocol.relation.parts import build_update, gamma_names
 from protocol.relation.rounding import attach, range_check, signed_check
 from protocol.relation.update import MATRICES, axes_of, state_names
 
 
 def build(
-    manifest: RunManifest, kind: str, window: StepRange | None = None, layer: int | str = 0, final: bool | None = None
+    manifest: RunManifest, kind: str, window: StepRange | None = None, layer: int | str = 0, final: bool | None = None, part: int = 0
 ) -> Graph:
-    """The graph of one task. `layer` is the layer, or for "range" the commitment's name.
+    """The graph of one task. `layer` is the layer, or for "range" the commitment's name; `part` one of the manifest's part_numbers for
+    "embed" and "head" (a layer's is the same for all parts).
 
     `final` says whether the window delivers the adapter; by default, whether it ends the run. The executor passes it
     explicitly, because it builds graphs of single steps: the node list does not depend on the number of steps.
@@ -33,15 +36,15 @@ def build(
         return g
     if window is None or window.first < 0 or window.count < 1 or window.stop > manifest.steps:
         raise RelationError(f"{kind}: no such window {window}")
-    if kind == "embed":
-        build_embed(Context(g, manifest, window, "embed/"))
+    if kind in ("embed", "head"):
+        if part not in manifest.part_numbers:
+            raise RelationError(f"{kind}: no part {part} of {manifest.parts}")
+        (build_embed if kind == "embed" else build_head)(Context(g, manifest, window, f"{kind}/", part))
     elif kind == "clip":
         build_clip(Context(g, manifest, window, "clip/"))
-    elif kind == "head":
-        build_head(Context(g, manifest, window, "head/"))
-    elif kind == "layer" and isinstance(layer, int) and 0 <= layer < manifest.model.layers:
+    elif (kind == "layer" or (kind == "update" and manifest.parts > 1)) and isinstance(layer, int) and 0 <= layer < manifest.model.layers:
         ends = window.stop == manifest.steps if final is None else final
-        build_layer(Context(g, manifest, window, f"layer/{layer}/"), layer, window.first == 0, ends)
+        (build_layer if kind == "layer" else build_update)(Context(g, manifest, window, f"layer/{layer}/"), layer, window.first == 0, ends)
     else:
         raise RelationError(f"no task {kind} for layer {layer}")
     return g
@@ -50,14 +53,16 @@ def build(
 def commitment_tensors(
     manifest: RunManifest, name: str, window: StepRange | None = None
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """[(tensor name, shape)] of base/{l}, embedding, head, dataset, x/{l}, dx/{l}, norm/{l}, clip, state/{l}, delivered/{l}."""
-    m, size = manifest.model, axis_sizes(manifest)
+    """[(tensor name, shape)] of base/{l}, embedding, head, dataset, x/{l}, dx/{l}, norm/{l}, clip, state/{l}, delivered/{l}; of several
+    parts x/{l}/{p}, dx/{l}/{p}, adapter/{l}, gradient/{l}/{p}, loss/{p}."""
+    size = axis_sizes(manifest) | ({"s": window.count} if window else {})
     kind = name.split("/")[0]
     if kind in ("base", "embedding", "head"):
         found = [(tensor, axes) for tensor, (axes, _, _) in base_tensors(manifest, kind).items()]
-    elif kind in ("state", "delivered"):
-        matrices = [(f"{p}.{x}", axes_of(p, x)) for p in manifest.lora.target_modules for x in MATRICES]
-        found = list(matrices)
+    elif kind in ("state", "delivered") or (kind in ("adapter", "gradient") and window is not None):
+        steps = "s" if kind in ("adapter", "gradient") else ""
+        matrices = [(f"{p}.{x}", steps + axes_of(p, x)) for p in manifest.lora.target_modules for x in MATRICES]
+        found = matrices + [(gamma, "d") for gamma in gamma_names(manifest) if kind == "gradient"]
         if kind == "state":
             o = manifest.optimizer
             found += [(x, axes) for n, axes in matrices for x in state_names(n, o.kind, o.momentum_integer)]
@@ -66,8 +71,10 @@ def commitment_tensors(
                 ("mask", (manifest.examples, manifest.sequence_length))]
     elif kind in ("norm", "clip") and window is not None:
         return [("n" if kind == "norm" else "factor", (window.count,))]
+    elif kind == "loss" and window is not None:
+        return [("loss", (window.count,)), ("tokens", (window.count,))]
     elif kind in ("x", "dx") and window is not None:
-        return [(kind, (window.count, manifest.sequences, manifest.sequence_length, m.hidden))]
+        found = [(kind, "sbtd")]
     else:
         raise RelationError(f"no commitment is named {name}" + ("" if window else " outside a window"))
     return [(n, tuple(size[a] for a in axes)) for n, axes in found]

@@ -78,6 +78,13 @@ def commit_copy(g: Graph, t: Tensor, bits: int, name: str, commitment: str) -> T
     return rescale(g, t, 0, bits, name, commitment)
 
 
+def exact_copy(g: Graph, t: Tensor, name: str, bound: int, commitment: str) -> None:
+    """A committed tensor equal to `t`, whose own bounds are within ±bound: it needs no range check, and nobody who reads it does."""
+    if t.magnitude > bound:
+        raise RelationError(f"{name}: values of {commitment} may reach {t.magnitude}, and {bound} is declared")
+    attach(g, t, 0, g.commit(name, t.axes, t.shape, -bound, bound, commitment))
+
+
 def isqrt(g: Graph, v: Tensor, name: str) -> Tensor:
     """⌊√v⌋ of a tensor without negative values, committed with just the bits that v's bound allows."""
     if v.lo < 0:

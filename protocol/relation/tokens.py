@@ -26,7 +26,7 @@ def dataset_input(c: Context, name: str) -> Tensor:
 def batch_ids(c: Context, offset: int) -> Tensor:
     """[s,b,t]: the ids at positions offset … offset + T − 1 of the window's examples (0 inputs, 1 labels)."""
     length = c.m.sequence_length
-    rows = c.g.gather("batch", dataset_input(c, "tokens"), "sb", c.m.batches(c.steps))
+    rows = c.g.gather("batch", dataset_input(c, "tokens"), "sb", c.m.batches(c.steps, c.part))
     return c.g.axis_map("ids", rows, "t", length, np.arange(length), np.arange(length) + offset)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from protocol.optimizer import MOMENTUM_BITS
 from protocol.relation.context import Context, Fixed
 from protocol.relation.graph import IntArray, Tensor, Term
-from protocol.relation.lora import IN_AXES, OUT_AXES, Adapter
+from protocol.relation.lora import IN_AXES, OUT_AXES
 from protocol.relation.rounding import commit_copy, declare, divide, isqrt, rescale, signed_check
 from protocol.streams import MASTER_BITS, initial_lora_a
 
@@ -93,32 +93,35 @@ def _keep_last(c: Context, name: str, value: Tensor, bits: int, signed: bool = T
     rescale(c.g, end, 0, bits, name, "state_out", signed)
 
 
-def begin(
-    c: Context, layer: int, module: str, shapes: dict[str, tuple[int, ...]], gamma: Fixed | None, initial: bool
-) -> tuple[dict[str, Parameter], Adapter]:
-    """Masters of one module, and this window's compute copies; behind a norm that of lora_A is A∘γ."""
-    g, count, parameters, copies = c.g, c.steps.count, {}, {}
-    for matrix in MATRICES:
-        name, axes, shape = f"{module}.{matrix}", axes_of(module, matrix), shapes[matrix]
-        if initial and matrix == "lora_A":
-            start = g.public(f"initial/{name}", axes, initial_lora_a(c.m.seed, layer, module, shape))
-        else:
-            start = _start(c, name, axes, shape, *_signed(c.m.widths["master"]), initial)
-        kinds = ("delta", "decay") if c.m.optimizer.weight_decay != "0" else ("delta",)
-        updates = tuple(declare(g, f"{name}.{x}", "s" + axes, (count, *shape), c.m.widths["delta"]) for x in kinds)
-        before = [_sums(c, f"{x.name}.moved", x) for x in updates]
-        steps = g.linear(f"{name}.steps", "s" + axes, (1, start), *[(-1, x) for x in before])
-        parameters[matrix] = Parameter(name, axes, start, updates, steps)
-        exact, to = Fixed(steps, MASTER_BITS), COMPUTE_BITS
-        if matrix == "lora_A" and gamma is not None:
-            exact = c.product(f"{name}.gamma", f"s{axes},d->s{axes}", exact, gamma)
-            to = c.exponent(f"{name}.copy")
-        copies[matrix] = c.rounded(f"{name}.copy", "s" + axes, [exact], "compute", to)
-    return parameters, Adapter(copies["lora_A"], copies["lora_B"])
+def master(c: Context, layer: int, module: str, matrix: str, shape: tuple[int, ...], initial: bool) -> Parameter:
+    """The master of one matrix."""
+    g, name, axes = c.g, f"{module}.{matrix}", axes_of(module, matrix)
+    if initial and matrix == "lora_A":
+        start = g.public(f"initial/{name}", axes, initial_lora_a(c.m.seed, layer, module, shape))
+    else:
+        start = _start(c, name, axes, shape, *_signed(c.m.widths["master"]), initial)
+    updates = tuple(declare(g, f"{name}.{x}", "s" + axes, (c.steps.count, *shape), c.m.widths["delta"]) for x in changes(c))
+    before = [_sums(c, f"{x.name}.moved", x) for x in updates]
+    return Parameter(name, axes, start, updates, g.linear(f"{name}.steps", "s" + axes, (1, start), *[(-1, x) for x in before]))
 
 
-def mean_gradient(c: Context, p: Parameter, gradient: Fixed, gamma: Fixed | None) -> Fixed:
+def changes(c: Context) -> tuple[str, ...]:
+    """What a step subtracts from a master."""
+    return ("delta", "decay") if c.m.optimizer.weight_decay != "0" else ("delta",)
+
+
+def compute_copy(c: Context, name: str, steps: Tensor, gamma: Fixed | None) -> Fixed:
+    """The compute copies [s, …] of a master; `gamma` if the copy is to be A∘γ."""
+    exact, to = Fixed(steps, MASTER_BITS), COMPUTE_BITS
+    if gamma is not None:
+        exact = c.product(f"{name}.gamma", f"{steps.axes},d->{steps.axes}", exact, gamma)
+        to = c.exponent(f"{name}.copy")
+    return c.rounded(f"{name}.copy", steps.axes, [exact], "compute", to)
+
+
+def mean_gradient(c: Context, p: Parameter, exact: Fixed, gamma: Fixed | None) -> Fixed:
     """gn before clipping: the mean gradient, with γ where the compute copy had it."""
+    gradient = c.rounded(f"{p.name}.grad", "s" + p.axes, [exact], "lora_gradient")
     k = NORMALISER_BITS + max(c.m.loss_tokens).bit_length()
     inverse = [((1 << k + 1) // n + 1) // 2 for n in c.m.loss_tokens[c.steps.first : c.steps.stop]]
     if gamma is not None:

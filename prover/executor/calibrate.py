@@ -133,11 +133,12 @@ def calibrate(
 
 def _require_relation(manifest: RunManifest, exponents: dict[str, int]) -> None:
     """CalibrationError unless a manifest may have these exponents and every task of a whole window has a relation with them."""
-    kinds = [("embed", 0), ("head", 0), *[("layer", n) for n in range(manifest.model.layers)]]
+    of_layers = ("layer", "update") if manifest.parts > 1 else ("layer",)
+    kinds = [("embed", 0), ("head", 0), *[(kind, n) for kind in of_layers for n in range(manifest.model.layers)]]
     try:
         whole = replace(manifest, exponents=exponents)
         for kind, layer in kinds + [("clip", 0)] * manifest.optimizer.clips:
-            build(whole, kind, whole.windows()[0], layer)
+            build(whole, kind, whole.windows()[0], layer, part=whole.part_numbers[-1])
     except (RelationError, VerificationError) as error:
         smallest = sorted(exponents, key=lambda key: -exponents[key])[:3]
         reason = str(error) if isinstance(error, RelationError) else "an exponent is not between −96 and 96"

@@ -40,7 +40,7 @@ def prepare(
     base, exponents = quantise_base(model, widths, weight_scales, keep)
     draft = RunManifest(
         version=VERSION, name=name, model=model.config, lora=lora, optimizer=optimizer, batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation, rotation_windows=0, weight_scales=weight_scales,
+        gradient_accumulation=gradient_accumulation, parts=1, rotation_windows=0, weight_scales=weight_scales,
         dataset_owner=dataset_owner,
         sequence_length=dataset.sequence_length, steps=steps, window_steps=window_steps, seed=seed,
         examples=len(dataset.tokens), loss_tokens=(1,) * steps, publish_loss=publish_loss,

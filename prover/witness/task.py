@@ -1,7 +1,7 @@
 """All tensors of one task, recomputed from boundary tensors: what a prover worker starts from.
 
-A layer's window is evaluated step by step (its graph is cyclic in values over the steps of a window: the update of one
-step is the adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
+A layer's window is evaluated step by step, and so is an update's (its graph is cyclic in values over the steps of a window: the update
+of one step is the adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
 ones. The node list of a graph does not depend on the number of steps, so index i means the same in both. Of the virtual tensors a proof
 reads those that are looked up or factors of products; the others are half of all cells and are dropped after their last use.
 """
@@ -15,7 +15,7 @@ from protocol.relation.model import build
 from prover.executor.evaluate import Inputs, Ops, evaluate
 from prover.executor.torch_ops import TorchOps
 
-STEPWISE = ("x_in", "dx_in", "clip")
+STEPWISE = ("x_in", "dx_in", "clip", "adapter", "gradient")  # roles whose tensors have an axis s
 
 
 def sizes(graph: Graph) -> dict[str, int]:
@@ -52,16 +52,17 @@ def outputs(graph: Graph, values: Mapping[int, IntArray]) -> dict[tuple[str, str
     return found
 
 
-def layer_committed(
-    manifest: RunManifest, window: StepRange, layer: int, inputs: Inputs, ops: Ops
+def _committed_by_step(
+    manifest: RunManifest, kind: str, window: StepRange, layer: int, inputs: Inputs, ops: Ops
 ) -> dict[int, Any]:
-    """Committed values of a layer's window, by tensor index."""
+    """Committed values of a "layer" or "update" task, by tensor index."""
     final, per_step = window.stop == manifest.steps, []
-    graph, current = build(manifest, "layer", window, layer, final), dict(inputs)
+    graph, current = build(manifest, kind, window, layer, final), dict(inputs)
+    stepwise = [key for key in inputs if key[0].rstrip("0123456789") in STEPWISE and not key[1].startswith("gamma")]
     for offset in range(window.count):
         step = StepRange(window.first + offset, 1)
-        single = build(manifest, "layer", step, layer, final)
-        current |= {(role, name): array[offset : offset + 1] for (role, name), array in inputs.items() if role in STEPWISE}
+        single = build(manifest, kind, step, layer, final)
+        current |= {key: inputs[key][offset : offset + 1] for key in stepwise}
         wanted = [single.tensors[i] for i in committed_indices(single)]
         values = evaluate(single, current, wanted, ops, first_step=step.first)
         current |= {("state_in", n): v for (role, n), v in outputs(single, values).items() if role == "state_out"}
@@ -75,15 +76,15 @@ def layer_committed(
 
 def task_values(
     manifest: RunManifest, kind: str, window: StepRange | None, layer: int | str, inputs: Inputs,
-    ops: Ops | None = None, every: bool = False,
+    ops: Ops | None = None, every: bool = False, part: int = 0,
 ) -> tuple[Graph, list[Any]]:
     """The task's graph and the values of the tensors that a proof reads (None at the others) or of `every` tensor, by index, as `ops`
     gives results. `inputs` by (role, tensor name)."""
     ops = ops or TorchOps()
-    graph = build(manifest, kind, window, layer)
+    graph = build(manifest, kind, window, layer, part=part)
     given: dict[int, Any] = {}
-    if kind == "layer" and window is not None and isinstance(layer, int):
-        given = layer_committed(manifest, window, layer, inputs, ops)
+    if kind in ("layer", "update") and window is not None and isinstance(layer, int):
+        given = _committed_by_step(manifest, kind, window, layer, inputs, ops)
     wanted = graph.tensors if every else read_by_proof(graph)
     values = evaluate(graph, inputs, wanted, ops, given, 0 if window is None else window.first)
     return graph, [values.get(i) for i in range(len(graph.tensors))]

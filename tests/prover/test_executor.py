@@ -11,12 +11,14 @@ from protocol.manifest import RunManifest, StepRange
 from protocol.model_config import PROJECTIONS
 from protocol.relation.graph import Committed, Graph, IntArray, Operation
 from protocol.relation.model import build, commitment_tensors
+from protocol.statement import Task, task_list
 from prover.executor.calibrate import CalibrationError
 from prover.executor.evaluate import Inputs, RangeOverflow, RelationBroken, check, evaluate
 from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps
-from prover.executor.trainer import Trainer, WindowTrace
+from prover.executor.trainer import State, Trainer, WindowTrace
 from prover.witness.task import outputs, task_values
+from tasks.train import outputs as written
 from tests.toy import EVEN, Toy, toy, toy_optimizer
 
 torch.set_num_threads(1)  # on a busy machine two spinning threads are slower than one
@@ -28,21 +30,18 @@ def trainer_of(t: Toy, reference: bool = False) -> Trainer:
     return Trainer(t.manifest, t.base, t.tokens, t.mask, ReferenceOps() if reference else TorchOps())
 
 
-def task_inputs(t: Toy, kind: str, layer: int, trace: WindowTrace, state: Mapping[int, Mapping[str, IntArray]]) -> Inputs:
-    trainer, top = trainer_of(t), t.manifest.model.layers
-    if kind == "embed":
-        return trainer.dataset | {("embedding", "E"): t.base["embedding"]["E"]}
-    if kind == "head":
-        return trainer.dataset | {("head", "W"): t.base["head"]["W"], ("x_in", "x"): trace.x[top]}
-    if kind == "clip":
-        return {(f"norm{n}", "n"): norm for n, norm in trace.norms.items()}
-    factor = {} if trace.clip is None else {("clip", "factor"): trace.clip}
-    return trainer.layer_inputs(layer, state) | {("x_in", "x"): trace.x[layer], ("dx_in", "dx"): trace.dx[layer + 1]} | factor
+def boundary(t: Toy, window: int, trace: WindowTrace, state: State) -> dict[str, Mapping[str, IntArray]]:
+    """By name what a window's tasks read and write."""
+    found = t.base | {"dataset": {"tokens": t.tokens, "mask": t.mask}} | {f"state/{n}@{window}": arrays for n, arrays in state.items()}
+    return found | {str(name): arrays for name, arrays in written(trace, window, t.manifest.part_numbers).items()}
 
 
-def tasks(m: RunManifest) -> list[tuple[str, int]]:
-    clip = [("clip", 0)] if m.optimizer.clips else []
-    return [("embed", 0), *[("layer", n) for n in range(m.model.layers)], *clip, ("head", 0)]
+def task_inputs(task: Task, arrays: Mapping[str, Mapping[str, IntArray]]) -> Inputs:
+    return {(role, key): array for role, name in task.commitments for key, array in arrays[str(name)].items()}
+
+
+def tasks(m: RunManifest, window: int = 0) -> list[Task]:
+    return [task for task in task_list(m) if task.window == window]
 
 
 ADAMW = {"kind": "adamw", "learning_rate": "0.01"}
@@ -60,6 +59,9 @@ CASES = {
     "adamw": ADAMW | {"layers": 1, "steps": 3, "window_steps": 2, "sizes": EVEN, "epsilon": "1"},
     "adamw with everything": ALL | {"layers": 2, "steps": 3, "window_steps": 2, "batch_size": 1},
     "clipped sgd": {"layers": 2, "steps": 4, "window_steps": 2, "max_grad_norm": "1", "sizes": EVEN, "schedule": "linear"},
+    "parts": {"layers": 2, "steps": 3, "window_steps": 2, "batch_size": 3, "parts": 3, "sizes": EVEN, "publish_loss": False},
+    "parts with everything": ALL | {"layers": 2, "steps": 3, "window_steps": 2, "parts": 2},
+    "parts, some modules": {"layers": 1, "steps": 2, "window_steps": 1, "parts": 2, "target_modules": ("o_proj", "down_proj")},
     "rslora": {"layers": 1, "steps": 2, "window_steps": 1, "r": 3, "use_rslora": True, "kind": "adamw", "beta2": "0.95"},
     "odd widths": {"layers": 1, "steps": 1, "window_steps": 1, "sizes": WIDE, "sequence_length": 3, "batch_size": 1, "r": 1} | ADAMW,
 }
@@ -68,45 +70,56 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_torch_equals_reference_and_every_assertion_holds(case: str) -> None:
     t = toy(**CASES[case])  # type: ignore[arg-type]
-    state: Mapping[int, Mapping[str, IntArray]] = {}
-    for window in t.manifest.windows():
+    state: State = {}
+    for w, window in enumerate(t.manifest.windows()):
         trace = trainer_of(t).run_window(window, state or None)
         other = trainer_of(t, reference=True).run_window(window, state or None)
-        for kind, layer in tasks(t.manifest):
-            graph, values = task_values(t.manifest, kind, window, layer, task_inputs(t, kind, layer, trace, state), every=True)
+        arrays = [boundary(t, w, result, state) for result in (trace, other)]
+        left, published = set(arrays[0]) - set(t.base) - {"dataset", *(f"state/{n}@{w}" for n in state)}, []
+        for task in tasks(t.manifest, w):
+            graph, values = task_values(
+                t.manifest, task.kind, window, task.subject, task_inputs(task, arrays[0]), every=True, part=task.part
+            )
             check(graph, dict(enumerate(values)))
-            found = outputs(graph, dict(enumerate(values)))
-            for result in (trace, other):
-                for (role, name), array in found.items():
-                    assert np.array_equal(array, boundary(result, kind, layer, role, name)), (kind, role, name)
-            for assertion in graph.published:
-                assert np.array_equal(values[assertion.tensor.index], trace.loss)
-            assert bool(graph.published) == (kind == "head" and t.manifest.publish_loss)
+            names = dict(task.commitments)
+            for (role, key), array in outputs(graph, dict(enumerate(values))).items():
+                for found in arrays:
+                    assert np.array_equal(array, found[str(names[role])][key]), (str(task), role, key)
+                left -= {str(names[role])}
+            published += [(task.kind, values[assertion.tensor.index].tolist()) for assertion in graph.published]
+        assert left == set() and published == [("head", trace.loss.tolist())] * t.manifest.publish_loss
         state = trace.state_out
     assert all((n in trace.delivered) and trace.delivered[n] for n in range(t.manifest.model.layers))
 
 
-def boundary(trace: WindowTrace, kind: str, layer: int, role: str, name: str) -> IntArray:
-    if role == "x_out":
-        return trace.x[0 if kind == "embed" else layer + 1]
-    if role == "dx_out":
-        return trace.dx[max(trace.dx) if kind == "head" else layer]
-    if role == "norm":
-        return trace.norms[layer]
-    if role == "clip" and trace.clip is not None:
-        return trace.clip
-    return (trace.state_out if role == "state_out" else trace.delivered)[layer][name]
+@pytest.mark.parametrize("optimizer", [{}, ADAMW | {"max_grad_norm": "1"}, {"target_modules": ("k_proj", "down_proj")}])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_number_of_parts_changes_no_bit(parts: int, optimizer: dict[str, object]) -> None:
+    t = toy(layers=2, steps=3, window_steps=2, batch_size=4, examples=9, sizes=EVEN, **optimizer)
+    split, states = replace(t, manifest=replace(t.manifest, parts=parts)), [None, None]
+    for window in t.manifest.windows():
+        whole, other = (trainer_of(run).run_window(window, state) for run, state in zip((t, split), states, strict=True))
+        states = [whole.state_out, other.state_out]
+        for name in ("x", "dx", "norms"):
+            for n, array in getattr(whole, name).items():
+                assert np.array_equal(array, getattr(other, name)[n]), (name, n)
+        for name in ("state_out", "delivered"):
+            for n, tensors in getattr(whole, name).items():
+                assert all(np.array_equal(array, getattr(other, name)[n][key]) for key, array in tensors.items()), (name, n)
+        assert np.array_equal(whole.loss, other.loss) and (whole.clip is None or np.array_equal(whole.clip, other.clip))
+        assert not (whole.adapters or whole.gradients or whole.sums)
+        assert sorted(other.gradients) == [(n, p) for n in range(2) for p in range(1, parts + 1)] and len(other.sums) == parts - 1
 
 
-def test_commitments_hold_what_the_trainer_gives() -> None:
-    t = toy(layers=2, steps=2, window_steps=2, **ADAMW, max_grad_norm="1")
+@pytest.mark.parametrize("parts", [1, 2])
+def test_commitments_hold_what_the_trainer_gives(parts: int) -> None:
+    t = toy(layers=2, steps=2, window_steps=2, parts=parts, **ADAMW, max_grad_norm="1")
     window = t.manifest.windows()[0]
-    trace = trainer_of(t).run_window(window)
-    found = {"state/1": trace.state_out[1], "delivered/0": trace.delivered[0], "x/2": {"x": trace.x[2]},
-             "dx/1": {"dx": trace.dx[1]}, "norm/0": {"n": trace.norms[0]}, "clip": {"factor": trace.clip},
-             "dataset": {"tokens": t.tokens, "mask": t.mask}, **t.base}
+    found = boundary(t, 0, trainer_of(t).run_window(window), {})
+    assert set(found) == {str(name) for task in task_list(t.manifest) for _, name in task.commitments}
     for name, arrays in found.items():
-        assert sorted((k, v.shape) for k, v in arrays.items()) == sorted(commitment_tensors(t.manifest, name, window))
+        wanted = commitment_tensors(t.manifest, name.split("@")[0], window)
+        assert sorted((k, v.shape) for k, v in arrays.items()) == sorted(wanted), name
 
 
 def test_range_tasks_hold_and_notice() -> None:
@@ -123,16 +136,22 @@ def test_range_tasks_hold_and_notice() -> None:
             graph, values = task_values(t.manifest, "range", None, name, inputs | {key: bad}, every=True)
 
 
-@pytest.mark.parametrize(("kind", "layer", "optimizer"), [
-    ("embed", 0, {}), ("layer", 1, {}), ("head", 0, {}), ("layer", 1, ALL | {"target_modules": ("q_proj",)}), ("clip", 0, ALL),
+SPLIT = {"batch_size": 2, "parts": 2}
+
+
+@pytest.mark.parametrize(("name", "changes"), [
+    ("embed(0)", {}), ("layer(0, 1)", {}), ("head(0)", {}), ("layer(0, 1)", ALL | {"target_modules": ("q_proj",)}), ("clip(0)", ALL),
+    ("layer(0, 1) part 2", SPLIT), ("update(0, 1)", SPLIT), ("update(0, 0)", ALL | SPLIT | {"target_modules": ("q_proj",)}),
+    ("head(0) part 1", SPLIT), ("head(0) part 2", SPLIT),
 ], ids=lambda x: str(x) if not isinstance(x, dict) else x.get("kind", "sgd"))
-def test_every_committed_tensor_is_constrained(kind: str, layer: int, optimizer: dict[str, object]) -> None:
+def test_every_committed_tensor_is_constrained(name: str, changes: dict[str, object]) -> None:
     """One cell of one committed tensor off by one, everything virtual recomputed: some assertion must fail."""
-    t = toy(layers=2, steps=2, window_steps=2, sizes=EVEN, batch_size=1, sequence_length=3, **optimizer)
+    t = toy(**{"layers": 2, "steps": 2, "window_steps": 2, "sizes": EVEN, "batch_size": 1, "sequence_length": 3} | changes)  # type: ignore[arg-type]
     window, rng = t.manifest.windows()[0], np.random.default_rng(5)
     trace = trainer_of(t).run_window(window)
-    inputs = task_inputs(t, kind, layer, trace, {})
-    graph, values = task_values(t.manifest, kind, window, layer, inputs, every=True)
+    task = next(task for task in tasks(t.manifest) if str(task) == name)
+    inputs = task_inputs(task, boundary(t, 0, trace, {}))
+    graph, values = task_values(t.manifest, task.kind, window, task.subject, inputs, every=True, part=task.part)
     committed = {i.index: values[i.index] for i, op in zip(graph.tensors, graph.ops, strict=True)
                  if isinstance(op, Committed)}
     free, reads = [], virtual_dependencies(graph)
@@ -183,23 +202,24 @@ def needed(graph: Graph) -> set[int]:
     return seen
 
 
-@pytest.mark.parametrize("optimizer", [{}, ALL], ids=["sgd", "all"])
+@pytest.mark.parametrize("optimizer", [{}, ALL, ALL | {"parts": 2}], ids=["sgd", "all", "parts"])
 @pytest.mark.parametrize("modules", SUBSETS)
 def test_no_dead_committed_values(modules: tuple[str, ...], optimizer: dict[str, object]) -> None:
     m = toy(layers=2, steps=2, window_steps=2, target_modules=modules, sizes=EVEN, **optimizer).manifest
-    for kind, layer in tasks(m):
-        graph = build(m, kind, m.windows()[0], layer)
+    for task in tasks(m):
+        graph = task.graph(m)
         used = needed(graph)
         dead = [t.name for t, op in zip(graph.tensors, graph.ops, strict=True)
                 if isinstance(op, Committed) and t.index not in used and ".limb" not in t.name]
         assert dead == []
 
 
-@pytest.mark.parametrize("optimizer", [{}, ALL], ids=["sgd", "all"])
+@pytest.mark.parametrize("optimizer", [{}, ALL, ALL | {"parts": 2}], ids=["sgd", "all", "parts"])
 def test_node_list_does_not_depend_on_the_number_of_steps(optimizer: dict[str, object]) -> None:
     m = toy(layers=2, steps=6, window_steps=3, **optimizer).manifest
-    for kind, layer in tasks(m):
-        graphs = [build(m, kind, StepRange(first, count), layer, True) for first, count in ((0, 1), (0, 3), (3, 1), (3, 3))]
+    for task in tasks(m):
+        graphs = [build(m, task.kind, StepRange(first, count), task.subject, True, task.part)
+                  for first, count in ((0, 1), (0, 3), (3, 1), (3, 3))]
         lists = [[(type(op).__name__, t.axes) for t, op in zip(g.tensors, g.ops, strict=True)] for g in graphs]
         assert lists[0] == lists[1] and lists[2] == lists[3] and len(lists[0]) == len(lists[2])
 

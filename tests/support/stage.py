@@ -26,6 +26,7 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
 from prover.witness.task import task_values
+from tasks.train import outputs
 from tests.support.cuda.emulated import emulated
 from tests.toy import Toy
 
@@ -73,14 +74,7 @@ class Stage:
         for w, window in enumerate(manifest.windows()):
             trace = trainer.run_window(window, state)
             state = trace.state_out
-            self.arrays |= {f"x/{n}@{w}": {"x": a} for n, a in trace.x.items()}
-            self.arrays |= {f"dx/{n}@{w}": {"dx": a} for n, a in trace.dx.items()}
-            self.arrays |= {f"state/{n}@{w + 1}": dict(a) for n, a in trace.state_out.items()}
-            self.arrays |= {f"delivered/{n}@{w + 1}": dict(a) for n, a in trace.delivered.items()}
-            self.arrays |= {f"norm/{n}@{w}": {"n": a} for n, a in trace.norms.items()}
-            if trace.clip is not None:
-                self.arrays[f"clip@{w}"] = {"factor": trace.clip}
-
+            self.arrays |= {str(name): dict(a) for name, a in outputs(trace, w, manifest.part_numbers).items()}
         for name in {name for task in task_list(manifest) for _, name in task.commitments}:  # copies hold what the start holds
             if str(name) not in self.arrays:
                 self.arrays[str(name)] = self.arrays[name.base]
@@ -131,7 +125,7 @@ class Case:
     def execute(self, inputs: Inputs) -> list[IntArray]:
         manifest, task = self.stage.toy.manifest, self.task
         window = manifest.windows()[task.window] if task.window >= 0 else None
-        return task_values(manifest, task.kind, window, task.subject, inputs, every=True)[1]
+        return task_values(manifest, task.kind, window, task.subject, inputs, every=True, part=task.part)[1]
 
     def tensor(self, name: str) -> int:
         """Index of the committed tensor with this name (the last one made, which shadows none in a role)."""

@@ -62,7 +62,7 @@ def layout() -> Suite:
 
 MODULES = ["q_proj", "v_proj"]
 NAMES = ["base/0", "base/1", "dataset", "embedding", "head"]
-KINDS = ["base", "clip", "dataset", "delivered", "dx", "embedding", "head", "norm", "state", "x"]
+KINDS = ["adapter", "base", "clip", "dataset", "delivered", "dx", "embedding", "gradient", "head", "loss", "norm", "state", "x"]
 WIDTHS = {
     "weight": 12,
     "bias": 16,
@@ -96,13 +96,14 @@ DEFAULTS = {
     "warmup_steps": 0,
 }
 MANIFEST: dict[str, Any] = {
-    "version": 3,
+    "version": 4,
     "name": "vector",
     "model": MODEL,
     "lora": {"r": 2, "lora_alpha": 4, "target_modules": MODULES, "use_rslora": False},
     "optimizer": DEFAULTS,
     "batch_size": 2,
     "gradient_accumulation": 1,
+    "parts": 1,
     "sequence_length": 5,
     "steps": 3,
     "window_steps": 1,
@@ -144,15 +145,20 @@ def manifest() -> Suite:
         changed("optimizer.max_grad_norm", "1"),
         changed("rotation_windows", 1),
         changed("lora.use_rslora", True),
+        changed("parts", 2),
     ):
         s.ok("manifest.parse", tagged("manifest", data), manifest=data.decode())
     wrong: list[tuple[str, Any]] = [
-        ("version", 2),
+        ("version", 3),
         ("version", "3"),
         ("batch_size", 0),
         ("batch_size", 4097),
         ("batch_size", 7),
         ("gradient_accumulation", 0),
+        ("parts", 0),
+        ("parts", 3),
+        ("parts", 4),
+        ("parts", "2"),
         ("sequence_length", 4097),
         ("steps", 0),
         ("steps", 2),
@@ -212,14 +218,18 @@ def statement_ids(data: bytes, tasks: list[tuple[str, str, int, int, int]]) -> l
 def statement() -> Suite:
     s = Suite("statement")
     ranges = [(f"range({name})", "range", -1, -1, part) for part, name in enumerate(NAMES)]
-    for path, value in [("seed", 7), ("optimizer.max_grad_norm", "1"), ("rotation_windows", 2)]:
+    for path, value in [("seed", 7), ("optimizer.max_grad_norm", "1"), ("rotation_windows", 2), ("parts", 2)]:
         data, tasks = changed(path, value), list(ranges)
         for w in range(3):
             if path == "rotation_windows" and w == 2:
                 tasks += [(f"rotate({name}@2)", "rotate", w, -1, part) for part, name in enumerate(NAMES)]
-            tasks += [(f"embed({w})", "embed", w, -1, 0), (f"layer({w}, 0)", "layer", w, 0, 0), (f"layer({w}, 1)", "layer", w, 1, 0)]
+            parts = [(1, " part 1"), (2, " part 2")] if path == "parts" else [(0, "")]
+            tasks += [(f"embed({w}){text}", "embed", w, -1, p) for p, text in parts]
+            for n in range(2):
+                tasks += [(f"layer({w}, {n}){text}", "layer", w, n, p) for p, text in parts]
+                tasks += [(f"update({w}, {n})", "update", w, n, 0)] if path == "parts" else []
             tasks += [(f"clip({w})", "clip", w, -1, 0)] if path.startswith("optimizer") else []
-            tasks += [(f"head({w})", "head", w, -1, 0)]
+            tasks += [(f"head({w}){text}", "head", w, -1, p) for p, text in parts]
         s.ok("statement.tasks", statement_ids(data, tasks), manifest=data.decode())
     for path, value in [("budgets.head-", 0), ("budgets.x", 0), ("budgets.base", 99), ("budgets.x", -1)]:
         s.bad("statement.layouts", "manifest", manifest=changed(path, value).decode())
