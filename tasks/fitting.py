@@ -23,15 +23,9 @@ def divisors(sequences: int) -> list[int]:
 
 
 def fewest_parts(sequences: int, fits: Callable[[int], bool]) -> int:
-    """The fewest parts that fit; as many as there are sequences if none do. A task needs less memory the more parts there are."""
-    if fits(1):
-        return 1
-    choices = divisors(sequences)
-    low, high = min(1, len(choices) - 1), len(choices) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(choices[middle]) else (middle + 1, high)
-    return choices[low]
+    """The fewest parts that fit; as many as there are sequences if none do. Each number is tried, because more parts are more openings,
+    and these may take larger proof parameters."""
+    return next((n for n in divisors(sequences) if fits(n)), sequences)
 
 
 def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING) -> None:

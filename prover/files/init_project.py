@@ -55,6 +55,7 @@ audit:
   base_model: private        # private: verifiers learn the shapes of the base weights only
   publish_loss: true         # the proved loss of every step goes into the ledger
   soundness_bits: 100        # refuse to prove with less
+  parts: 0                   # tasks that share a step's sequences; 0: as few as fit in memory
 
 storage:
   ledger: sqlite:///var/ledger.db   # append-only audit ledger

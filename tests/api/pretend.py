@@ -56,7 +56,13 @@ class Shape:
     dataset: str = "dataset"
     finished: bool = True
     proved_windows: int = 1 << 20
+    parts: int = 1
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the parts of a step; 0 for all of it."""
+        return list(range(1, self.parts + 1)) if self.parts > 1 else [0]
 
     @property
     def windows(self) -> int:
@@ -65,8 +71,8 @@ class Shape:
     def manifest(self) -> dict[str, Any]:
         names = [*(f"base/{n}" for n in range(self.layers)), "embedding", "head"]
         return {
-            "version": 2, "name": self.model, "steps": self.steps, "window_steps": self.window_steps, "batch_size": 4, "seed": 7,
-            "sequence_length": 64, "examples": 120, "loss_tokens": [200] * self.steps, "publish_loss": True, "base_visibility": "private",
+            "version": 4, "name": self.model, "steps": self.steps, "window_steps": self.window_steps, "batch_size": 4,
+            "parts": self.parts, "seed": 7, "sequence_length": 64, "examples": 120, "loss_tokens": [200] * self.steps, "publish_loss": True, "base_visibility": "private",
             "tokenizer_digest": sha("tokenizer"), "dataset_owner": "Example Press", "profile": "goldilocks-2^14",
             "model": {"layers": self.layers, "hidden": 64, "vocab": 512, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 172},
             "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -84,9 +90,9 @@ def rows_of(shape: Shape, store: ObjectStore | None = None) -> list[Any]:
 
     def commit(name: str, window: int, budget: int | None) -> None:
         ids[name, window] = sha(shape.dataset) if name == "dataset" else sha(f"{shape.run_id}/{name}/{window}")
-        number = name.partition("/")[2]
-        identity = ids[name, window]
-        out.append(CommitmentRow(shape.run_id, name, window, int(number) if number else NONE, identity, sha(identity), "{}", budget))
+        kind, *numbers = name.split("/")
+        layer = int(numbers[0]) if numbers and kind != "loss" else NONE
+        out.append(CommitmentRow(shape.run_id, name, window, layer, ids[name, window], sha(ids[name, window]), "{}", budget))
 
     def state(kind: str, window: int, layer: int, part: int, uses: list[tuple[str, str, int]], published: dict[str, Any]) -> None:
         identity = sha(f"{shape.run_id}/{kind}/{window}/{layer}/{part}")
@@ -108,23 +114,41 @@ def rows_of(shape: Shape, store: ObjectStore | None = None) -> list[Any]:
         state("range", -1, -1, part, [(name.split("/")[0], name, -1)], {})
     last = shape.windows - 1
     for w in range(shape.windows):
-        for n in range(shape.layers + 1):
-            commit(f"x/{n}", w, 2)
-            commit(f"dx/{n}", w, 2)
+        parts = {p: f"/{p}" if p else "" for p in shape.numbers}
+        for p, text in parts.items():
+            for n in range(shape.layers + 1):
+                commit(f"x/{n}{text}", w, 2)
+                commit(f"dx/{n}{text}", w, 2)
+            if 0 < p < shape.parts:
+                commit(f"loss/{p}", w, 2)
         for n in range(shape.layers):
             commit(f"state/{n}", w + 1, 2)
+            if shape.parts > 1:
+                commit(f"adapter/{n}", w, 3)
+                for text in parts.values():
+                    commit(f"gradient/{n}{text}", w, 2)
             if w == last:
                 commit(f"delivered/{n}", w + 1, 3)
-        state("embed", w, -1, 0, [("dataset", "dataset", -1), ("embedding", "embedding", -1), ("x_out", "x/0", w)], {})
+        for p, text in parts.items():
+            state("embed", w, -1, p, [("dataset", "dataset", -1), ("embedding", "embedding", -1), ("x_out", f"x/0{text}", w)], {})
         for n in range(shape.layers):
-            uses = [("base", f"base/{n}", -1), ("x_in", f"x/{n}", w), ("dx_in", f"dx/{n + 1}", w), ("x_out", f"x/{n + 1}", w)]
-            uses += ([("state_in", f"state/{n}", w)] if w else []) + ([("dx_out", f"dx/{n}", w)] if n else [])
-            uses += [("state_out", f"state/{n}", w + 1)] + ([("delivered", f"delivered/{n}", w + 1)] if w == last else [])
-            state("layer", w, n, 0, uses, {})
+            state_in = [("state_in", f"state/{n}", w)] if w else []
+            state_out = [("state_out", f"state/{n}", w + 1)] + ([("delivered", f"delivered/{n}", w + 1)] if w == last else [])
+            for p, text in parts.items():
+                uses = [("base", f"base/{n}", -1), ("x_in", f"x/{n}{text}", w), ("dx_in", f"dx/{n + 1}{text}", w)]
+                uses += [("x_out", f"x/{n + 1}{text}", w)] + ([("dx_out", f"dx/{n}{text}", w)] if n else [])
+                uses += [("adapter", f"adapter/{n}", w), ("gradient", f"gradient/{n}{text}", w)] if p else [*state_in, *state_out]
+                state("layer", w, n, p, uses, {})
+            if shape.parts > 1:
+                summed = [(f"gradient{p}", f"gradient/{n}{text}", w) for p, text in parts.items()]
+                state("update", w, n, 0, [*state_in, *summed, ("adapter", f"adapter/{n}", w), *state_out], {})
         steps = range(w * shape.window_steps, min((w + 1) * shape.window_steps, shape.steps))
         loss = [int(200 * 2**20 * (1.6 + 3.1 * math.exp(-k / 9) + 0.12 * math.sin(2.7 * k))) for k in steps]
-        top = [("x_in", f"x/{shape.layers}", w), ("dx_out", f"dx/{shape.layers}", w)]
-        state("head", w, -1, 0, [("dataset", "dataset", -1), ("head", "head", -1), *top], {"loss": loss})
+        for p, text in parts.items():
+            top = [("x_in", f"x/{shape.layers}{text}", w), ("dx_out", f"dx/{shape.layers}{text}", w)]
+            sums = [(f"loss{q}", f"loss/{q}", w) for q in shape.numbers[:-1]] if p in (0, shape.parts) else [("loss", f"loss/{p}", w)]
+            state("head", w, -1, p, [("dataset", "dataset", -1), ("head", "head", -1), *top, *sums],
+                  {"loss": loss} if p in (0, shape.parts) else {})
     if shape.finished:
         out.append(EventRow(shape.run_id, "finished", NONE, "{}"))
     return out

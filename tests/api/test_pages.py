@@ -85,6 +85,32 @@ def test_a_receipt_that_says_something_else_or_is_forged_has_no_signer(tmp_path:
     assert text(client, f"/runs/{RUN}").count("signature valid") == 1
 
 
+def test_parts_of_a_step_share_a_square(tmp_path: Path) -> None:
+    made = Pretended(f"sqlite:///{tmp_path / 'ledger.db'}", f"file:{tmp_path / 'objects'}", tmp_path)
+    shape = Shape("5b1f0e77a2d4b690", layers=2, steps=4, window_steps=2, parts=3)
+    book, rows = open_ledger(made.ledger_url), rows_of(shape, open_object_store(made.objects_url))
+    late = {row.statement_id for row in rows if isinstance(row, StatementRow) and (row.kind, row.window, row.part) == ("layer", 1, 2)}
+    absent = {row.statement_id for row in rows if isinstance(row, StatementRow) and (row.kind, row.window, row.part) == ("head", 1, 1)}
+    proved = [row for row in rows if not isinstance(row, ProofRow) or row.statement_id not in late | absent]
+    append(book, [row for row in proved if not isinstance(row, StatementRow) or row.statement_id not in absent])
+    bad = next(row.statement_id for row in rows if isinstance(row, StatementRow) and (row.kind, row.part) == ("embed", 3))
+    for subject in (bad, next(row.statement_id for row in rows if isinstance(row, StatementRow) and row.kind == "update")):
+        book.append(VerdictRow("p", shape.run_id, subject, "somebody", subject != bad, ""))
+    book.close()
+    client = TestClient(create_app(open_services(made.ledger_url, made.objects_url)))
+    page = text(client, f"/runs/{shape.run_id}")
+    assert "One square is one task, or the 3 parts of one" in page and '<th scope="colgroup" colspan="2" class="c">update</th>' in page
+    squares = dict(re.findall(r'aria-label="([^:"]*): ([^"]*)"', page))
+    assert squares["embed(0)"] == "proofs of 3 of 3 parts recorded, by verdicts appended 1 rejected"
+    assert squares["layer(0, 1)"] == "proofs of 3 of 3 parts recorded"
+    assert squares["layer(1, 0)"] == "proofs of 2 of 3 parts recorded" == squares["head(1)"]
+    assert squares["update(0, 0)"].endswith("1 accepted, 0 rejected") and squares["update(1, 1)"].endswith("no verdict appended")
+    assert page.count('class="cell stated"') == 3 + 1 and len(client.get(f"/api/v1/runs/{shape.run_id}").json()["loss"]) == 4
+    assert {status for path, status in every_link(client, f"/runs/{shape.run_id}").items()} == {200}
+    window = text(client, f"/runs/{shape.run_id}/windows/1")
+    assert "layer(1, 0) part 2" in window and window.index(">x/0/1@1<") < window.index(">x/0/2@1<") < window.index(">adapter/0@1<")
+
+
 def test_runs_are_filtered_by_the_form(client: TestClient) -> None:
     page = text(client, "/?model=&dataset=&state=finished&since=2001-01-01&until=&verifier=somebody")
     assert f"/runs/{RUN}" in page and f"/runs/{REJECTED}" not in page and "<option selected>finished" in page

@@ -34,6 +34,7 @@ from storage.log import LogPublisher
 from storage.models import NONE, CommitmentRow, EventRow, ProofRow, RunRow, StatementRow
 from storage.object_store import open_object_store
 from storage.private import open_private_store
+from tasks.train import outputs
 from tests.toy import Toy, toy
 
 
@@ -96,10 +97,7 @@ def build_run(folder: Path) -> Built:
         trace = trainer.run_window(window, state)
         state = trace.state_out
         losses.append(trace.loss)
-        arrays |= {Name(f"x/{n}", w): {"x": x} for n, x in trace.x.items()}
-        arrays |= {Name(f"dx/{n}", w): {"dx": x} for n, x in trace.dx.items()}
-        arrays |= {Name(f"state/{n}", w + 1): dict(x) for n, x in trace.state_out.items()}
-        arrays |= {Name(f"delivered/{n}", w + 1): dict(x) for n, x in trace.delivered.items() if x}
+        arrays |= {name: dict(tensors) for name, tensors in outputs(trace, w, manifest.part_numbers).items()}
     for name in arrays:
         if name not in data:
             put(name)
@@ -108,9 +106,8 @@ def build_run(folder: Path) -> Built:
     text = manifest.to_json().decode()
     book.append(RunRow(RUN_ID, hashlib.sha256(text.encode()).hexdigest(), text))
     for name, item in data.items():
-        number = name.base.partition("/")[2]
         book.append(CommitmentRow(
-            RUN_ID, name.base, name.window, int(number) if number else NONE, item.id, item.root.hex(),
+            RUN_ID, name.base, name.window, name.layer, item.id, item.root.hex(),
             canonical_json(item.layout.geometry()).decode(), manifest.budgets[name.kind],
         ))
     ids = {str(name): item.id for name, item in data.items()}

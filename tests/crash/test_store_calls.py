@@ -110,7 +110,7 @@ def draft(windows: int) -> Draft:
     manifest = with_budgets(manifest)
     manifest = replace(manifest, budgets=dict.fromkeys(manifest.budgets, PROFILES[name].max_openings))
     prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
-    return Draft(manifest, prepared, Estimate(name, manifest.budgets, 0, ()), KEY)
+    return Draft(manifest, prepared, Estimate(name, manifest.parts, manifest.budgets, 0, ()), KEY)
 
 
 class Run:

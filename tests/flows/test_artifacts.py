@@ -41,6 +41,18 @@ def test_grid_and_curve_follow_the_ledger(tmp_path: Path) -> None:
     assert len(curve) == 2 and all(1.5 < value < 4 for value in curve)  # about ln 16 for a random model
 
 
+def test_parts_of_a_step_share_a_cell_and_have_one_curve(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, profile="goldilocks-2^13", parts=2)
+    for window in range(2):
+        train_window(run, window)
+    heads = [prove_statement(run, task) for task in task_list(run.manifest) if task.kind == "head"]
+    grid = proof_grid(run, run.stores.ledger.proof_sizes(run.run_id)).splitlines()
+    assert grid[2] == "| window | embed | layer 0 | update 0 | head |"
+    assert grid[4] == f"| 0 | –, – | –, – | – | {heads[0].size:,}, {heads[1].size:,} |"
+    curve = losses(run, run.stores.ledger.statements(run.run_id, "head"))
+    assert len(curve) == 2 and all(1.5 < value < 4 for value in curve)
+
+
 def test_no_curve_before_every_step_is_published(tmp_path: Path) -> None:
     run = toy_run(tmp_path)
     train_window(run, 0)

@@ -52,9 +52,10 @@ def manifest_of(seed: int, steps: int = 2) -> tuple[RunManifest, dict[Name, byte
     )
     draft = RunManifest(
         version=VERSION, name="tiny", model=model, lora=Lora(2, 4, PROJECTIONS, False),
-        optimizer=Optimizer(kind="sgd", learning_rate="0.02", momentum="0.9"), batch_size=2, gradient_accumulation=1, sequence_length=5,
-        steps=steps, window_steps=1, rotation_windows=0, seed=seed, examples=6, loss_tokens=(3,) * steps, publish_loss=True,
-        base_visibility="private", weight_scales="tensor", dataset_owner="", tokenizer_digest="0" * 64, widths=dict(WIDTHS), exponents={},
+        optimizer=Optimizer(kind="sgd", learning_rate="0.02", momentum="0.9"), batch_size=2, gradient_accumulation=1, parts=1,
+        sequence_length=5, steps=steps, window_steps=1, rotation_windows=0, seed=seed, examples=6, loss_tokens=(3,) * steps,
+        publish_loss=True, base_visibility="private", weight_scales="tensor", dataset_owner="", tokenizer_digest="0" * 64,
+        widths=dict(WIDTHS), exponents={},
         profile="goldilocks-2^11", commitments={}, budgets={},
     )
     draft = replace(draft, budgets=opening_counts(draft))

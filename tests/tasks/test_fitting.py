@@ -7,7 +7,7 @@ import pytest
 
 from protocol.relation.model import build
 from tasks.estimate import Estimate, PlanError, choose, kind_memory
-from tasks.fitting import bisect, require_memory
+from tasks.fitting import bisect, divisors, fewest_parts, require_memory
 from tests.toy import EVEN, toy
 
 
@@ -27,6 +27,8 @@ def test_what_fits_is_accepted_and_what_does_not_is_refused_with_what_would() ->
     found = {name: int(value) for name, value in re.findall(r"training\.(\w+): (\d+)", text)}
     assert set(found) == {"batch_size", "sequence_length", "window_steps"}  # gradient_accumulation is 1 already
     chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets)  # type: ignore[type-var]
+    assert "what fits, each with the rest as it is, is audit.parts: 3 or " in text
+    assert kind_memory(replace(chosen, parts=3), worst.kind).peak < worst.memory.peak  # type: ignore[type-var]
     for name, value in found.items():
         sizes = [kind_memory(_changed(chosen, name, n), worst.kind).peak for n in (value, value + 1)]
         assert sizes[0] <= worst.memory.peak - 1 < sizes[1], name
@@ -42,6 +44,12 @@ def test_nothing_fits_in_nothing() -> None:
     manifest, estimate = planned()
     with pytest.raises(PlanError, match="no smaller batch, sequence or window alone makes it fit"):
         require_memory(manifest, estimate, 1, 0)  # type: ignore[arg-type]
+
+
+def test_the_fewest_parts_are_found() -> None:
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+    for least in range(1, 14):
+        assert fewest_parts(12, lambda n, least=least: n >= least) == min((n for n in divisors(12) if n >= least), default=12)
 
 
 def test_the_largest_value_is_found() -> None:

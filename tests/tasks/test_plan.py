@@ -9,6 +9,7 @@ import pytest
 from protocol.encoding import canonical_json
 from protocol.field import GOLDILOCKS
 from protocol.manifest import Lora
+from protocol.model_config import PROJECTIONS
 from protocol.optimizer import Optimizer
 from protocol.params import PROFILES
 from protocol.schedule.task import TaskShape
@@ -25,7 +26,7 @@ from storage.ledger import open_ledger
 from storage.object_store import open_object_store
 from tasks.context import RunRequest, Stores
 from tasks.estimate import Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
-from tasks.plan import PUBLIC_SEED, Draft, draft, plan_key, planned, quantisation_loss, start
+from tasks.plan import PUBLIC_SEED, Draft, Room, draft, plan_key, planned, quantisation_loss, start
 from tasks.prove import prove_statement
 from tasks.record import collect
 from tasks.train import train_window
@@ -50,7 +51,7 @@ def request_(tmp_path: Path) -> RunRequest:
         lora=Lora(2, 4, ("q_proj",)), optimizer=Optimizer(kind="sgd", momentum="0.9", learning_rate="0.01"), epochs=1, batch_size=2,
         gradient_accumulation=1, sequence_length=12, seed=3, window_steps=4, max_steps=None, weight_bits=12, weight_scales="tensor",
         headroom=0, base_visibility="private", publish_loss=True, soundness_bits=100,
-        spare_openings=SPARE_OPENINGS,
+        spare_openings=SPARE_OPENINGS, parts=0,
     )
 
 
@@ -142,7 +143,7 @@ def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
     manifest = replace(with_budgets(replace(found.manifest, rotation_windows=2)), profile="goldilocks-2^12")
     prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
     where = stores(tmp_path)
-    run = start(where, Draft(manifest, prepared, Estimate(manifest.profile, manifest.budgets, 2, ()), "0" * 64))
+    run = start(where, Draft(manifest, prepared, Estimate(manifest.profile, 1, manifest.budgets, 2, ()), "0" * 64))
     for w in range(3):
         train_window(run, w)
     for task in task_list(run.manifest):
@@ -163,10 +164,21 @@ def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
     ({"gradient_accumulation": 3}, "batch_size: 2 with gradient_accumulation 3 .* a product from 1 to 4"),
     ({"optimizer": Optimizer(kind="sgd", learning_rate="0.1", warmup_steps=3)}, "warmup_steps: 3 is more than the run's 2 steps"),
     ({"base_visibility": "secret"}, "base_visibility"),
+    ({"parts": 4}, r"audit.parts: 4 does not divide the 2 sequences of a step .* or one of \[1, 2\]"),
 ])
 def test_what_cannot_be_run_is_refused(request_: RunRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         draft(replace(request_, **change), "key")
+
+
+def test_a_step_is_divided_among_as_few_parts_as_fit(request_: RunRequest) -> None:
+    asked, room = replace(request_, batch_size=4, sequence_length=48, lora=Lora(2, 4, PROJECTIONS)), Room("cpu", 125_000_000, 7)
+    whole, split = draft(asked, "key"), draft(asked, "key", room=room)
+    assert whole.manifest.parts == 1 and whole.estimate.memory > room.limit
+    assert split.manifest.parts == split.estimate.parts == split.estimate.to_json()["parts"] == 2
+    assert split.estimate.memory + room.program <= room.limit
+    with pytest.raises(PlanError, match="what fits, each with the rest as it is, is audit.parts: 2 or training.batch_size"):
+        draft(replace(asked, parts=1), "key", room=room)
 
 
 def test_a_ledger_that_forgot_the_run_is_refused(tmp_path: Path, request_: RunRequest) -> None:
@@ -212,8 +224,8 @@ def test_the_manifest_says_what_was_asked_for(request_: RunRequest) -> None:
     assert (found.widths["weight"], found.widths["head"], found.widths["gamma"]) == (16, 16, 16)
     assert found.lora == request_.lora and found.steps == 4 * (found.examples // 2)
     assert len({plan_key(replace(asked, **{key: value})) for key, value in {
-        "packing": False, "gradient_accumulation": 1, "weight_bits": 12, "weight_scales": "tensor", "headroom": 1,
-        "lora": replace(asked.lora, use_rslora=True), "data_format": "text", "epochs": 1}.items()} | {plan_key(asked)}) == 9
+        "packing": False, "parts": 2, "gradient_accumulation": 1, "weight_bits": 12, "weight_scales": "tensor", "headroom": 1,
+        "lora": replace(asked.lora, use_rslora=True), "data_format": "text", "epochs": 1}.items()} | {plan_key(asked)}) == 10
 
 
 def test_headroom_is_room(request_: RunRequest) -> None:

@@ -1,5 +1,6 @@
 """Windows and statements are recorded once, whatever fails in between; secrets stay in the private store."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from storage.errors import BudgetExhausted, MissingObject, StorageError, StoreFu
 from tasks.context import RunContext, RunError, TrainingOverflow
 from tasks.deliver import load_committed, save_committed
 from tasks.prove import find_task, prove_statement
+from tasks.record import collect
 from tasks.train import overflow_file, train_window, window_file, window_names
+from tasks.verify import judge
 from tests.tasks.toy_run import toy_run
 
 
@@ -75,6 +78,28 @@ def test_norms_and_clip_factors_are_recorded_and_proved(tmp_path: Path) -> None:
         assert prove_statement(run, task_named(run, name)).fresh
     opened = {row.commitment_id for row in run.stores.ledger.record(run.run_id).openings}
     assert {row.commitment_id for n in (Name("norm/0", 1), Name("clip", 1)) if (row := run.recorded(n))} <= opened
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"kind": "adamw", "max_grad_norm": "0.5", "weight_decay": "0.01"}], ids=["sgd", "adamw"])
+def test_a_run_in_parts_is_the_run_in_one(tmp_path: Path, optimizer: dict[str, object]) -> None:
+    whole, split = (toy_run(tmp_path / str(parts), profile="goldilocks-2^13", parts=parts, **optimizer) for parts in (1, 2))
+    for run in (whole, split):
+        for window in (0, 1):
+            train_window(run, window)
+    [tensors, same] = (run.tensors(Name("delivered/0", 2)) for run in (whole, split))
+    assert tensors.keys() == same.keys() and all((tensors[key] == same[key]).all() for key in tensors)
+    kinds = {"embed": 4, "layer": 4, "update": 2, "head": 4, "range": 4} | ({"clip": 2} if optimizer else {})
+    assert {kind: sum(t.kind == kind for t in task_list(split.manifest)) for kind in kinds} == kinds
+    for task in task_list(split.manifest):
+        assert prove_statement(split, task).fresh
+    for task in task_list(whole.manifest):
+        if task.kind == "head":
+            prove_statement(whole, task)
+    verdict = judge(collect(split.stores.log, split.run_id))
+    assert verdict.accepted and verdict.found is not None
+    losses = [[json.loads(row.content)["published"] for row in run.stores.ledger.statements(run.run_id, "head")] for run in (whole, split)]
+    assert [published for published in losses[1] if published] == losses[0]  # a part's own loss is not published
+    assert {row.layer for row in split.stores.ledger.record(split.run_id).commitments if row.name.startswith("loss")} == {-1}
 
 
 def test_a_window_cut_off_before_its_file_is_trained_again(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ def stores(folder: Path) -> Stores:
     return open_stores(f"sqlite:///{folder / 'ledger.db'}", f"file:{folder / 'objects'}", f"file:{folder / 'private'}")
 
 
-def toy_draft(visibility: str = "private", key: str = "0" * 64, **optimizer: object) -> Draft:
-    found = toy(layers=1, steps=2, window_steps=1, sizes=EVEN, target_modules=("q_proj",), **optimizer)
-    manifest = with_budgets(replace(found.manifest, profile=PROFILE, base_visibility=visibility))
+def toy_draft(visibility: str = "private", key: str = "0" * 64, profile: str = PROFILE, **others: object) -> Draft:
+    found = toy(layers=1, steps=2, window_steps=1, sizes=EVEN, target_modules=("q_proj",), **others)  # type: ignore[arg-type]
+    manifest = with_budgets(replace(found.manifest, profile=profile, base_visibility=visibility))
     prepared = Prepared(manifest, found.base, found.tokens, found.mask, Calibration(manifest.exponents, [], []))
-    return Draft(manifest, prepared, Estimate(PROFILE, manifest.budgets, 0, ()), key)
+    return Draft(manifest, prepared, Estimate(profile, manifest.parts, manifest.budgets, 0, ()), key)
 
 
-def toy_run(folder: Path, visibility: str = "private", **optimizer: object) -> RunContext:
-    return start(stores(folder), toy_draft(visibility, **optimizer))
+def toy_run(folder: Path, visibility: str = "private", **others: object) -> RunContext:
+    return start(stores(folder), toy_draft(visibility, **others))  # type: ignore[arg-type]
