@@ -72,7 +72,8 @@ class Shape:
         names = [*(f"base/{n}" for n in range(self.layers)), "embedding", "head"]
         return {
             "version": 4, "name": self.model, "steps": self.steps, "window_steps": self.window_steps, "batch_size": 4,
-            "parts": self.parts, "seed": 7, "sequence_length": 64, "examples": 120, "loss_tokens": [200] * self.steps, "publish_loss": True, "base_visibility": "private",
+            "parts": self.parts, "seed": 7, "sequence_length": 64, "examples": 120, "loss_tokens": [200] * self.steps,
+            "publish_loss": True, "base_visibility": "private",
             "tokenizer_digest": sha("tokenizer"), "dataset_owner": "Example Press", "profile": "goldilocks-2^14",
             "model": {"layers": self.layers, "hidden": 64, "vocab": 512, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 172},
             "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
