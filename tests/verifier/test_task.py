@@ -122,7 +122,8 @@ def test_a_proof_has_a_least_size_that_follows_from_the_tensors_it_opens() -> No
 
 def test_the_least_size_of_the_tasks_of_a_step_in_parts() -> None:
     """A layer's scores are those of its own part; an update opens the gradients of all of them."""
-    manifest = toy(sizes=EVEN, target_modules=("q_proj",), steps=3, window_steps=3, batch_size=4, parts=2, sequence_length=5, examples=6).manifest
+    sizes = {"steps": 3, "window_steps": 3, "batch_size": 4, "parts": 2, "sequence_length": 5, "examples": 6}
+    manifest = toy(sizes=EVEN, target_modules=("q_proj",), **sizes).manifest
     manifest = replace(manifest, profile="goldilocks-2^10")
     params, m = profile("goldilocks-2^10"), manifest.model
     steps, sequences, length = 3, 2, 5
