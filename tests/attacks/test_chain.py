@@ -271,7 +271,8 @@ def split() -> Complete:
 def test_complete_run_in_parts_is_accepted(split: Complete) -> None:
     verdict = verify_run(split.record)
     assert verdict.accepted and verdict.bits >= 100 and [str(t.task) for t in verdict.tasks[4:]] == [
-        "embed(0) part 1", "embed(0) part 2", "layer(0, 0) part 1", "layer(0, 0) part 2", "update(0, 0)", "head(0) part 1", "head(0) part 2",
+        "embed(0) part 1", "embed(0) part 2", "layer(0, 0) part 1", "layer(0, 0) part 2", "update(0, 0)", "head(0) part 1",
+        "head(0) part 2",
     ]
     assert {str(t.task): sorted(t.published) for t in verdict.tasks if t.published} == {"head(0) part 2": ["loss"]}
 
@@ -284,7 +285,9 @@ def test_a_part_that_is_missing(split: Complete) -> None:
         assert reason(split, roots={k: v for k, v in split.record.roots.items() if k != name}).startswith(f"missing-commitment at {name}")
 
 
-@pytest.mark.parametrize("name", ["x/0@0", "x/0/0@0", "x/0/3@0", "gradient/0@0", "gradient/0/3@0", "loss/2@0", "adapter/0@1", "adapter/0/1@0"])
+@pytest.mark.parametrize("name", [
+    "x/0@0", "x/0/0@0", "x/0/3@0", "gradient/0@0", "gradient/0/3@0", "loss/2@0", "adapter/0@1", "adapter/0/1@0",
+])
 def test_a_part_that_no_step_has(split: Complete, name: str) -> None:
     assert reason(split, roots=dict(split.record.roots) | {name: bytes(32)}).startswith("foreign-commitment")
 
@@ -303,7 +306,8 @@ def test_a_part_is_a_statement_of_its_own_number(split: Complete) -> None:
     content = split.evidence(first).content.replace(b'"part":1', b'"part":2')
     assert content != split.evidence(first).content
     assert "part = 1" in judge(split, first, replace(split.evidence(first), content=content))
-    assert statement_id(split.manifest, first) != statement_id(split.manifest, second) == statement_id(split.manifest, replace(first, part=2))
+    ids = [statement_id(split.manifest, task) for task in (first, second, replace(first, part=2))]
+    assert ids[0] != ids[1] == ids[2]
 
 
 @pytest.mark.parametrize(("first", "second"), [("x/0/1@0", "x/0/2@0"), ("x/1/1@0", "x/1/2@0"), ("dx/1/1@0", "dx/1/2@0"),

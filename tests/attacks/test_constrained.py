@@ -114,7 +114,8 @@ def test_cells_of_a_step_in_parts_are_determined() -> None:
     for case in cases("parts", ("head", "update")):
         assert free_cells(case, KINDS if case.task.kind == "head" else 2) == {}, case.task
     layer = next(cases("parts", ("layer",)))
-    handed_on = {t.index for t, op in zip(layer.graph.tensors, layer.graph.ops) if isinstance(op, Committed) and op.commitment == "gradient"}
+    ops = zip(layer.graph.tensors, layer.graph.ops)
+    handed_on = {t.index for t, op in ops if isinstance(op, Committed) and op.commitment == "gradient"}
     assert len(handed_on) == 5 and free(layer, KINDS, only=handed_on)[0] == {}
 
 

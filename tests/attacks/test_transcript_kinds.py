@@ -1,6 +1,7 @@
 """Fiat–Shamir is complete for every task kind: each message and each statement byte changes the next challenge.
 
-AdamW, clipping, a rotation and steps in parts, so that all seven kinds exist. Tests take some messages of each kind; `make attacks` takes all.
+AdamW, clipping, a rotation and steps in parts, so that all seven kinds exist. Tests take some messages of each kind; `make attacks`
+takes all.
 """
 
 import json

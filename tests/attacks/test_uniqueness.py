@@ -359,7 +359,8 @@ def test_update_of_a_step_in_parts(steps: int) -> None:
     def inputs(count: int = 80) -> Iterator[Inputs]:
         rng = np.random.default_rng(6)
         for _ in range(count):
-            found: Inputs = {f"state_in/q_proj.{x}": rng.integers(-8, 8) for x in ("lora_A", "lora_B")} | {"gamma_attn": rng.integers(-2, 2)}
+            found: Inputs = {"gamma_attn": rng.integers(-2, 2)}
+            found |= {f"state_in/q_proj.{x}": rng.integers(-8, 8) for x in ("lora_A", "lora_B")}
             yield found | {f"gradient{n}/q_proj.{x}": rng.integers(-4, 5, steps) for n in (1, 2) for x in ("lora_A", "lora_B")}
 
     def expected(given: Inputs) -> dict[str, object] | None:
