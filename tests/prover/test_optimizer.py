@@ -241,9 +241,9 @@ def test_a_long_run_is_calibrated_like_a_short_one(monkeypatch: pytest.MonkeyPat
     """Relations are tried on one window: with all 20,000 steps in one graph they took all memory."""
     t, built = toy(layers=1, window_steps=2), list[int]()
 
-    def spy(manifest: RunManifest, kind: str, window: StepRange, layer: int) -> object:
+    def spy(manifest: RunManifest, kind: str, window: StepRange, layer: int, part: int) -> object:
         built.append(window.count)
-        return build(manifest, kind, window, layer)
+        return build(manifest, kind, window, layer, part=part)
 
     monkeypatch.setattr("prover.executor.calibrate.build", spy)
     long = replace(t.manifest, steps=20_000, loss_tokens=(1,) * 20_000)
