@@ -188,8 +188,8 @@ class RunManifest:
 
     def batches(self, steps: StepRange, part: int) -> IntArray:
         """Example indices [s, b] of one part of a window, or of all of it (0)."""
-        every = np.stack([self.batch(k) for k in range(steps.first, steps.stop)])
-        return every[:, (part - 1) * self.part_sequences : part * self.part_sequences] if part else every
+        kept = slice((part - 1) * self.part_sequences, part * self.part_sequences) if part else slice(None)
+        return np.stack([self.batch(k)[kept] for k in range(steps.first, steps.stop)])
 
     # encoding ------------------------------------------------------------------------------------
 

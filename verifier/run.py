@@ -73,7 +73,7 @@ class RunVerdict:
 def resolve_ids(manifest: RunManifest, roots: Mapping[str, bytes]) -> dict[str, str]:
     """The id of every commitment the run needs, recomputed from its root; VerificationError if one is missing, foreign
     or not the manifest's."""
-    least = len(manifest.windows()) * manifest.model.layers  # every window writes every layer's state
+    least = len(manifest.windows()) * manifest.model.layers * manifest.parts  # every task of a layer writes an x of its own
     if len(roots) < least:  # before a task list is made that a small manifest can make huge
         raise VerificationError("missing-commitment", "run", f"at least {least} roots", str(len(roots)))
     names = {str(name): name for task in task_list(manifest) for _, name in task.commitments}

@@ -13,7 +13,7 @@ import pytest
 
 from protocol.errors import VerificationError
 from protocol.statement import Task, statement_id, task_list
-from tests.support.record import Complete, complete_run, small_toy
+from tests.support.record import Complete, complete_run, small_toy, split_toy
 from verifier.run import RunRecord, RunVerdict, check_chain, check_one, resolve_ids, verify_run
 from verifier.task import Evidence
 
@@ -258,3 +258,69 @@ def test_the_chain_check_names_every_task_once(run: Complete) -> None:
     for kind in ("x/0@1", "state/0@1"):
         users = [(str(t), role) for t in run.tasks for role, n in t.commitments if str(n) == kind]
         assert len(users) == 2  # written by one task, read by one task
+
+
+# a step in two parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def split() -> Complete:
+    return complete_run(split_toy(), "split")
+
+
+def test_complete_run_in_parts_is_accepted(split: Complete) -> None:
+    verdict = verify_run(split.record)
+    assert verdict.accepted and verdict.bits >= 100 and [str(t.task) for t in verdict.tasks[4:]] == [
+        "embed(0) part 1", "embed(0) part 2", "layer(0, 0) part 1", "layer(0, 0) part 2", "update(0, 0)", "head(0) part 1",
+        "head(0) part 2",
+    ]
+    assert {str(t.task): sorted(t.published) for t in verdict.tasks if t.published} == {"head(0) part 2": ["loss"]}
+
+
+def test_a_part_that_is_missing(split: Complete) -> None:
+    for task in split.tasks:
+        rest = {k: v for k, v in split.record.evidence.items() if k != statement_id(split.manifest, task)}
+        assert reason(split, evidence=rest).startswith(f"missing-proof at {task}")
+    for name in split.record.roots:
+        assert reason(split, roots={k: v for k, v in split.record.roots.items() if k != name}).startswith(f"missing-commitment at {name}")
+
+
+@pytest.mark.parametrize("name", [
+    "x/0@0", "x/0/0@0", "x/0/3@0", "gradient/0@0", "gradient/0/3@0", "loss/2@0", "adapter/0@1", "adapter/0/1@0",
+])
+def test_a_part_that_no_step_has(split: Complete, name: str) -> None:
+    assert reason(split, roots=dict(split.record.roots) | {name: bytes(32)}).startswith("foreign-commitment")
+
+
+def test_a_statement_of_a_part_is_none_of_another(split: Complete) -> None:
+    for a, b in combinations(split.tasks, 2):
+        assert judge(split, a, split.evidence(b)).startswith(("statement", "published-names"))
+        if a.kind == b.kind:
+            assert judge(split, b, Evidence(split.evidence(b).content, split.evidence(a).proof)) != ""
+
+
+def test_a_part_is_a_statement_of_its_own_number(split: Complete) -> None:
+    """The number is in the statement and in its id: one that names the other part is another."""
+    first, second = (find(split, f"layer(0, 0) part {part}") for part in (1, 2))
+    assert first.graph(split.manifest).digest() == second.graph(split.manifest).digest()
+    content = split.evidence(first).content.replace(b'"part":1', b'"part":2')
+    assert content != split.evidence(first).content
+    assert "part = 1" in judge(split, first, replace(split.evidence(first), content=content))
+    ids = [statement_id(split.manifest, task) for task in (first, second, replace(first, part=2))]
+    assert ids[0] != ids[1] == ids[2]
+
+
+@pytest.mark.parametrize(("first", "second"), [("x/0/1@0", "x/0/2@0"), ("x/1/1@0", "x/1/2@0"), ("dx/1/1@0", "dx/1/2@0"),
+                                               ("gradient/0/1@0", "gradient/0/2@0"), ("adapter/0@0", "state/0@1")])
+def test_exchanged_commitments_of_parts(split: Complete, first: str, second: str) -> None:
+    roots = dict(split.record.roots)
+    roots[first], roots[second] = roots[second], roots[first]
+    touched = [t for t in split.tasks if {first, second} & {str(n) for _, n in t.commitments}]
+    assert len(touched) >= 3 and all(judge(split, t, split.evidence(t), roots).startswith("statement") for t in touched)
+
+
+def test_a_run_in_parts_is_none_in_one_piece(split: Complete) -> None:
+    """Nor the other way round: the number of parts is the manifest's."""
+    whole = replace(split.manifest, parts=1)
+    assert reason(split, manifest=whole.to_json()).startswith("foreign-commitment")
+    assert {str(t) for t in task_list(whole)} & {str(t) for t in split.tasks} == {str(t) for t in split.tasks if t.kind == "range"}

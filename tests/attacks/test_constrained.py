@@ -39,6 +39,11 @@ def on_stage(name: str) -> Stage:
         return Stage(toy(steps=4, window_steps=2, sequence_length=2, target_modules=("down_proj",), r=1, **SMALL, **ADAMW))
     if name == "sgd":
         return Stage(toy(sizes=ODD, layers=2, steps=2, window_steps=1, sequence_length=3, examples=3))
+    parted = SMALL | {"gradient_accumulation": 2, "parts": 2, "sequence_length": 2}
+    if name == "parts":
+        return Stage(toy(steps=2, window_steps=1, target_modules=("q_proj", "down_proj"), r=1, **parted, **ADAMW))
+    if name == "windows in parts":
+        return Stage(toy(steps=4, window_steps=2, target_modules=("v_proj",), r=1, **parted | {"examples": 8}))
     if name == "rotate":
         found = toy(steps=2, window_steps=1, sequence_length=2, target_modules=("q_proj",), **SMALL)
         return Stage(replace(found, manifest=replace(found.manifest, rotation_windows=1)))
@@ -47,11 +52,12 @@ def on_stage(name: str) -> Stage:
 
 
 def cases(name: str, kinds: tuple[str, ...] = ()) -> Iterator[Case]:
-    """One task of each kind, and of each layer in the first and last window."""
+    """One task of each kind, of each layer and update in the first and last window, of each part of a head."""
     made, seen = on_stage(name), set[tuple[object, ...]]()
     tasks = task_list(made.toy.manifest)
     for task in [*tasks[::-1]]:
-        mark = (task.kind, task.layer, task.part if task.kind in ("range", "rotate") else 0, task.kind == "layer" and task.window == 0)
+        number = task.part if task.kind in ("range", "rotate", "head") else 0
+        mark = (task.kind, task.layer, number, task.kind in ("layer", "update") and task.window == 0)
         if mark not in seen and (not kinds or task.kind in kinds):
             seen.add(mark)
             yield made.case(task.kind, task.window, task.layer, task.part)
@@ -103,8 +109,18 @@ def test_cells_of_a_toy_run_are_determined(name: str) -> None:
         assert free_cells(next(cases(name, ("layer",))), 1) == {}
 
 
+def test_cells_of_a_step_in_parts_are_determined() -> None:
+    """Adapters, gradients and sums that are handed on have no range check of their own, and no freedom either."""
+    for case in cases("parts", ("head", "update")):
+        assert free_cells(case, KINDS if case.task.kind == "head" else 2) == {}, case.task
+    layer = next(cases("parts", ("layer",)))
+    ops = zip(layer.graph.tensors, layer.graph.ops)
+    handed_on = {t.index for t, op in ops if isinstance(op, Committed) and op.commitment == "gradient"}
+    assert len(handed_on) == 5 and free(layer, KINDS, only=handed_on)[0] == {}
+
+
 @pytest.mark.attacks
-@pytest.mark.parametrize("name", ["adamw", "qwen2", "sgd", "rotate", "llama3", "qwen3", "rows"])
+@pytest.mark.parametrize("name", ["adamw", "qwen2", "sgd", "rotate", "llama3", "qwen3", "rows", "parts"])
 def test_every_cell_of_toy_runs_is_determined(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tried = alive = 0
     for case in cases(name):
@@ -120,10 +136,10 @@ def test_every_cell_of_a_rotated_copy_is_determined() -> None:
         assert free_cells(case, KINDS) == {}, case.task
 
 
-@pytest.mark.parametrize("name", ["windows"])
+@pytest.mark.parametrize("name", ["windows", "windows in parts"])
 def test_steps_of_a_window_are_determined(name: str) -> None:
     """Recurrences over the steps of a window; what is computed anew from a cell includes the cell, so nothing is."""
-    for case in cases(name, ("layer", "clip")):
+    for case in cases(name, ("layer", "clip") if name == "windows" else ("update",)):
         assert free(case, KINDS, (False,))[0] == {}, case.task
 
 
@@ -180,26 +196,29 @@ def test_without_any_one_assertion_a_cell_is_free(kind: str) -> None:
 
 
 @pytest.mark.attacks
-@pytest.mark.parametrize("name", ["adamw", "qwen3"])
+@pytest.mark.parametrize("name", ["adamw", "qwen3", "parts"])
 def test_without_any_one_assertion_of_a_layer_or_head_a_cell_is_free(name: str) -> None:
-    for case in cases(name, ("layer", "head")):
+    for case in cases(name, ("layer", "head", "update")):
         assert set(unnecessary(case, 12)) <= TOGETHER, case.task
 
 
 # inputs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adamw", "qwen2"])
+@pytest.mark.parametrize("name", ["adamw", "qwen2", "parts"])
 def test_every_input_is_read(name: str) -> None:
     """A tensor of another commitment that no assertion depends on would be bound by nothing."""
     for case in cases(name):
         worlds = worlds_of(case)
         read = 0
-        for t in [z.tensor for z in case.graph.zeros] + [c for x in case.graph.lookups for c in x.columns]:
+        for t in [z.tensor for z in [*case.graph.zeros, *case.graph.published]] + [c for x in case.graph.lookups for c in x.columns]:
             read |= worlds.leaves[t.index]
         for tensor, op in zip(case.graph.tensors, case.graph.ops):
             if isinstance(op, Input | Committed):
                 assert read >> tensor.index & 1, tensor.name
+
+
+WRITTEN = ("x_out", "dx_out", "state_out", "delivered", "norm", "new", "gradient", "loss")
 
 
 def writers(stage: Stage) -> dict[str, list[tuple[Task, str]]]:
@@ -208,7 +227,7 @@ def writers(stage: Stage) -> dict[str, list[tuple[Task, str]]]:
     for task in task_list(stage.toy.manifest):
         for position, (role, name) in enumerate(task.commitments):
             start = task.kind == "range" and position == 0
-            if start or role in ("x_out", "dx_out", "state_out", "delivered", "norm", "new") or (task.kind, role) == ("clip", "clip"):
+            if start or role in WRITTEN or (task.kind, role) in (("clip", "clip"), ("update", "adapter")):
                 out.setdefault(str(name), []).append((task, role))
     return out
 
@@ -218,7 +237,7 @@ def bounds(graph: Graph, role: str) -> dict[str, tuple[int, int]]:
             if isinstance(op, Committed | Input) and op.commitment == role}
 
 
-@pytest.mark.parametrize("name", ["adamw", "windows", "sgd", "qwen2", "qwen3", "rows"])
+@pytest.mark.parametrize("name", ["adamw", "windows", "sgd", "qwen2", "qwen3", "rows", "parts", "windows in parts"])
 def test_every_input_has_one_writer_that_proves_its_range(name: str) -> None:
     """What a task takes for granted about an input, some other task has proved of the whole commitment."""
     stage, made = on_stage(name), writers(on_stage(name))
@@ -252,7 +271,9 @@ def prove_moved(case: Case, rng: np.random.Generator) -> str:
         a[cell] += int(rng.choice([1, -1, 3, 256]))
         return a
 
-    return attack(case, Lie(cells={case.graph.tensors[index].name: change})).reason
+    op = case.graph.ops[index]
+    name = f"{op.commitment}/{op.tensor_name}" if isinstance(op, Committed) else case.graph.tensors[index].name
+    return attack(case, Lie(cells={name: change})).reason
 
 
 def test_proofs_of_moved_cells_are_rejected() -> None:
@@ -264,8 +285,8 @@ def test_proofs_of_moved_cells_are_rejected() -> None:
 @pytest.mark.attacks
 def test_many_proofs_of_moved_cells_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     rng, reasons = np.random.default_rng(12), list[str]()
-    for name in ("adamw", "rotate", "qwen3", "rows"):
-        for case in cases(name, ("embed", "clip", "head", "layer", "rotate")):
+    for name in ("adamw", "rotate", "qwen3", "rows", "parts"):
+        for case in cases(name, ("embed", "clip", "head", "layer", "rotate", "update")):
             reasons += [prove_moved(case, rng) for _ in range(4)]
     with capsys.disabled():
         print(f"\nproofs of moved cells: tried {len(reasons)}, rejected {len(reasons) - reasons.count('accepted')}, "

@@ -1,10 +1,12 @@
 """Fiat–Shamir is complete for every task kind: each message and each statement byte changes the next challenge.
 
-AdamW, clipping and a rotation, so that all six kinds exist. Tests take some messages of each kind; `make attacks` takes all.
+AdamW, clipping, a rotation and steps in parts, so that all seven kinds exist. Tests take some messages of each kind; `make attacks`
+takes all.
 """
 
 import json
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ from tests.toy import EVEN, toy
 
 P = GOLDILOCKS.p
 PLACES = {"range": ("range", -1, -1, 1), "rotate": ("rotate", 1, -1, 1), "embed": ("embed", 1, -1, 0), "clip": ("clip", 1, -1, 0),
-          "layer": ("layer", 1, 0, 0), "head": ("head", 1, -1, 0)}
+          "layer": ("layer", 1, 0, 0), "head": ("head", 1, -1, 0), "update": ("update", 1, 0, 0), "layer of a part": ("layer", 1, 0, 2),
+          "head of the last part": ("head", 1, -1, 2)}
+PARTED = ("update", "layer of a part", "head of the last part")
 LATE = ("columns/", "salts/", "siblings/")
 
 
@@ -102,17 +106,17 @@ class Proved:
         return numbers[:: max(len(numbers) // count, 1)]
 
 
-@pytest.fixture(scope="module")
-def stage() -> Stage:
+@cache
+def stage(parts: int) -> Stage:
     return Stage(toy(
-        sizes=EVEN, target_modules=("down_proj",), r=1, layers=1, steps=2, window_steps=1, batch_size=1, sequence_length=2, examples=2,
-        kind="adamw", learning_rate="0.01", max_grad_norm="0.1", rotation_windows=1,
+        sizes=EVEN, target_modules=("down_proj",), r=1, layers=1, steps=2, window_steps=1, batch_size=parts, parts=parts, sequence_length=2,
+        examples=2, kind="adamw", learning_rate="0.01", max_grad_norm="0.1", rotation_windows=1,
     ))
 
 
 @pytest.fixture(scope="module", params=list(PLACES))
-def proved(stage: Stage, request: pytest.FixtureRequest) -> Proved:
-    return Proved(stage.case(*PLACES[request.param]))
+def proved(request: pytest.FixtureRequest) -> Proved:
+    return Proved(stage(2 if request.param in PARTED else 1).case(*PLACES[request.param]))
 
 
 def flipped(data: bytes, offset: int, size: int, words: bool, rng: np.random.Generator) -> bytes:

@@ -305,7 +305,7 @@ def test_tied_head() -> None:
         widths = {"embedding": 4, "head": 3, "gamma": 4, "weight": 12}
         model_ = SimpleNamespace(tied=1, layers=1, vocab=1, hidden=1, kv_heads=1, queries_per_group=1, head_dim=1, ffn=1)
         c = fake(g, exponents={"head/W": 0, "head/gamma_final": 1, "embedding/E": 2}, widths=widths, weight_scales="tensor", model=model_,
-                 sequences=1, sequence_length=1, lora=SimpleNamespace(r=1), examples=1)
+                 part_sequences=1, sequence_length=1, lora=SimpleNamespace(r=1), examples=1)
         model._build_range(c, "head")
 
     search = Search.build(make, unknown=frozenset({"W"}))

@@ -171,7 +171,7 @@ def relation(honest: Honest) -> Target:
     """A manifest whose author is consistent: ids follow from it and every statement is what it says; proofs cannot be.
 
     The first byte picks the task, the rest edits the manifest (`edited`). This is where graphs of hostile sizes are built."""
-    kinds = ("embed", "layer", "head", "range", "rotate", "clip")
+    kinds = ("embed", "layer", "head", "range", "rotate", "clip", "update")
     base = json.loads(honest.record.manifest)
     given = honest.evidence(honest.tasks["layer(1, 0)"]).proof
 

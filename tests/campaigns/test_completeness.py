@@ -32,6 +32,7 @@ options = st.sampled_from([
     {}, {"momentum": "0"}, {"kind": "adamw", "weight_decay": "0.01"}, {"kind": "adamw", "max_grad_norm": "0.5"}, {"max_grad_norm": "1"},
     {"schedule": "linear", "warmup_steps": 1}, {"kind": "adamw", "schedule": "cosine"},
     {"rotation_windows": 1}, {"gradient_accumulation": 2}, {"publish_loss": False, "use_rslora": True},
+    {"gradient_accumulation": 2, "parts": 2}, {"gradient_accumulation": 2, "parts": 2, "kind": "adamw", "max_grad_norm": "0.5"},
 ])
 module_sets = st.sampled_from([("q_proj",), ("k_proj", "o_proj"), ("v_proj", "down_proj"), ("gate_proj", "up_proj")])
 

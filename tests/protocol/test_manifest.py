@@ -71,7 +71,7 @@ def test_what_is_no_manifest_at_all_is_rejected(data: bytes) -> None:
 def test_widths_of_this_version(manifest: RunManifest) -> None:
     """How many bits each kind of value has: another number is another relation. And how long a run's name is."""
     assert RunManifest.from_json(manifest.to_json()).widths == WIDTHS and manifest.run_id == manifest.digest()[:32]
-    assert VERSION == 3 and CHOICES == {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}
+    assert VERSION == 4 and CHOICES == {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}
     assert WIDTHS == {
         "weight": 12, "head": 12, "bias": 16, "gamma": 16, "embedding": 16, "activation": 16, "gradient": 16, "compute": 16,
         "probability": 16, "residual": 24, "row": 24, "du": 24, "delta": 24, "vocabulary_probability": 24, "moment": 25,
@@ -92,13 +92,36 @@ def test_an_epoch_visits_every_example_once(manifest: RunManifest) -> None:
     for epoch in range(2):
         rows = [int(i) for k in range(per_epoch) for i in manifest.batch(epoch * per_epoch + k)]
         assert sorted(rows) == list(range(manifest.examples))
-    assert manifest.batches(StepRange(2, 2)).tolist() == [manifest.batch(k).tolist() for k in (2, 3)]
+    assert manifest.batches(StepRange(2, 2), 0).tolist() == [manifest.batch(k).tolist() for k in (2, 3)]
 
 
 def test_accumulated_batches_are_one_larger_batch() -> None:
     accumulated, larger = toy_manifest(batch_size=1, gradient_accumulation=3), toy_manifest(batch_size=3)
     assert [accumulated.batch(k).tolist() for k in range(4)] == [larger.batch(k).tolist() for k in range(4)]
     assert accumulated.loss_tokens == larger.loss_tokens
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "parts"), [(4, 1, 2), (1, 6, 3), (3, 2, 6), (2, 2, 1), (5, 1, 5)])
+def test_parts_are_equal_runs_of_a_step_s_sequences(manifest: RunManifest, batch_size: int, accumulation: int, parts: int) -> None:
+    sequences = batch_size * accumulation
+    m = replace(manifest, batch_size=batch_size, gradient_accumulation=accumulation, parts=parts, examples=sequences + 1)
+    assert m.part_numbers == (tuple(range(1, parts + 1)) if parts > 1 else (0,)) and m.part_sequences * parts == sequences
+    window = StepRange(1, 3)
+    found = [m.batches(window, part).tolist() for part in m.part_numbers]
+    for place, step in enumerate(range(1, 4)):
+        assert [len(rows[place]) for rows in found] == [m.part_sequences] * parts
+        assert sum((rows[place] for rows in found), []) == m.batch(step).tolist()
+    assert m.digest() != replace(m, parts=1).digest() or parts == 1
+
+
+@pytest.mark.parametrize("parts", [0, -1, 3, 4, 6, 13, 1 << 12, (1 << 12) + 1, True, "2", [2], None])
+def test_parts_that_no_step_has(manifest: RunManifest, parts: Any) -> None:
+    """Of a step of two sequences; and they are written out where there is one, so that a run has one digest."""
+    assert manifest.sequences == 2 and replace(manifest, parts=2).part_sequences == 1
+    data = json.loads(manifest.to_json())
+    change("parts", parts)(data)
+    with pytest.raises(VerificationError, match="manifest at parts"):
+        RunManifest.from_json(canonical_json(data))
 
 
 @pytest.mark.parametrize(("r", "alpha", "scale"), [(8, 16, (1, -1)), (8, 8, (1, 0)), (16, 4, (1, 2)), (2, 3, (3, 1)), (64, 1, (1, 6))])
@@ -145,6 +168,7 @@ SMALL: dict[str, Any] = {"steps": 2, "window_steps": 1, "loss_tokens": (1, 1), "
 @pytest.mark.parametrize(("values", "key"), [
     ({"batch_size": 1 << 12, "examples": 1 << 22}, "batch_size"),
     ({"gradient_accumulation": 1 << 12, "examples": 1 << 22}, "gradient_accumulation"),
+    ({"batch_size": 1 << 12, "parts": 1 << 12, "examples": 1 << 12}, "parts"),
     ({"sequence_length": 1 << 12}, "sequence_length"), ({"window_steps": 1 << 9}, "window_steps"), ({"examples": 1 << 22}, "examples"),
     ({"rotation_windows": 1 << 20}, "rotation_windows"), ({"seed": (1 << 63) - 1}, "seed"), ({"dataset_owner": "x" * 200}, "dataset_owner"),
     ({"exponents": {"x": 96}}, "exponents"), ({"exponents": {"x": -96}}, "exponents"),
@@ -163,7 +187,7 @@ def test_the_largest_value_is_accepted_and_the_next_is_not(manifest: RunManifest
 
 
 def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
-    """2^24 tokens in a window; 2^20 windows times layers; no more steps than 2^20; no longer a warm-up than the run."""
+    """2^24 tokens in a window; 2^20 windows times layers times parts; no more steps than 2^20; no longer a warm-up than the run."""
     big = SMALL | {"examples": 1 << 12, "batch_size": 1 << 12, "sequence_length": 1 << 12}
     replace(manifest, **big)
     with pytest.raises(VerificationError, match="window_steps.*2\\^24"):
@@ -177,6 +201,11 @@ def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
         replace(many, steps=steps + 1, loss_tokens=(1,) * (steps + 1), window_steps=4)
     with pytest.raises(VerificationError, match="manifest at steps"):
         replace(many, model=replace(manifest.model, layers=3))
+    parted = SMALL | {"steps": steps // 4, "loss_tokens": (1,) * (steps // 4), "examples": 4}  # of two layers
+    replace(manifest, **parted | {"batch_size": 2, "parts": 2})
+    for batch_size in (3, 4):
+        with pytest.raises(VerificationError, match="manifest at steps.*windows times layers times parts"):
+            replace(manifest, **parted | {"batch_size": batch_size, "parts": batch_size})
     warm = replace(manifest.optimizer, warmup_steps=2)
     replace(manifest, **SMALL | {"optimizer": warm})
     with pytest.raises(VerificationError, match="warmup_steps"):

@@ -5,18 +5,22 @@ What they are elsewhere is pinned by test_graphs.py; that they compute what they
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import isqrt
 
 import numpy as np
 import pytest
 
 from protocol.manifest import Lora, RunManifest, StepRange
+from protocol.model_config import PROJECTIONS
 from protocol.relation import attention
 from protocol.relation.clip import squared_rows
 from protocol.relation.context import Context, Fixed
-from protocol.relation.graph import Graph, Public, RelationError, Tensor
+from protocol.relation.graph import Committed, Graph, Public, RelationError, Tensor
+from protocol.relation.lora import DY_EXPONENT, X_EXPONENT
 from protocol.relation.model import build
 from protocol.relation.norm import INVERSE_BITS, _inverse, norm_forward
+from protocol.relation.parts import hand_on
 from protocol.relation.softmax import softmax
 from protocol.relation.tokens import digit_sizes
 from prover.executor.evaluate import RelationBroken, check, evaluate
@@ -75,6 +79,41 @@ def test_squares_have_as_many_bits_as_they_need(norm: int) -> None:
         assert bits == 36 and largest >> 35 or largest >> bits == 0 and (bits == 1 or largest >> bits - 1)
         seen.add(bits)
     assert (1 in seen) == (norm <= 8) and (36 in seen) == (norm == 30)
+
+
+@cache
+def parted(kind: str) -> Graph:
+    return build(manifest("parts"), kind, WINDOW, 1)
+
+
+@pytest.mark.parametrize("module", PROJECTIONS)
+@pytest.mark.parametrize(("matrix", "widths"), [("lora_A", 24 + 16), ("lora_B", 16 + 16)])
+def test_a_gradient_is_handed_on_as_its_update_reads_it(module: str, matrix: str, widths: int) -> None:
+    """Bounds of a sum of sequences·tokens products of two committed values, and the fractional bits of both of them together."""
+    m = manifest("parts")
+    layer, update = (parted(kind) for kind in ("layer", "update"))
+    read = {t.name: t for t in update.tensors}
+    bound = m.part_sequences * m.sequence_length << widths - 2
+    written = {op.tensor_name: t for t, op in zip(layer.tensors, layer.ops)
+               if isinstance(op, Committed) and op.commitment == "gradient"}
+    name = f"{module}.{matrix}"
+    for t in (written[name], *(read[f"gradient{part}/{name}"] for part in m.part_numbers)):
+        assert (t.lo, t.hi) == (-bound, bound)
+    assert read[f"{name}.gradient"].hi == 3 * bound
+    e = m.exponents
+    keys = {"lora_A": (f"{module}.du", X_EXPONENT[module]), "lora_B": (DY_EXPONENT.get(module, "dx/2"), f"{module}.u")}[matrix]
+    f = sum(e[key] if key == "dx/2" else e[f"layer/1/{key}"] for key in keys)
+    for bits in (f - 1, f, f + 1):
+        c = Context(Graph(), m, WINDOW, "layer/1/")
+        exact = Fixed(c.g.input("in", "g", "sa", (2, 1), -bound, bound), bits)
+        if bits == f:
+            hand_on(c, 1, module, matrix, exact)
+            continue
+        with pytest.raises(RelationError, match=f"{name}: the gradient has {bits} fractional bits, its update reads {f}"):
+            hand_on(c, 1, module, matrix, exact)
+    c = Context(Graph(), m, WINDOW, "layer/1/")
+    with pytest.raises(RelationError, match=f"{name}: values of gradient may reach {bound + 1}, and {bound} is declared"):
+        hand_on(c, 1, module, matrix, Fixed(c.g.input("in", "g", "sa", (2, 1), -bound - 1, bound), f))
 
 
 @pytest.mark.parametrize(("kind", "key"), [

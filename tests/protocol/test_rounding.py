@@ -9,8 +9,8 @@ from math import isqrt as exact_root
 import numpy as np
 import pytest
 
-from protocol.relation.graph import Graph, IntArray, RelationError, Tensor
-from protocol.relation.rounding import declare, divide, isqrt, signed_check
+from protocol.relation.graph import Committed, Graph, IntArray, RelationError, Tensor
+from protocol.relation.rounding import declare, divide, exact_copy, isqrt, signed_check
 from protocol.relation.tables import table_columns
 from prover.executor.evaluate import RelationBroken, check, evaluate
 from prover.executor.reference import ReferenceOps
@@ -110,3 +110,37 @@ def test_the_harness_notices_a_missing_check() -> None:
     assert passing(g, {"v": v}, {root.index: s}).sum() > 64
     with pytest.raises(RelationBroken):
         check(g, evaluate(g, {("in", "v"): v}, g.tensors, OPS, {root.index: 7 - s}))
+
+
+@pytest.mark.parametrize(("lo", "hi", "bound"), [(-7, 3, 7), (-7, 3, 8), (0, 1 << 60, 1 << 60), (-5, 9, 9)])
+def test_a_copy_needs_no_range_check_where_its_bounds_follow(lo: int, hi: int, bound: int) -> None:
+    """The copy has the bounds that its readers declare, and is the tensor in every cell; one less is not implied."""
+    g = Graph()
+    exact_copy(g, g.input("in", "t", "n", (2,), lo, hi), "t", bound, "gradient")
+    (copy,) = [t for t, op in zip(g.tensors, g.ops, strict=True) if isinstance(op, Committed)]
+    assert (copy.lo, copy.hi, g.lookups, len(g.zeros)) == (-bound, bound, [], 1)
+    values = evaluate(g, {("in", "t"): np.array([lo, hi])}, g.tensors, OPS)
+    assert values[copy.index].tolist() == [lo, hi]
+    check(g, values)
+    for cell in range(2):
+        moved = np.array([lo, hi])
+        moved[cell] += 1 if hi < bound else -1
+        with pytest.raises(RelationBroken, match="zero: t.equal"):
+            check(g, dict(values) | evaluate(g, {("in", "t"): np.array([lo, hi])}, g.tensors, OPS, {copy.index: moved}))
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(-7, 3), (3, 7), (-7, 7)])
+def test_a_copy_whose_bounds_do_not_follow_is_refused(lo: int, hi: int) -> None:
+    g = Graph()
+    t = g.input("in", "t", "n", (2,), lo, hi)
+    with pytest.raises(RelationError, match="t: values of adapter may reach 7, and 6 is declared"):
+        exact_copy(g, t, "t", 6, "adapter")
+    assert len(g.tensors) == 1
+
+
+def test_a_copy_and_its_tensor_differ_by_less_than_p() -> None:
+    """Equal modulo p is equal, because their difference is below 2^62."""
+    g = Graph()
+    t = g.input("in", "t", "n", (1,), 0, 1 << 61)
+    with pytest.raises(RelationError, match="the limit is 2\\^62"):
+        exact_copy(g, t, "t", 1 << 61, "gradient")

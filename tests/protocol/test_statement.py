@@ -42,7 +42,11 @@ def manifest() -> RunManifest:
      {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "momentum": "0", "target_modules": ("down_proj",)},
      {"sizes": EVEN, "layers": 2, "steps": 2, "window_steps": 1, "target_modules": ("v_proj", "o_proj"), "publish_loss": False},
      {"sizes": EVEN, "layers": 2, "steps": 3, "window_steps": 2, "kind": "adamw", "max_grad_norm": "1", "weight_decay": "0.1"},
-     {"sizes": EVEN, "layers": 1, "steps": 2, "window_steps": 1, "max_grad_norm": "1"}],
+     {"sizes": EVEN, "layers": 1, "steps": 2, "window_steps": 1, "max_grad_norm": "1"},
+     {"sizes": ODD, "layers": 2, "steps": 3, "window_steps": 2, "parts": 2},
+     {"sizes": EVEN, "layers": 1, "steps": 1, "window_steps": 1, "batch_size": 3, "parts": 3, "target_modules": ("o_proj", "down_proj")},
+     {"sizes": EVEN, "layers": 2, "steps": 3, "window_steps": 2, "parts": 2, "kind": "adamw", "max_grad_norm": "1", "publish_loss": False,
+      "target_modules": ("up_proj",)}],
 )
 def test_roles_of_a_graph_are_those_of_its_task(arguments: dict[str, object]) -> None:
     """Every commitment that a relation reads or writes is in the statement, with these tensors and shapes, and no other."""
@@ -65,10 +69,11 @@ def test_roles_of_a_graph_are_those_of_its_task(arguments: dict[str, object]) ->
             assert role not in layouts or found == set(layouts[role].by_name)  # outputs are complete
 
 
-@pytest.mark.parametrize("clips", [False, True])
-def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest, clips: bool) -> None:
+@pytest.mark.parametrize(("clips", "parts"), [(False, 1), (True, 1), (False, 2), (True, 2)])
+def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest, clips: bool, parts: int) -> None:
     if clips:
         manifest = registered(sizes=EVEN, layers=2, steps=5, window_steps=2, kind="adamw", max_grad_norm="1")
+    manifest = replace(manifest, parts=parts)
     writers: dict[str, list[str]] = {}
     readers: dict[str, list[str]] = {}
     for task in task_list(manifest):
@@ -88,12 +93,21 @@ def test_every_commitment_has_one_writer_and_its_readers(manifest: RunManifest, 
     for name in known:
         final = name.startswith(("delivered", "state")) and name.endswith("@3")
         assert final or len(readers[name]) >= 1, f"{name} is written and never read"
-    assert writers["state/1@2"] == ["layer(1, 1)"] and readers["state/1@2"] == ["layer(2, 1)"]
-    assert writers["x/1@0"] == ["layer(0, 0)"] and readers["x/1@0"] == ["layer(0, 1)"]
-    assert writers["dx/2@1"] == ["head(1)"] and writers["dx/1@1"] == ["layer(1, 1)"] and readers["dx/1@1"] == ["layer(1, 0)"]
+    updates = "layer" if parts == 1 else "update"
+    assert writers["state/1@2"] == [f"{updates}(1, 1)"] and readers["state/1@2"] == [f"{updates}(2, 1)"]
+    for part, text in ((0, ""),) if parts == 1 else ((1, " part 1"), (2, " part 2")):
+        x, dx = (f"x/1/{part}@0", f"dx/1/{part}@1") if part else ("x/1@0", "dx/1@1")
+        assert writers[x] == [f"layer(0, 0){text}"] and readers[x] == [f"layer(0, 1){text}"]
+        assert writers[dx] == [f"layer(1, 1){text}"] and readers[dx] == [f"layer(1, 0){text}"]
+        assert writers[dx.replace("/1", "/2", 1)] == [f"head(1){text}"]
+        if part:
+            assert writers[f"gradient/1/{part}@2"] == [f"layer(2, 1){text}"] and readers[f"gradient/1/{part}@2"] == ["update(2, 1)"]
+    if parts > 1:
+        assert writers["adapter/0@1"] == ["update(1, 0)"] and readers["adapter/0@1"] == ["layer(1, 0) part 1", "layer(1, 0) part 2"]
+        assert writers["loss/1@2"] == ["head(2) part 1"] and readers["loss/1@2"] == ["head(2) part 2"] and "loss/2@2" not in writers
     if clips:
-        assert writers["norm/1@2"] == ["layer(2, 1)"] and readers["norm/1@2"] == ["clip(2)"]
-        assert writers["clip@0"] == ["clip(0)"] and readers["clip@0"] == ["layer(0, 0)", "layer(0, 1)"]
+        assert writers["norm/1@2"] == [f"{updates}(2, 1)"] and readers["norm/1@2"] == ["clip(2)"]
+        assert writers["clip@0"] == ["clip(0)"] and readers["clip@0"] == [f"{updates}(0, 0)", f"{updates}(0, 1)"]
 
 
 TASKS = """
@@ -140,7 +154,7 @@ def test_the_tasks_of_a_run_one_by_one(manifest: RunManifest) -> None:
     tasks = task_list(run)
     lines = [f"{task}: " + ", ".join(f"{role} {name}" for role, name in task.commitments) for task in tasks]
     assert lines == TASKS.replace("\\\n", "").split("\n")[1:-1]
-    assert opening_counts(run) == {
+    assert opening_counts(run) == UNUSED | {
         "base": 3, "clip": 3, "dataset": 4, "delivered": 1, "dx": 2, "embedding": 4, "head": 3, "norm": 2, "state": 2, "x": 2,
     }
     parts = {str(task): task.part for task in tasks if task.part}
@@ -149,6 +163,45 @@ def test_the_tasks_of_a_run_one_by_one(manifest: RunManifest) -> None:
     assert [(task.window, task.layer, task.subject) for task in tasks[3:8]] == [
         (-1, -1, "embedding"), (-1, -1, "head"), (0, -1, 0), (0, 0, 0), (0, 1, 1),
     ]
+
+
+PARTS = """
+embed(0) part 1: dataset dataset, embedding embedding, x_out x/0/1@0
+embed(0) part 2: dataset dataset, embedding embedding, x_out x/0/2@0
+embed(0) part 3: dataset dataset, embedding embedding, x_out x/0/3@0
+layer(0, 0) part 1: base base/0, adapter adapter/0@0, x_in x/0/1@0, dx_in dx/1/1@0, x_out x/1/1@0, gradient gradient/0/1@0
+layer(0, 0) part 2: base base/0, adapter adapter/0@0, x_in x/0/2@0, dx_in dx/1/2@0, x_out x/1/2@0, gradient gradient/0/2@0
+layer(0, 0) part 3: base base/0, adapter adapter/0@0, x_in x/0/3@0, dx_in dx/1/3@0, x_out x/1/3@0, gradient gradient/0/3@0
+update(0, 0): gradient1 gradient/0/1@0, gradient2 gradient/0/2@0, gradient3 gradient/0/3@0, adapter adapter/0@0, norm norm/0@0, \
+clip clip@0, state_out state/0@1
+layer(0, 1) part 1: base base/1, adapter adapter/1@0, x_in x/1/1@0, dx_in dx/2/1@0, x_out x/2/1@0, dx_out dx/1/1@0, gradient gradient/1/1@0
+layer(0, 1) part 2: base base/1, adapter adapter/1@0, x_in x/1/2@0, dx_in dx/2/2@0, x_out x/2/2@0, dx_out dx/1/2@0, gradient gradient/1/2@0
+layer(0, 1) part 3: base base/1, adapter adapter/1@0, x_in x/1/3@0, dx_in dx/2/3@0, x_out x/2/3@0, dx_out dx/1/3@0, gradient gradient/1/3@0
+update(0, 1): gradient1 gradient/1/1@0, gradient2 gradient/1/2@0, gradient3 gradient/1/3@0, adapter adapter/1@0, norm norm/1@0, \
+clip clip@0, state_out state/1@1
+clip(0): norm0 norm/0@0, norm1 norm/1@0, clip clip@0
+head(0) part 1: dataset dataset, head head, x_in x/2/1@0, dx_out dx/2/1@0, loss loss/1@0
+head(0) part 2: dataset dataset, head head, x_in x/2/2@0, dx_out dx/2/2@0, loss loss/2@0
+head(0) part 3: dataset dataset, head head, x_in x/2/3@0, dx_out dx/2/3@0, loss1 loss/1@0, loss2 loss/2@0
+"""
+UNUSED = {"adapter": 1, "gradient": 1, "loss": 1}  # of a run whose steps are proved in one piece
+
+
+def test_the_tasks_of_a_run_in_parts_one_by_one(manifest: RunManifest) -> None:
+    run = replace(manifest, batch_size=3, parts=3, optimizer=replace(manifest.optimizer, max_grad_norm="1"))
+    tasks = task_list(run)
+    lines = [f"{task}: " + ", ".join(f"{role} {name}" for role, name in task.commitments) for task in tasks]
+    assert [line for line, task in zip(lines, tasks, strict=True) if task.window == 0] == PARTS.replace("\\\n", "").split("\n")[1:-1]
+    assert len(set(lines)) == len(lines) == 5 + 3 * 15
+    later = {str(t): dict(t.commitments) for t in tasks if t.kind == "update" and t.layer == 1}
+    assert [str(c["state_in"]) for c in later.values() if "state_in" in c] == ["state/1@1", "state/1@2"]
+    assert [str(c.get("delivered")) for c in later.values()] == ["None", "None", "delivered/1@3"]
+    assert opening_counts(run) == {
+        "adapter": 4, "base": 10, "clip": 3, "dataset": 19, "delivered": 1, "dx": 2, "embedding": 10, "gradient": 2, "head": 10, "loss": 2,
+        "norm": 2, "state": 2, "x": 2,
+    }
+    assert {name.layer for _, name in tasks[-1].commitments if name.kind == "loss"} == {-1}
+    assert Name("gradient/1/3", 0).layer == Name("x/1/2", 0).layer == Name("adapter/1", 0).layer == 1 and Name("x/10/2", 0).layer == 10
 
 
 def test_which_copy_a_window_opens(manifest: RunManifest) -> None:
@@ -173,7 +226,9 @@ def test_windows_cover_every_step_once(manifest: RunManifest) -> None:
     assert sorted({t.window for t in task_list(manifest)}) == [-1, 0, 1, 2]
 
 
-def test_statement_ids_are_distinct_and_bind_the_manifest(manifest: RunManifest) -> None:
+@pytest.mark.parametrize(("parts", "rotation"), [(1, 0), (1, 1), (2, 0), (2, 1)])
+def test_statement_ids_are_distinct_and_bind_the_manifest(manifest: RunManifest, parts: int, rotation: int) -> None:
+    manifest = replace(manifest, parts=parts, rotation_windows=rotation)
     tasks = task_list(manifest)
     ids = {statement_id(manifest, t) for t in tasks}
     assert len(ids) == len(tasks)
@@ -218,7 +273,7 @@ def test_opening_counts_are_what_the_tasks_open(manifest: RunManifest) -> None:
         assert count <= manifest.budgets[kind]
     assert manifest.budgets["base"] == 4 and manifest.budgets["dataset"] == 7 and manifest.budgets["x"] == 2
     assert sorted(manifest.budgets) == sorted(BUDGETS)
-    assert opening_counts(manifest) == {
+    assert opening_counts(manifest) == UNUSED | {
         "base": 4, "clip": 1, "dataset": 7, "delivered": 1, "dx": 2, "embedding": 4, "head": 4, "norm": 1, "state": 2, "x": 2,
     }
 

@@ -117,13 +117,14 @@ def execute(case: Case, lie: Lie) -> list[IntArray]:
     values = case.values
     if lie.manifest is not None:
         task, manifest = case.task, lie.manifest
-        values = task_values(manifest, task.kind, manifest.windows()[task.window], task.subject, inputs, every=True)[1]
+        window = manifest.windows()[task.window]
+        values = task_values(manifest, task.kind, window, task.subject, inputs, every=True, part=task.part)[1]
     elif lie.graph is not None:
         other = case.task.graph(case.stage.toy.manifest)
         lie.graph(other)
         found = _Unbounded(other, inputs, ReferenceOps(), {}, 0).run([t.index for t in other.tensors])
         values = [found[i] for i in range(len(other.tensors))]
-    elif lie.inputs and case.task.kind == "layer" and case.stage.toy.manifest.window_steps > 1:  # one step after the other
+    elif lie.inputs and case.task.kind in ("layer", "update") and case.stage.toy.manifest.window_steps > 1:  # one step after the other
         values = case.execute(inputs)
     elif lie.inputs:
         found = _Unbounded(case.graph, inputs, ReferenceOps(), {}, 0).run([t.index for t in case.graph.tensors])

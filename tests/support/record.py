@@ -36,6 +36,13 @@ def small_toy(seed_number: int = 7) -> Toy:
                examples=2, seed=seed_number)
 
 
+def split_toy() -> Toy:
+    """As small_toy, one window of one step, whose two sequences are proved in two parts."""
+    sizes = EVEN | {"head_dim": 2}
+    return toy(sizes=sizes, target_modules=("q_proj",), layers=1, steps=1, window_steps=1, batch_size=1, gradient_accumulation=2, parts=2,
+               sequence_length=2, examples=2)
+
+
 def complete_run(source: Toy, label: str = "run") -> Complete:
     """Train, commit and prove everything."""
     draft = replace(source.manifest, profile=PROFILE, budgets=opening_counts(source.manifest))

@@ -128,8 +128,10 @@ class Case:
         return task_values(manifest, task.kind, window, task.subject, inputs, every=True, part=task.part)[1]
 
     def tensor(self, name: str) -> int:
-        """Index of the committed tensor with this name (the last one made, which shadows none in a role)."""
-        found = [t.index for t, op in zip(self.graph.tensors, self.graph.ops) if t.name == name and isinstance(op, CommittedOp)]
+        """Index of the committed tensor with this name, or with this role and name ("adapter/q_proj.lora_A"); the last one made, which
+        shadows none in a role."""
+        found = [t.index for t, op in zip(self.graph.tensors, self.graph.ops)
+                 if isinstance(op, CommittedOp) and name in (t.name, f"{op.commitment}/{op.tensor_name}")]
         if not found:
             raise KeyError(name)
         return found[-1]

@@ -43,6 +43,16 @@ def test_a_manifest_with_more_windows_and_layers_than_roots_is_refused_before_it
         assert refused("missing-commitment", lambda r=roots: resolve_ids(manifest, r)).where == where
 
 
+def test_a_manifest_with_more_parts_than_roots_is_refused_before_its_tasks_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of each layer writes an x. Otherwise 256 roots would have 3·2^20 tasks listed."""
+    manifest = replace(toy(sizes=EVEN, layers=2, steps=3, window_steps=1, target_modules=("q_proj",)).manifest, parts=2)
+    for count, where in ((0, "run"), (6, "run"), (11, "run"), (12, "adapter/0@0")):
+        roots = {f"z/{n}": bytes(32) for n in range(count)}
+        assert refused("missing-commitment", lambda r=roots: resolve_ids(manifest, r)).where == where
+    monkeypatch.setattr("verifier.run.task_list", lambda _: pytest.fail("the tasks were listed"))
+    assert refused("missing-commitment", lambda: resolve_ids(manifest, dict.fromkeys(map(str, range(11)), bytes(32)))).where == "run"
+
+
 def test_every_commitment_and_no_other(world: World) -> None:
     assert resolve_ids(world.manifest, world.roots) == world.ids
     for name in world.roots:

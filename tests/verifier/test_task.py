@@ -120,6 +120,32 @@ def test_a_proof_has_a_least_size_that_follows_from_the_tensors_it_opens() -> No
     assert {"embed", "head", "layer"} <= {task.kind for task in task_list(manifest)}
 
 
+def test_the_least_size_of_the_tasks_of_a_step_in_parts() -> None:
+    """A layer's scores are those of its own part; an update opens the gradients of all of them."""
+    sizes = {"steps": 3, "window_steps": 3, "batch_size": 4, "parts": 2, "sequence_length": 5, "examples": 6}
+    manifest = toy(sizes=EVEN, target_modules=("q_proj",), **sizes).manifest
+    manifest = replace(manifest, profile="goldilocks-2^10")
+    params, m = profile("goldilocks-2^10"), manifest.model
+    steps, sequences, length = 3, 2, 5
+    x = steps * sequences * length * m.hidden
+    q = 2 * (m.hidden + m.heads * m.head_dim)  # lora_A and lora_B of rank 2
+    projections = 2 * m.hidden * (m.heads + m.kv_heads) * m.head_dim + 3 * m.hidden * m.ffn + 2 * m.hidden
+    gradient = steps * q + m.hidden  # with γ of the norm before q_proj
+    cells = {
+        "embed": [manifest.examples * (2 * length + 1) + m.vocab * m.hidden + x] * 2,
+        "head": [manifest.examples * (2 * length + 1) + m.vocab * m.hidden + 2 * x + 2 * steps] * 2,
+        "layer": [projections + steps * q + gradient + 3 * x + steps * sequences * m.heads * length**2] * 2,
+        "update": [2 * gradient + steps * q + 2 * q + q],  # the state has momentum, and what is delivered has not
+    }
+    for kind, counts in cells.items():
+        tasks = [task for task in task_list(manifest) if task.kind == kind]
+        for task, count in zip(tasks, counts, strict=True):
+            least = 8 * params.queries * count // params.ell
+            require_size(manifest, task, least)
+            error = refused("truncated", lambda t=task, n=least: require_size(manifest, t, n - 1))
+            assert error.where == str(task) and error.expected == f"at least {least} bytes for {count} cells"
+
+
 def test_the_size_is_compared_before_the_statement_is_read(world: World) -> None:
     refused("truncated", lambda: world.verify("layer", b"{", size=0))
     refused("malformed", lambda: world.verify("layer", b"{"))

@@ -1,5 +1,5 @@
 """One honest case of every kind of task: range of each kind of commitment, embed, layer (SGD, AdamW with clipping, q/k norm), head,
-clip, rotate. Sizes are the smallest that have everything."""
+clip, rotate; of a step in two parts update, layer and head. Sizes are the smallest that have everything."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,6 +19,9 @@ def stage(name: str) -> Stage:
         return Stage(replace(found, manifest=replace(found.manifest, rotation_windows=1)))
     if name == "adamw":
         return Stage(toy(layers=1, steps=2, sizes=EVEN, **SMALL, **CLIPPED))  # type: ignore[arg-type]
+    if name == "parts":
+        parted = SMALL | {"gradient_accumulation": 2, "parts": 2}
+        return Stage(toy(layers=1, steps=2, sizes=EVEN, **parted, **CLIPPED))  # type: ignore[arg-type]
     return Stage(feature_toy(name, EVEN, steps=1, **SMALL))
 
 
@@ -31,6 +34,9 @@ KINDS: dict[str, tuple[str, str, int, int, int]] = {
     "layer, first window": ("sgd", "layer", 0, 0, 0), "layer, last window": ("sgd", "layer", 1, 1, 0),
     "layer, AdamW with clipping": ("adamw", "layer", 1, 0, 0), "layer with biases": ("qwen2", "layer", 0, 0, 0),
     "layer with q/k norm": ("qwen3", "layer", 0, 0, 0),
+    "embed of a part": ("parts", "embed", 0, -1, 2), "layer of a part": ("parts", "layer", 1, 0, 1),
+    "head of a part": ("parts", "head", 1, -1, 1), "head of the last part": ("parts", "head", 1, -1, 2),
+    "update, first window": ("parts", "update", 0, 0, 0), "update, last window": ("parts", "update", 1, 0, 0),
     "rotate base": ("sgd", "rotate", 1, -1, 0), "rotate dataset": ("sgd", "rotate", 1, -1, 2),
 }
 
