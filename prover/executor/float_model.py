@@ -22,6 +22,12 @@ from protocol.rope import frequencies
 from protocol.streams import MASTER_BITS, initial_lora_a
 
 Base = Mapping[str, Mapping[str, IntArray]]
+TOKENS = 1024  # at a time, in whole sequences
+
+
+def sequences_at_a_time(rows: torch.Tensor, length: int) -> tuple[torch.Tensor, ...]:
+    """`rows`, one for each sequence of `length` tokens, in groups whose activations fit in memory."""
+    return torch.split(rows, max(1, TOKENS // length))
 
 
 def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, IntArray]) -> dict[str, torch.Tensor]:
@@ -59,7 +65,8 @@ class FloatModel:
     def __init__(self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]], device: str = "cpu") -> None:
         self.m, self.size, self.base, self.device = manifest, axis_sizes(manifest), base, device
         self.maxima: dict[str, float] = {}
-        self.traced: list[tuple[str, str, torch.Tensor]] = []
+        self.traced: list[tuple[str, torch.Tensor]] = []
+        self.sums: dict[str, torch.Tensor] = {}
         n, k = manifest.lora.scale
         self.scale = n * 2.0**-k
         self.angles = self._angles()
@@ -81,7 +88,7 @@ class FloatModel:
             self.note(key, value)
         if gradient and value.requires_grad:
             value.retain_grad()
-            self.traced.append((gradient, key, value))
+            self.traced.append((gradient, value))
         return value
 
     def norm(self, key: str, h: torch.Tensor) -> torch.Tensor:
@@ -160,8 +167,8 @@ class FloatModel:
 
 
 class FloatRun(FloatModel):
-    """LoRA training in float64 from the manifest's initial adapter, one layer at a time: memory holds a layer's weights and
-    activations, the layers' inputs, and the adapter with its optimizer state."""
+    """LoRA training in float64 from the manifest's initial adapter, one layer and some sequences at a time: memory holds a layer's
+    weights, activations of TOKENS tokens, the layers' inputs, and the adapter with its optimizer state."""
 
     def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, device: str = "cpu") -> None:
         super().__init__(manifest, Dequantised(manifest.exponents, base, device), device)
@@ -190,34 +197,45 @@ class FloatRun(FloatModel):
         self.traced = []
         self.optimizer.zero_grad()
         index = torch.from_numpy(np.array(self.m.batch(k))).to(self.device)
-        ids, mask = self.tokens[index], self.mask[index]
-        inputs = [self.base["embedding"]["E"][ids[:, :-1]]]
+        groups = sequences_at_a_time(index, self.m.sequence_length)
+        inputs = [[self.base["embedding"]["E"][self.tokens[rows, :-1]] for rows in groups]]
         with torch.no_grad():
             for layer in range(self.m.model.layers):
-                inputs.append(self.layer(layer, inputs[-1], self.adapter))
-        x = self.trace("x", f"dx/{self.m.model.layers}", inputs.pop().requires_grad_())
-        loss = (self.token_loss(x, ids[:, 1:]) * mask).sum()
-        self.backward(loss)
+                inputs.append([self.layer(layer, x, self.adapter) for x in inputs[-1]])
+        gradients, total = list[torch.Tensor | None](), 0.0
+        for rows, x in zip(groups, inputs.pop(), strict=True):
+            self.trace("x", f"dx/{self.m.model.layers}", x.requires_grad_())
+            loss = (self.token_loss(x, self.tokens[rows, 1:]) * self.mask[rows]).sum()
+            self.backward(loss)
+            gradients.append(x.grad)
+            total += float(loss.detach())
         for layer in reversed(range(self.m.model.layers)):  # its values anew: the same operations on the same numbers
-            gradient, x = x.grad, self.trace("x", f"dx/{layer}", inputs.pop().requires_grad_())
-            self.backward(self.layer(layer, x, self.adapter), gradient)
-        tokens = float(mask.sum())
+            for n, x in enumerate(inputs.pop()):
+                self.trace("x", f"dx/{layer}", x.requires_grad_())
+                self.backward(self.layer(layer, x, self.adapter), gradients[n])
+                gradients[n] = x.grad
+        tokens = float(self.mask[index].sum())
         for matrix in self.adapter.values():
             if matrix.grad is not None:
                 matrix.grad /= tokens
         self.update(k)
-        return float(loss.detach()) / tokens
+        return total / tokens
 
     def backward(self, value: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
-        """Gradients of everything traced since the last call, and their magnitudes."""
+        """Gradients of everything traced since the last call, and their magnitudes; those of matrices are sums over a step."""
         torch.autograd.backward(value, gradient)
-        for key, _, traced in self.traced:
-            if traced.grad is not None:
+        for key, traced in self.traced:
+            if traced.grad is not None and key.endswith(".grad"):  # a leaf's is a sum already
+                before = None if traced.is_leaf else self.sums.get(key)
+                self.sums[key] = traced.grad.clone() if before is None else before + traced.grad
+            elif traced.grad is not None:
                 self.note(key, traced.grad)
         self.traced = []
 
     def update(self, k: int) -> None:
         """The optimizer's step k from the mean gradients in `.grad`."""
+        for key in list(self.sums):
+            self.note(key, self.sums.pop(key))
         o, squares = self.m.optimizer, [0.0] * self.m.model.layers
         for name, matrix in self.adapter.items():
             if matrix.grad is None:

@@ -13,7 +13,7 @@ import torch
 
 from protocol.manifest import RunManifest
 from protocol.relation.graph import IntArray
-from prover.executor.float_model import Base, FloatModel, dequantised
+from prover.executor.float_model import Base, FloatModel, dequantised, sequences_at_a_time
 from prover.files.hf_model import HfModel
 from prover.files.quantise import fold, real_layer
 
@@ -57,9 +57,13 @@ def quantisation_error(
 
 @torch.no_grad()
 def _loss(manifest: RunManifest, group: Callable[[str], Group], ids: torch.Tensor, mask: torch.Tensor) -> float:
-    x = group("embedding")["E"][ids[:, :-1]]
+    parts = sequences_at_a_time(ids, manifest.sequence_length)
+    embedding = group("embedding")["E"]
+    inputs = [embedding[part[:, :-1]] for part in parts]
+    del embedding
     for layer in range(manifest.model.layers):
-        name = f"base/{layer}"
-        x = FloatModel(manifest, {name: group(name)}).layer(layer, x, {})
-    losses = FloatModel(manifest, {"head": group("head")}).token_loss(x, ids[:, 1:])
+        model = FloatModel(manifest, {f"base/{layer}": group(f"base/{layer}")})
+        inputs = [model.layer(layer, x, {}) for x in inputs]
+    head = FloatModel(manifest, {"head": group("head")})
+    losses = torch.cat([head.token_loss(x, part[:, 1:]) for x, part in zip(inputs, parts, strict=True)])
     return float((losses * mask).sum() / mask.sum())

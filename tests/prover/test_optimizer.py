@@ -194,6 +194,22 @@ def test_layers_one_at_a_time_are_the_whole_model_bit_for_bit(optimizer: dict[st
     assert all(torch.equal(matrix, runs[1].adapter[name]) for name, matrix in runs[0].adapter.items())
 
 
+def test_sequences_some_at_a_time_are_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of float64 in another order; exponents are the same."""
+    settings: dict[str, object] = {"layers": 2, "steps": 3, "batch_size": 3, "examples": 6, "kind": "adamw", "max_grad_norm": "0.3"}
+    whole, parted = float_run(toy(**settings)), float_run(toy(**settings))  # type: ignore[arg-type]
+    for k in range(3):
+        expected = whole.step(k)
+        with monkeypatch.context() as few:
+            few.setattr("prover.executor.float_model.TOKENS", whole.m.sequence_length)
+            assert abs(parted.step(k) - expected) < 1e-12
+    assert whole.maxima.keys() == parted.maxima.keys()
+    assert all(abs(value - parted.maxima[key]) <= 1e-9 * value for key, value in whole.maxima.items())
+    exponents = toy(**settings).manifest.exponents  # type: ignore[arg-type]
+    monkeypatch.setattr("prover.executor.float_model.TOKENS", 1)
+    assert toy(**settings).manifest.exponents == exponents  # type: ignore[arg-type]
+
+
 def test_integer_losses_follow_the_float_run() -> None:
     t = toy(layers=2, steps=6, window_steps=6, kind="adamw", max_grad_norm="0.5", schedule="cosine", warmup_steps=1, weight_decay="0.01")
     run, losses = float_run(t), list[float]()
