@@ -33,6 +33,7 @@ WIDTHS = {
 }
 CHOICES = {"weight": (12, 16), "head": (12, 16), "probability": (16, 20)}  # every other width is fixed
 SCALE_BITS = 14
+KEPT_ORDERS = 1 << 24  # indices: a hostile run can have thousands of epochs of millions of examples
 RUN_ID_DIGITS = 32  # nobody finds two manifests with one beginning of 128 bits
 
 
@@ -183,6 +184,8 @@ class RunManifest:
         """The example indices of one step."""
         epoch, place = divmod(step, self.examples // self.sequences)
         if epoch not in self._orders:
+            if len(self._orders) * self.examples >= KEPT_ORDERS:
+                self._orders.clear()
             self._orders[epoch] = CounterStream(f"order/{self.seed}/{epoch}").permutation(self.examples)
         return self._orders[epoch][place * self.sequences : (place + 1) * self.sequences]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.errors import VerificationError
-from protocol.statement import Name, standing, task_list
+from protocol.statement import BUDGETS, Name, standing, task_list
 from tests.attacks.test_lies import one, rejected
 from tests.support.evil import Lie, attack
 from tests.support.stage import Stage
@@ -39,8 +39,7 @@ def test_windows_open_the_copy_of_their_time(rotated: Stage) -> None:
 
 
 def test_a_copy_that_no_rotation_leads_to_is_foreign(rotated: Stage) -> None:
-    manifest = replace(rotated.toy.manifest, profile="goldilocks-2^12", budgets=dict.fromkeys(
-        ("base", "clip", "dataset", "delivered", "dx", "embedding", "head", "norm", "state", "x"), 9))
+    manifest = replace(rotated.toy.manifest, profile="goldilocks-2^12", budgets=dict.fromkeys(BUDGETS, 9))
     names = {str(name) for task in task_list(manifest) for _, name in task.commitments}
     roots = dict.fromkeys(names, bytes(32))
     for text, reason in (("base/0@1", "foreign-commitment"), ("base/0@2", "missing-commitment")):

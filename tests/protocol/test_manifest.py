@@ -10,7 +10,7 @@ import pytest
 
 from protocol.encoding import canonical_json
 from protocol.errors import VerificationError
-from protocol.manifest import CHOICES, VERSION, WIDTHS, Lora, RunManifest, StepRange, base_commitments
+from protocol.manifest import CHOICES, KEPT_ORDERS, VERSION, WIDTHS, Lora, RunManifest, StepRange, base_commitments
 from tests.toy import toy_manifest
 
 
@@ -93,6 +93,19 @@ def test_an_epoch_visits_every_example_once(manifest: RunManifest) -> None:
         rows = [int(i) for k in range(per_epoch) for i in manifest.batch(epoch * per_epoch + k)]
         assert sorted(rows) == list(range(manifest.examples))
     assert manifest.batches(StepRange(2, 2), 0).tolist() == [manifest.batch(k).tolist() for k in (2, 3)]
+
+
+def test_the_orders_of_few_epochs_are_kept(manifest: RunManifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as have KEPT_ORDERS indices, and the last one in any case; an order that is drawn again is the same."""
+    per_epoch = manifest.examples // manifest.sequences
+    first, most = manifest.batch(0).tolist(), 0
+    assert KEPT_ORDERS == 1 << 24
+    monkeypatch.setattr("protocol.manifest.KEPT_ORDERS", 3 * manifest.examples)
+    for epoch in range(10):
+        manifest.batch(epoch * per_epoch)
+        most = max(most, len(manifest._orders))
+        assert epoch in manifest._orders
+    assert most == 3 and 0 not in manifest._orders and manifest.batch(0).tolist() == first
 
 
 def test_accumulated_batches_are_one_larger_batch() -> None:
