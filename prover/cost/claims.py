@@ -104,9 +104,12 @@ class _Opening:
 
 
 def _inner_products(weights: CombinedWeights) -> Algebra:
-    """`CombinedWeights.at` over all commitments: each weight vector meets its axis's eq vector once, each term takes a product for an
-    axis, each tensor the eq of its leading bits."""
-    vectors = {(term.place, axis, id(w)): w.shape[1] for term in weights.terms for axis, w in enumerate(term.weights)}
+    """`CombinedWeights.at` over all commitments: each weight vector meets once the eq vector of its axis, which tensors of one shape share,
+    each term takes a product for an axis, each tensor the eq of its leading bits."""
+    shapes = [tuple(w.shape[1] for w in term.weights) for term in weights.terms]
+    vectors = {
+        (shape, axis, id(w)): w.shape[1] for shape, term in zip(shapes, weights.terms, strict=True) for axis, w in enumerate(term.weights)
+    }
     axes, places = {key[:2] for key in vectors}, {term.place for term in weights.terms}
     entries = sum(vectors.values())
     scalars = sum(2 + len(term.weights) for term in weights.terms) + LEADING * len(places)

@@ -1,6 +1,6 @@
 """How much algebra a schedule does, without doing any: a blank field (prover/argument/counting.py) that takes notes.
 
-    scalars     operations on single elements of K, which Python does
+    scalars     operations on single elements of K, which Python does (but for those on two elements that came from arrays)
     calls       operations on arrays
     products    products in F that these come to: 5 for an entry of K (Karatsuba's three, one by w, sums), 3/10 for a sum's term
 
