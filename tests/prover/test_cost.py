@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -27,7 +28,7 @@ from prover.cost.bound import bound
 from prover.cost.claims import record_claims
 from prover.cost.evaluation import evaluation_work, graphs_built, stepwise
 from prover.cost.forecast import PARTS, Counted, forecast
-from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
+from prover.cost.machine import give_back, memory_bytes, peak_bytes, reset_peak, resident_bytes
 from prover.cost.phases import timed_proof
 from prover.cost.rates import FREE, fit, measure, sample
 from prover.cost.tally import CALL, Algebra, TallyField
@@ -307,3 +308,28 @@ def test_bench_gpu_needs_no_services() -> None:
     program = f"import sys\nfor name in {missing}: sys.modules[name] = None\nimport benchmarks.gpu"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["prover.cost.machine", "prover.files.hf_model", "prover.executor.torch_ops", "benchmarks.shapes"])
+def test_threads_wait_passively_whoever_imports_torch_first(module: str) -> None:
+    """Idle threads that spin took an evaluation five times its processor time on a busy machine; OpenMP reads this once, when it loads."""
+    program = f"""import os, sys
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.exit(0 if os.environ.get("OMP_WAIT_POLICY") == "passive" else 3)
+sys.meta_path.insert(0, Torch())
+import {module}
+sys.exit(4)"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_heap_gives_back_what_it_holds_free() -> None:
+    held = [np.ones(1 << 12) for _ in range(1 << 12)]  # small enough to be the heap's
+    kept, used = held[-1], resident_bytes("cpu")
+    held.clear()
+    give_back()
+    assert resident_bytes("cpu") < used - (1 << 26) and kept.sum() == 1 << 12
