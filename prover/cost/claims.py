@@ -2,13 +2,12 @@
 
     batches      products and one-hot rows, one tuple of instances for each batched sumcheck
     slots        (role, tensor name) → the cells of each weighted claim that is opened on that committed tensor
-    seconds      processor time of this run: the affine arithmetic that prover and verifier do as well
-    counting     processor time of counting pads, which a prover does beforehand
+    algebra      what the schedule calculates, which prover and verifier do as well: reduction, public tensors, the opening's inner products
 
-A function of the graph alone: proof parameters enter behind the point where the run stops, at the opening. Called by work.py.
+A function of the graph alone: proof parameters enter behind the point where the run stops, at the opening. One run gives the counts of
+pads too. Called by work.py.
 """
 
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
@@ -19,14 +18,17 @@ import numpy as np
 from protocol.channel import CountingChannel
 from protocol.field import U64, Ext
 from protocol.params import PROFILES
+from protocol.relation.graph import AxisMap, Gather, Graph, Linear, Public
 from protocol.relation.tables import table_columns
 from protocol.schedule.constraints import Place
 from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import CombinedWeights
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
-from prover.argument.counting import count
 from prover.argument.opening import span_of
+from prover.cost.tally import K_PRODUCT, PUBLIC_CELL, TERM, Algebra, TallyField
+
+LEADING = 20  # operations for the leading bits of a tensor's place: about ten bits, two each
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,7 @@ class Claims:
 
     batches: tuple[tuple[Instance, ...], ...]
     slots: dict[Place, list[int]]
-    seconds: float
-    counting: float
+    algebra: Algebra
 
     @property
     def instances(self) -> list[Instance]:
@@ -50,8 +51,9 @@ class _Opened(Exception):
 class _Recorder:
     """A TaskProver without values, also its own tree, batch and opening: rounds are asked for and thrown away by the channel."""
 
-    def __init__(self, shape: TaskShape) -> None:
-        self.zero, self.batches, self.slots = shape.field.zero, list[tuple[Instance, ...]](), defaultdict[Place, list[int]](list)
+    def __init__(self, field: TallyField) -> None:
+        self.zero, self.batches, self.slots = field.zero, list[tuple[Instance, ...]](), defaultdict[Place, list[int]](list)
+        self.inner = Algebra()
         self.tree = self.batch = self
         self.opening = _Opening(self)
 
@@ -97,20 +99,48 @@ class _Opening:
             shape = tuple(w.shape[1] for w in term.weights)
             first, last = span_of(term.box[:-1], shape[:-1])
             self.recorder.slots[term.place].append((last - first) * prod(shape[-1:]))
+        self.recorder.inner = _inner_products(weights)
         raise _Opened
 
 
+def _inner_products(weights: CombinedWeights) -> Algebra:
+    """`CombinedWeights.at` over all commitments: each weight vector meets once the eq vector of its axis, which tensors of one shape share,
+    each term takes a product for an axis, each tensor the eq of its leading bits."""
+    shapes = [tuple(w.shape[1] for w in term.weights) for term in weights.terms]
+    vectors = {
+        (shape, axis, id(w)): w.shape[1] for shape, term in zip(shapes, weights.terms, strict=True) for axis, w in enumerate(term.weights)
+    }
+    axes, places = {key[:2] for key in vectors}, {term.place for term in weights.terms}
+    entries = sum(vectors.values())
+    scalars = sum(2 + len(term.weights) for term in weights.terms) + LEADING * len(places)
+    return Algebra(scalars, 3 * len(axes), (K_PRODUCT + 2 * TERM) * entries)
+
+
+def _public_cells(graph: Graph, shape: TaskShape, instances: list[Instance]) -> float:
+    """Cells of public tensors and tables that the claims of lookups, zeros, published values and factors come down to."""
+    below = [0.0] * len(graph.tensors)  # of one claim on a tensor
+    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
+        if isinstance(op, Public):
+            below[tensor.index] = tensor.cells
+        elif isinstance(op, Linear):
+            below[tensor.index] = sum(below[term.tensor.index] for term in op.terms)
+        elif isinstance(op, AxisMap | Gather):
+            below[tensor.index] = below[op.tensor.index]
+    blocks = [block for plan in shape.plans for block in plan.blocks]
+    claimed = [t for block in blocks if block.lookup for t in block.lookup.columns] + [zero.tensor for zero in graph.zeros]
+    claimed += [factor.tensor for instance in instances for factor in instance.factors]
+    tables = sum(column.size for block in blocks if not block.lookup for column in table_columns(block.table))
+    return tables + sum(below[t.index] for t in claimed) + sum(item.tensor.cells for item in graph.published)
+
+
 def record_claims(shape: TaskShape) -> Claims:
-    """Run the schedule of `shape` up to its opening; `shape` has its counts afterwards. Tables are made before the clock starts: a
-    process makes each of them once."""
-    for table in {name for plan in shape.plans for name in plan.tables}:
-        table_columns(table)
-    before = time.process_time()
-    count(shape)
-    recorder, published = _Recorder(shape), {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in shape.graph.published}
-    start = time.process_time()
+    """Run the schedule of `shape` up to its opening; `shape` has its counts afterwards."""
+    field = TallyField(shape.field)
+    recorder, published = _Recorder(field), {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in shape.graph.published}
     try:
-        run_task(CountingChannel(shape.field), shape, b"", [], next(iter(PROFILES.values())), published, recorder)  # type: ignore[arg-type]
+        run_task(CountingChannel(field), shape, b"", [], next(iter(PROFILES.values())), published, recorder)  # type: ignore[arg-type]
     except _Opened:
-        return Claims(tuple(recorder.batches), dict(recorder.slots), time.process_time() - start, start - before)
+        claims = Claims(tuple(recorder.batches), dict(recorder.slots), field.algebra + recorder.inner)
+        public = Algebra(products=PUBLIC_CELL * _public_cells(shape.graph, shape, claims.instances))
+        return Claims(claims.batches, claims.slots, claims.algebra + public)
     raise RuntimeError("the schedule of a task ended without an opening")

@@ -18,13 +18,13 @@ from protocol.params import Params
 from protocol.relation.graph import Graph
 from protocol.schedule.task import TaskShape
 from prover.cost.claims import Claims, record_claims
+from prover.cost.evaluation import evaluation_work, graphs_built
 from prover.cost.work import (
     EVERYTHING,
     Memory,
     Place,
     Work,
     commitment_work,
-    evaluation_work,
     padded_cells,
     proof_work,
     task_memory,
@@ -44,10 +44,13 @@ class Counted:
 
     @staticmethod
     def of(build: Callable[[], Graph], field: Field) -> "Counted":
-        start = time.process_time()
-        shape = TaskShape(build(), field)
-        built = time.process_time() - start
-        return Counted(shape, record_claims(shape), built)
+        spent = []
+        for _ in range(2):  # the first graph of a process also pays for tables, which are made once
+            start = time.process_time()
+            graph = build()
+            spent.append(time.process_time() - start)
+        shape = TaskShape(graph, field)
+        return Counted(shape, record_claims(shape), min(spent))
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], 
     for layout in inputs:
         given += commitment_work(layout)
     parts = {
-        "inputs": given, "evaluate": evaluation_work(graph) + Work(host=2 * task.built),
-        "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(task.claims, params, inputs),
+        "inputs": given, "evaluate": evaluation_work(graph) + Work(host=graphs_built(graph) * task.built),
+        "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(shape, task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
     memory = task_memory(shape, task.claims, params, inputs, place)

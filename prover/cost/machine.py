@@ -6,6 +6,7 @@
 Called by tasks/plan.py and benchmarks/.
 """
 
+import ctypes
 import resource
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def reset_peak(backend: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return  # not Linux: the peak stays that of the whole process
+
+
+def give_back() -> None:
+    """Let the system have what the heap holds free, where it can: what is resident then is in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes(backend: str) -> int:

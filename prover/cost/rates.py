@@ -1,8 +1,8 @@
-"""What this machine does in a second, measured with the prover's own parts in about two seconds.
+"""What this machine does in a second, measured with the prover's own parts in about three seconds.
 
-Three tasks of one kind (a matrix product, its rescaling, products of cells, their rescaling), a small one, a small one with many
-operations and a large one, are committed, proved phase by phase (phases.py) and counted (work.py). Of each phase two figures are
-unknown, seconds for a unit of work and for a call (a round, a claim, a slot); they are fitted to the three. The large one grows until its
+Three tasks of one kind (a matrix product, its rescaling, rounds of products, sums and axis maps of cells), a small one, one with many
+operations and a large one, are committed, proved phase by phase (phases.py) and counted (work.py). Of each phase up to three figures are
+unknown, seconds for a unit of work and for calls (a round, a claim, a slot); they are fitted to the three. The large one grows until its
 proof takes LEAST seconds, so that a device which is faster than its calls is still measured at work. Nothing is kept: another load
 gives other rates.
 
@@ -12,6 +12,7 @@ gives other rates.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from protocol.channel import VerifyingChannel
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
-from protocol.relation.graph import Committed, Graph, Input, IntArray
+from protocol.relation.graph import Graph, Input, IntArray
 from protocol.relation.rounding import rescale
 from protocol.schedule.opening import Committed as SentCommitment
 from protocol.schedule.task import TaskShape, run_task
@@ -28,19 +29,26 @@ from prover.argument.tree import count_multiplicities
 from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.claims import Claims, record_claims
+from prover.cost.evaluation import evaluation_work
 from prover.cost.phases import Clock, timed_proof
-from prover.cost.work import Work, commitment_work, evaluation_work, proof_work, verification_work
+from prover.cost.tally import K_PRODUCT, TERM
+from prover.cost.work import Work, commitment_work, proof_work, verification_work
 from prover.executor.evaluate import check, evaluate
 from prover.executor.torch_ops import TorchOps, ops_beside
 from prover.randomness import SecretStream, fresh_seed
+from prover.witness.task import read_by_proof
 
 LEAST = 0.4  # seconds of the larger proof
-SMALL, LARGE = 8, 256  # widths of the tasks: tables of the large one are beyond the caches
-DEEP, DEEPER = 4, 64  # products of the large one, and of a small one that has many
-UNITS = {  # unit of work → (its calls, the phase that it is measured in)
-    "leaves": ("tree_rounds", "tree"), "folded": ("instances", "claims"), "tables": ("product_rounds", "products"),
-    "weighted": ("slots", "weights"), "opened": ("opening_rounds", "opening"), "schedule": ("openings", "schedule"),
-    "verified": ("checks", "verified"),
+SMALL, MIDDLE, LARGE = 8, 32, 256  # widths of the tasks: tables of the large one are beyond the caches
+FEW, MANY_ROUNDS, DEEP = 2, 48, 3  # and their rounds of operations
+MANY = 1 << 13  # entries of the host's products
+COLD = 1.75  # a task's integers are cold, those of a sample are not: measured 1.6 to 2 times as long for what is counted, calls too
+FREE = 0.1  # no unit is free: it takes at least so much of the most that it can take
+PHASES = {  # phase → the units that are measured in it, known ones last
+    "witness": ("placed", "encoded", "hashed", "random", "counted"), "tree": ("leaves", "tree_rounds", "blocks"),
+    "claims": ("folded", "instances"), "products": ("tables", "product_rounds"), "weights": ("weighted", "slots"),
+    "opening": ("opened", "opening_rounds"), "schedule": ("schedule", "openings", "products"),
+    "verified": ("verified", "checks", "checked", "queried"),
 }
 
 
@@ -71,13 +79,16 @@ class Sample:
 
 
 def sample_graph(size: int, depth: int) -> Graph:
-    """y_0 = rescale(x·Wᵀ), y_k = rescale(y_{k−1}∘y_{k−1}): [t,d]·[o,d] with t = 2·size, d = size, and an odd part in o as models have."""
-    g = Graph()
-    x = g.input("x_in", "x", "td", (2 * size, size), -(1 << 15), (1 << 15) - 1)
-    w = g.input("base", "W", "od", (11 * size // 4, size), -(1 << 11), (1 << 11) - 1)
-    y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y0")
+    """y_0 = rescale(x·Wᵀ), y_k = rescale(2^20·y_0 + y_{k−1}∘turned(y_{k−1})): [t,d]·[o,d] with t = d = size, and an odd part in o as models
+    have. A round has what a layer has: products, sums of terms, an axis map, remainders of more than one limb."""
+    g, outputs = Graph(), 11 * size // 4
+    x = g.input("x_in", "x", "td", (size, size), -(1 << 15), (1 << 15) - 1)
+    w = g.input("base", "W", "od", (outputs, size), -(1 << 11), (1 << 11) - 1)
+    first = y = rescale(g, g.product("xW", "td,od->to", x, w), 14 + size.bit_length(), 16, "y0")
     for k in range(1, depth):
-        y = rescale(g, g.product(f"square{k}", "to,to->to", y, y), 16, 16, f"y{k}")
+        turned = g.axis_map(f"turned{k}", y, "o", outputs, np.arange(outputs), np.roll(np.arange(outputs), 1))
+        product = g.product(f"product{k}", "to,to->to", y, turned)
+        y = rescale(g, g.linear(f"sum{k}", "to", (1, product), (1 << 20, first)), 21, 16, f"y{k}")
     return g
 
 
@@ -101,7 +112,7 @@ def sample(backend: Backend, params: Params, size: int, depth: int, ops: TorchOp
 def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) -> Rates:
     """The rates of a backend and of the executor beside it under a profile, seconds of `clock`."""
     ops = ops_beside(backend.name)
-    unit = _host_rates(params, clock) | {"host": 1.0}
+    unit = _host_rates(backend, params, clock) | {"host": 1.0}
     unit["encoded"], unit["hashed"] = _commit_rates(backend, params, unit["random"], clock)
     size, spent = LARGE, 0.0
     while spent < LEAST:
@@ -109,21 +120,44 @@ def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) 
         large = sample(backend, params, size, DEEP, ops)
         last = _phases(backend, params, large, clock)
         spent, size = clock() - start, 2 * size
-    samples = [*(sample(backend, params, SMALL, depth, ops) for depth in (2, DEEPER)), large]
+    samples = [*(sample(backend, params, *sizes, ops) for sizes in ((SMALL, FEW), (MIDDLE, MANY_ROUNDS))), large]
     phases = [*(_phases(backend, params, s, clock) for s in samples[:-1]), last]
     layouts = [[data.layout for _, data in s.inputs] for s in samples]
     works = [
-        proof_work(s.shape, s.claims, params, found) + verification_work(s.claims, params, found)
+        proof_work(s.shape, s.claims, params, found) + verification_work(s.shape, s.claims, params, found)
         for s, found in zip(samples, layouts, strict=True)
     ]
-    host = works[0].queried * unit["queried"]
-    for name, (calls, phase) in UNITS.items():
-        work, count = ([getattr(w, key) for w in works] for key in (name, calls))
-        spare = host if name == "verified" else 0.0
-        unit[name], unit[calls] = _two_unknowns(work, count, [max(p[phase] - spare, 0.0) for p in phases])
-    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, large.values) for p in large.shape.plans], clock) / works[-1].counted
-    _evaluation_rates(unit, samples, ops, clock)
+    counted = works[-1].counted
+    unit["counted"] = _best(lambda: [count_multiplicities(backend, p, large.values) for p in large.shape.plans], clock) / counted
+    for phase, names in PHASES.items():
+        known = {name: unit[name] for name in names if name in unit}
+        unit |= fit(works, [p[phase] for p in phases], [name for name in names if name not in known], known)
+    a = torch.rand(512, 512, dtype=torch.float64, device=ops.device)
+    unit["macs"] = _best(lambda: float((a @ a)[0, 0]), clock) / 512**3
+    found = [evaluation_work(s.shape.graph) for s in samples]
+    seconds = [_best(lambda s=s: _evaluate(s, ops), clock) for s in samples]  # type: ignore[misc]
+    hot = fit(found, seconds, ["evaluated", "operations"], {"macs": unit["macs"]})
+    unit |= {name: COLD * rate for name, rate in hot.items()}
     return Rates(backend.name, unit)
+
+
+def fit(works: Sequence[Work], seconds: Sequence[float], names: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
+    """Rates of the named counts that come nearest to the seconds of a few tasks, each relative to its own, where other rates are known.
+
+    Least squares with bounds: a rate is at most the seconds of each task over its count, and at least FREE of that, since noise
+    would else make it nothing or less. The best of all ways to put some rates on their lower bounds is the best one there is."""
+    spent = np.maximum(seconds, 1e-9)
+    wanted = 1 - np.array([sum(rate * getattr(w, name) for name, rate in known.items()) for w in works]) / spent
+    counts = np.array([[getattr(w, name) for name in names] for w in works], dtype=float) / spent[:, None]
+    least = FREE / counts.max(axis=0)
+    best, error = least, np.inf
+    for some in product((False, True), repeat=len(names)):
+        free, rates = np.array(some), least.copy()
+        rates[free] = np.linalg.lstsq(counts[:, free], wanted - counts[:, ~free] @ least[~free], rcond=None)[0]
+        off = float(np.linalg.norm(counts @ rates - wanted))
+        if (rates >= least).all() and off < error:
+            best, error = rates, off
+    return dict(zip(names, best.tolist(), strict=True))
 
 
 def _phases(backend: Backend, params: Params, s: Sample, clock: Clock) -> dict[str, float]:
@@ -140,29 +174,19 @@ def _phases(backend: Backend, params: Params, s: Sample, clock: Clock) -> dict[s
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
-def _two_unknowns(work: Sequence[float], calls: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """(a, b) ≥ 0 for which a·work + b·calls is nearest to the seconds of a few tasks, each relative to its own."""
-    pairs, spent = np.array([work, calls], dtype=float).T, np.array(seconds)
-    weights = 1 / np.maximum(spent, 1e-4)
-    pairs, spent = pairs * weights[:, None], spent * weights
-    a, b = np.linalg.lstsq(pairs, spent, rcond=None)[0]
-    if a < 0 or b < 0:  # noise: one of them explains everything
-        alone = [float(column @ spent / (column @ column)) for column in pairs.T]
-        return (0.0, alone[1]) if a < 0 else (alone[0], 0.0)
-    return float(a), float(b)
-
-
-def _host_rates(params: Params, clock: Clock) -> dict[str, float]:
-    """What NumPy and hashlib do on the host: secrets, codewords of masks, and what a verifier makes of the one row that it is sent."""
+def _host_rates(backend: Backend, params: Params, clock: Clock) -> dict[str, float]:
+    """What is done on the host: secrets, what a verifier makes of the one row that it is sent, products in F by the schedule's field and
+    by a verifier's."""
     code, stream = params.code(1), SecretStream(params.field, bytes(32))
-    rows = stream.elements("rows", 2, code.ell)
-    butterflies = 2 * code.n * (code.n.bit_length() - 1)
-    point = stream.elements("point", 2, code.ell.bit_length() - 1)
+    rows, point = (stream.elements(name, 2, count) for name, count in (("rows", code.ell), ("point", code.ell.bit_length() - 1)))
     queries = np.linspace(0, code.n - 1, params.queries).astype(np.int64)
+    a, b = (stream.elements(name, 2, MANY) for name in "ab")
+    count = (K_PRODUCT + 2 * TERM) * MANY
+    by_prover, by_verifier = (_best(lambda f=f: f.kdot(a, b), clock) / count for f in (backend.field, params.field))  # type: ignore[misc]
     return {
         "random": _best(lambda: stream.elements("probe", 1 << 16), clock) / (8 << 16),
-        "transformed": _best(lambda: code.codeword(rows), clock) / butterflies,
         "queried": _best(lambda: (code.evaluate(rows, queries), code.message_at(rows, point)), clock) / code.n,
+        "products": by_prover, "checked": by_verifier,
     }
 
 
@@ -175,24 +199,14 @@ def _commit_rates(backend: Backend, params: Params, random: float, clock: Clock)
         work = commitment_work(layout)
         works.append(work)
         seconds.append(_best(lambda c=layout, t=tensors: commit(backend, c, t, bytes(32)), clock) - random * work.random)  # type: ignore[misc]
-    encoded, hashed = _two_unknowns([w.encoded for w in works], [w.hashed for w in works], seconds)
-    return encoded, hashed
-
-
-def _evaluation_rates(unit: dict[str, float], samples: Sequence[Sample], ops: TorchOps, clock: Clock) -> None:
-    """Seconds for a multiply-add, a pass over a cell and an operation, from both samples evaluated as a task's witness is."""
-    a = torch.rand(512, 512, dtype=torch.float64, device=ops.device)
-    unit["macs"] = _best(lambda: float((a @ a)[0, 0]), clock) / 512**3
-    works = [evaluation_work(s.shape.graph) for s in samples]
-    spent = [max(_best(lambda s=s: _evaluate(s, ops), clock) - unit["macs"] * w.macs, 0.0) for s, w in zip(samples, works, strict=True)]  # type: ignore[misc]
-    unit["evaluated"], unit["operations"] = _two_unknowns([w.evaluated for w in works], [w.operations for w in works], spent)
+    found = fit(works, seconds, ["encoded", "hashed"], {})
+    return found["encoded"], found["hashed"]
 
 
 def _evaluate(s: Sample, ops: TorchOps) -> None:
+    """As the graphs of tasks other than a layer's are: once, then checked."""
     graph = s.shape.graph
-    wanted = [t for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Committed)]
-    committed = evaluate(graph, s.given, wanted, ops)
-    check(graph, evaluate(graph, s.given, graph.tensors, ops, committed), ops if ops.keep else None)
+    check(graph, evaluate(graph, s.given, read_by_proof(graph), ops), ops if ops.keep else None)
 
 
 def _best(work: Callable[[], object], clock: Clock, repeats: int = 3) -> float:

@@ -4,12 +4,14 @@ Work is in the units of rates.py. Memory is bytes by name for each phase; the pe
 
     evaluate   committed values as int64, the virtual ones that are alive at a time, the operands of the largest contraction in float64
     commit     the values that a proof reads, inputs and witness (rows, blinding, codewords that are kept, salts, levels)
-    tree       the same and a tree: 32 bytes for each of its 2^variables places and as much for the levels above it
+    tree       the same and a tree: for each of its 2^variables places 32 bytes and as much for the levels above it on a device, which
+               allocates them; in a heap only what is written: 16 bytes a fraction, 32 a node above it
     products   the same without a tree, the tables of a batch of claims
     opening    commitments, 16 bytes of weights a cell of every row, and the first folded row pairs
 
-A tree's padding costs memory, as a device allocates it and a heap lays it over what was in use before, but no work; a tensor's absent
-blocks cost neither. Called by tasks/estimate.py and benchmarks/.
+A heap keeps what it had: tables and weights of later phases are laid where a tree's padding was, which nobody had written to, so they
+come on top of the tree, as far as its padding goes. A tensor's absent blocks cost neither memory nor work. Called by tasks/estimate.py
+and benchmarks/.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,8 @@ from math import prod
 
 from protocol.layout import CommitmentLayout
 from protocol.params import Params
-from protocol.relation.graph import WITNESS, Committed, Graph, Input, Linear, Product
+from protocol.relation.graph import WITNESS, Committed, Graph, Input, Product
+from protocol.schedule.lookups import LeafPlan
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
@@ -28,25 +31,24 @@ from prover.executor.evaluate import most_alive
 from prover.witness.task import read_by_proof
 
 WORD = 8  # bytes of an element of F, and of an integer
-_HINT_PASSES = {"softmax_shift": 12, "table": 3, "rsqrt": 8, "isqrt": 8, "divide": 4}  # other hints: two
-_PLANES = 2  # of an element of K
+COLUMN = 8  # products in F that checking a cell of an opened column comes to: decoded, hashed, in two inner products
 
 
 @dataclass(frozen=True)
 class Work:
-    """Counts; sums of tasks are sums of counts. `schedule`, `verified` and `host` are processor seconds of this machine measured
-    while counting: the schedule, which prover and verifier run with more in it, and what is done as it was: building graphs, counting
-    pads."""
+    """Counts; sums of tasks are sums of counts. `host` is processor seconds of this machine, measured: building graphs."""
 
-    evaluated: float = 0  # passes over cells of int64 tensors
-    operations: float = 0  # calls of the array library for them
+    evaluated: float = 0  # cells of int64 tensors read or written
+    operations: float = 0  # calls of the array library for them, and of Python's own as long
     macs: float = 0  # multiply-adds of contractions
     encoded: float = 0  # cells of rows encoded: witness and inputs
     hashed: float = 0  # compressions of SHA-256 in leaves and nodes
     random: float = 0  # bytes of SHAKE-256
     counted: float = 0  # cells counted for multiplicities
+    placed: float = 0  # tensors placed in rows or counted
     leaves: float = 0
     tree_rounds: float = 0
+    blocks: float = 0  # lookups and tables laid out in trees
     folded: float = 0  # cells of factors folded or weighted
     instances: float = 0
     tables: float = 0  # entries of product tables
@@ -55,12 +57,13 @@ class Work:
     slots: float = 0
     opened: float = 0  # cells of rows in the opening's rounds
     opening_rounds: float = 0
-    transformed: float = 0  # butterflies in NumPy
-    queried: float = 0  # points of the domain from which a verifier's queries are drawn
-    schedule: float = 0
+    schedule: float = 0  # operations of the schedule, an array's for tally.CALL
+    products: float = 0  # products in F in these arrays
     openings: float = 0  # commitments whose columns are opened
-    verified: float = 0
+    verified: float = 0  # operations of the schedule by a verifier
+    checked: float = 0  # products in F by a verifier's NumPy, columns included
     checks: float = 0  # commitments whose columns are checked
+    queried: float = 0  # points of the domain from which a verifier's queries are drawn
     host: float = 0
 
     def __add__(self, other: "Work") -> "Work":
@@ -75,7 +78,8 @@ def witness_work(shape: TaskShape, params: Params) -> Work:
     layout = shape.witness_layout(params)
     counted = sum(x.columns[0].cells for x in shape.graph.lookups)
     secrets = 16 * (shape.pads + params.ell)
-    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets)
+    placed = len(layout.slots) + sum(len(plan.blocks) for plan in shape.plans)
+    return commitment_work(layout, EXTRA_ROWS) + Work(counted=counted, random=secrets, placed=placed)
 
 
 def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
@@ -92,19 +96,24 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
     return witness_work(shape, params) + Work(
         leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
+        blocks=sum(len(p.blocks) for p in trees),
         folded=sum(_inside(f) for i in claims.instances for f in i.factors), instances=len(claims.instances),
         tables=sum(2 << i.variables for i in claims.instances),
         product_rounds=sum(i.variables for i in claims.instances),
         weighted=sum(sizes[place] + sum(cells) for place, cells in claims.slots.items()), slots=sum(map(len, claims.slots.values())),
         opened=sum(len(c.rows) * code.ell for c in every),
-        opening_rounds=sum(c.variables for c in every), schedule=claims.seconds, openings=len(every),
-        host=claims.counting,
+        opening_rounds=sum(c.variables for c in every), schedule=claims.algebra.steps, products=claims.algebra.products,
+        openings=len(every),
     )
 
 
-def verification_work(claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
+def verification_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
     """The schedule again, and the columns' checks."""
-    return Work(verified=claims.seconds, checks=len(inputs) + 1, queried=params.n)
+    every = [*inputs, shape.witness_layout(params)]
+    columns = params.queries * (sum(len(c.rows) for c in every) + EXTRA_ROWS)
+    return Work(
+        verified=claims.algebra.steps, checked=claims.algebra.products + COLUMN * columns, checks=len(every), queried=params.n,
+    )
 
 
 def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -116,28 +125,8 @@ def _committed(shape: TaskShape) -> dict[tuple[str, str], tuple[int, ...]]:
     return found | {(WITNESS, name): size for name, size in shape.witness_tensors()}
 
 
-def evaluation_work(graph: Graph) -> Work:
-    """The witness in exact integers, evaluated for the committed tensors and again for the virtual ones, then checked: calls of
-    the array library, and the cells that they pass over."""
-    passes = calls = macs = 0.0
-    hints = {t.index: _HINT_PASSES.get(h.kind, 2) for h in graph.hints for t in h.outputs}
-    for tensor, op in zip(graph.tensors, graph.ops, strict=True):
-        if isinstance(op, Product) and (count := _contracted(op, tensor.axes)) > 1:
-            macs += 2 * tensor.cells * count
-            steps, cells = 2 * 8, 2 * (2 * (op.a.cells + op.b.cells) + 2 * tensor.cells)
-        elif isinstance(op, Linear):
-            steps, cells = 2 * (1 + 4 * len(op.terms)), 2 * sum(tensor.cells + t.tensor.cells for t in op.terms)
-        elif isinstance(op, Committed):
-            steps = 3 + hints.get(tensor.index, 1)
-            cells = steps * tensor.cells
-        else:
-            steps, cells = 2 * 3, 2 * 2 * tensor.cells
-        calls, passes = calls + steps + 4, passes + cells + 2 * tensor.cells  # bounds, twice
-    passes += sum(4 * len(x.columns) * x.columns[0].cells for x in graph.lookups)
-    return Work(evaluated=passes, operations=calls + 4 * len(graph.lookups), macs=macs)
-
-
-def _contracted(op: Product, out: str) -> int:
+def contracted(op: Product, out: str) -> int:
+    """Products that are added up in a cell."""
     return prod(n for a, n in zip(op.a_axes, op.a.shape, strict=True) if a not in out)
 
 
@@ -184,22 +173,35 @@ def task_memory(
     tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
-    places = max((1 << p.variables for p in shape.plans), default=0)
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     cells = [len(c.rows) * c.code.ell for c in every]
     sizes = [prod(size) for size in _committed(shape).values()]
+    products = {"product tables": max((_tables(b) for b in claims.batches), default=0)}
+    opening = {"opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells))}
+    tree = _tree(shape.plans, place, sum(products.values()) + sum(opening.values()))
     return Memory({
         "evaluate": given | held | {
             "committed values": own, "values alive at a time": WORD * most_alive(graph, read, committed),
             "contraction": _contraction(graph),
         },
         "commit": tensors | kept,
-        "tree": tensors | kept | {"leaves": 32 * places, "levels": 32 * places, "columns of a lookup": lookups},
-        "products": tensors | kept | {"product tables": max((_tables(b) for b in claims.batches), default=0)},
-        "opening": ({} if place.device else given) | kept | {
-            "opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells)),
-        },
+        "tree": tensors | kept | tree | {"columns of a lookup": lookups},
+        "products": tensors | kept | products,
+        "opening": ({} if place.device else given) | kept | opening,
     })
+
+
+def _tree(plans: Sequence[LeafPlan], place: Place, later: int) -> dict[str, int]:
+    """The largest tree; `later` is what comes after it. A node is written if a fraction is below it: the first level above the leaves
+    adds one half of them to the other, so it may have as many nodes as there are fractions."""
+    largest = max(plans, key=lambda p: (p.variables, p.fractions), default=None)
+    if largest is None:
+        return {}
+    places, fractions = 1 << largest.variables, largest.fractions
+    if place.device:
+        return {"leaves": 32 * places, "levels": 32 * places}
+    written = {"leaves": 16 * fractions, "levels": 32 * (min(fractions, places // 2) + places // 2)}
+    return written | {"later tables in its padding": min(64 * places - sum(written.values()), later)}
 
 
 def _held(layouts: Sequence[CommitmentLayout], place: Place, extra: int = 0) -> dict[str, int]:
@@ -228,7 +230,7 @@ def _contraction(graph: Graph) -> int:
     """Operands of the largest contraction in float64, permuted, and its result."""
     return max((
         2 * WORD * (op.a.cells + op.b.cells + tensor.cells)
-        for tensor, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Product) and _contracted(op, tensor.axes) > 1
+        for tensor, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Product) and contracted(op, tensor.axes) > 1
     ), default=0)
 
 

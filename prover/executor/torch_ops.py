@@ -5,19 +5,14 @@ below 2^53 (then float64 is exact in any order of summation); otherwise the larg
 bits until they do. Everything else is int64. On a GPU this needs real double precision: no library may be told to emulate it.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-# Before torch loads its OpenMP: idle threads that spin halve the speed of a machine that does anything else.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch  # noqa: E402
-
-from protocol.relation.graph import AxisMap, IntArray, Linear, Product  # noqa: E402
-from protocol.relation.tables import softmax_limit, table_columns  # noqa: E402
+from protocol.relation.graph import AxisMap, IntArray, Linear, Product
+from protocol.relation.tables import softmax_limit, table_columns
 
 EXACT = 1 << 53
 
