@@ -1,7 +1,7 @@
 """All tensors of one task, recomputed from boundary tensors: what a prover worker starts from.
 
-A layer's window is evaluated step by step, and so is an update's (its graph is cyclic in values over the steps of a window: the update
-of one step is the adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
+A window with updates in its graph is evaluated step by step (it is cyclic in values over its steps: the update of one step is the
+adapter of the next), committed values are stacked on axis s, then the window's graph gives the virtual
 ones. The node list of a graph does not depend on the number of steps, so index i means the same in both. Of the virtual tensors a proof
 reads those that are looked up or factors of products; the others are half of all cells and are dropped after their last use.
 """
@@ -15,7 +15,7 @@ from protocol.relation.model import build
 from prover.executor.evaluate import Inputs, Ops, evaluate
 from prover.executor.torch_ops import TorchOps
 
-STEPWISE = ("x_in", "dx_in", "clip", "adapter", "gradient")  # roles whose tensors have an axis s
+STEPWISE = ("x_in", "dx_in", "clip", "gradient")  # roles whose tensors have an axis s
 
 
 def sizes(graph: Graph) -> dict[str, int]:
@@ -83,7 +83,7 @@ def task_values(
     ops = ops or TorchOps()
     graph = build(manifest, kind, window, layer, part=part)
     given: dict[int, Any] = {}
-    if kind in ("layer", "update") and window is not None and isinstance(layer, int):
+    if kind == ("layer" if manifest.parts == 1 else "update") and window is not None and isinstance(layer, int):
         given = _committed_by_step(manifest, kind, window, layer, inputs, ops)
     wanted = graph.tensors if every else read_by_proof(graph)
     values = evaluate(graph, inputs, wanted, ops, given, 0 if window is None else window.first)
