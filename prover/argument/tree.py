@@ -51,8 +51,7 @@ class FractionTreeProver:
             coefs = [-beta for beta in fingerprint.columns[: len(columns)]]
             for start, cell, length in _runs(block):
                 end = start + length
-                q.open(start, end)
-                backend.lincomb_ints([a[cell : cell + length] for a in arranged], coefs, constant, q.cells[:, start:end])
+                q = backend.fingerprints([a[cell : cell + length] for a in arranged], coefs, constant, q, start)
                 if numerator is None:
                     p.set(start, end, 1)
                 else:

@@ -2,21 +2,31 @@
 //
 // A table is cut into tiles of `size` entries; a uniform tile has one value for all its entries and its cells are neither
 // read nor written. Looked-up leaves all have the numerator 1 and free leaves are 0/1, so most tiles near the leaves are
-// uniform. The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
+// uniform. On the CPU a tile may also be narrow, small integers in place of its cells (narrow.h). The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
 #pragma once
 #include "bodies.h"
-#ifndef VL_ENTRYWISE
-#include "strips.h"
+#ifndef VL_CUDA
+#include "narrow.h"
 #endif
 
 struct Table {
     const u64 *x0, *x1;
     const u8* uniform;  // null: no tile is
     const u64 *v0, *v1;
+#ifndef VL_CUDA
+    const u8* narrow_tiles;  // null: no tile is
+    const u64 *b0, *b1;
+    const u16* words;
+    VL_FN bool narrow(u64 tile) const { return narrow_tiles && narrow_tiles[tile]; }
+    VL_FN K<u64> base(u64 tile) const { return kload<u64>(b0, b1, tile); }
+#endif
     VL_FN bool same(u64 tile) const { return uniform && uniform[tile]; }
     VL_FN bool one(u64 tile) const { return same(tile) && v0[tile] == 1 && v1[tile] == 0; }
     template <class V>
     VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
+#ifndef VL_CUDA
+        if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_short<V>(words + tile * size + j)), spread<V>(b1[tile])};
+#endif
         return same(tile) ? kspread<V>(v0[tile], v1[tile]) : kload<V>(x0, x1, tile * size + j);
     }
 };
@@ -37,6 +47,18 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
         }
         if (!(q_uniform && q_uniform[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
     }
+#ifndef VL_CUDA
+    template <class V>
+    void row(u64 i, u64 j, u64 end) const {
+        if (end - j >= Lanes<V>::count && p0.one(i) && p1.one(i) && q0.narrow(i) && q1.narrow(i)) {
+            const u64 n = (end - j) / Lanes<V>::count * Lanes<V>::count, at = i * size + j;
+            narrow_layer<V>(q0.base(i), q1.base(i), q0.words + at, q1.words + at, p_out0 + at, p_out1 + at, q_out0 + at, q_out1 + at, n);
+            j += n;
+        }
+        for (; j + Lanes<V>::count <= end; j += Lanes<V>::count) this->at<V>(i, j);
+        for (; j < end; ++j) this->at<u64>(i, j);
+    }
+#endif
 };
 
 // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2 over index (tile, entry); the high halves of the tables lie `half` tiles on.
@@ -84,19 +106,31 @@ struct FractionSum {
     }
 #else
     u64 strip() const { return size < Strip::LENGTH ? size : (u64)Strip::LENGTH; }
-    // A strip of a table's tile; `room` takes it if the tile is uniform.
-    Planes source(int k, u64 tile, u64 j, Strip& room) const {
+    bool narrow(int k, u64 tile, u64 up) const { return table[k].narrow(tile) && table[k].narrow(tile + up); }
+    // A strip of a table's tile; `room` takes it if the tile is uniform or narrow.
+    template <class V>
+    Planes source(int k, u64 tile, u64 j, u64 n, Strip& room) const {
         const Table& t = table[k];
         if (t.same(tile)) return room.fill(kload<u64>(t.v0, t.v1, tile));
+        if (t.narrow(tile)) {
+            narrow_widen<V>(t.base(tile), t.words + tile * size + j, room, n);
+            return room;
+        }
         return Planes{t.x0 + tile * size + j, t.x1 + tile * size + j};
     }
     template <class V>
     Planes folded_strip(int k, u64 tile, u64 j, u64 n, const KScale<V>& r, Strip& room) const {
-        if (!FOLD) return source(k, tile, j, room);
+        if (!FOLD) return source<V>(k, tile, j, n, room);
         if (settled(k, tile)) return room.fill(value(k, tile));
         Strip other;
         u64 *to0 = cells[2 * k] + tile * size + j, *to1 = cells[2 * k + 1] + tile * size + j;
-        strip_fold<V>(source(k, tile, j, room), source(k, tile + 2 * half, j, other), to0, to1, r, n);
+        if (narrow(k, tile, 2 * half)) {
+            const Table& t = table[k];
+            const u64 at = tile * size + j, above = at + 2 * half * size;
+            narrow_fold<V>(folding<V>(t.base(tile), t.base(tile + 2 * half), K<u64>{r0, r1}), t.words + at, t.words + above, to0, to1, n);
+        } else {
+            strip_fold<V>(source<V>(k, tile, j, n, room), source<V>(k, tile + 2 * half, j, n, other), to0, to1, r, n);
+        }
         return Planes{to0, to1};
     }
     struct Points {  // a strip of one table at X = 1 and X = 2
@@ -111,7 +145,7 @@ struct FractionSum {
     }
     // What the next strips will read of table k's tile: nothing new if they are folded, for folding asks for its own.
     Planes next_source(int k, u64 tile, u64 j, Planes eq) const {
-        if (FOLD || table[k].same(tile)) return eq;
+        if (FOLD || table[k].same(tile) || table[k].narrow(tile)) return eq;
         return Planes{table[k].x0, table[k].x1}.from(tile * size + j);
     }
     // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2
@@ -141,8 +175,29 @@ struct FractionSum {
         }
         return Pair<u64>{sums[0].value(), sums[1].value()};
     }
+    // tile_sum of products where both denominators are narrow: (c - x)·(d - y) = cd - c·y - d·x + xy, and Σ lo = 1
+    template <class V>
+    Pair<u64> narrow_sums(u64 i, Pair<u64> a, Pair<u64> b) const {
+        const Planes eq{lo0, lo1};
+        const u16* words[2][2];
+        Pair<u64> sum[2], base[2];
+        for (int k = 0; k < 2; ++k) {
+            const Table& t = table[2 + k];
+            for (int up = 0; up < 2; ++up) words[k][up] = t.words + (i + up * half) * size;
+            sum[k] = at_one_two(narrow_sum<V>(eq, words[k][0], size), narrow_sum<V>(eq, words[k][1], size));
+            base[k] = at_one_two(t.base(i), t.base(i + half));
+            sum[k].two.a = gadd(canon(sum[k].two.a), (u64)MOVED), base[k].two.a = gadd(canon(base[k].two.a), (u64)MOVED);
+        }
+        const Pair<u64> c{kadd(base[0].one, a.one), kadd(base[0].two, a.two)}, d{kadd(base[1].one, b.one), kadd(base[1].two, b.two)};
+        const Pair<u64> xy = narrow_products<V>(eq, words[0], words[1], size);
+        const auto whole = [](K<u64> c, K<u64> d, K<u64> x, K<u64> y, K<u64> xy) {
+            return kadd(kmul(ksub(c, x), ksub(d, y)), ksub(xy, kmul(x, y)));
+        };
+        return Pair<u64>{whole(c.one, d.one, sum[0].one, sum[1].one, xy.one), whole(c.two, d.two, sum[0].two, sum[1].two, xy.two)};
+    }
     template <class V>
     K<u64> table_sum(int k, u64 tile) const {  // Σ_j lo_j·table over a tile
+        if (table[k].narrow(tile)) return ksub(table[k].base(tile), narrow_sum<V>(Planes{lo0, lo1}, table[k].words + tile * size, size));
         KSum<V> sum;
         sum.clear();
         const Planes eq{lo0, lo1}, x = Planes{table[k].x0, table[k].x1}.from(tile * size);
@@ -179,7 +234,7 @@ struct FractionSum {
         const Pair<u64> a{kmul(lam, p0.one), kmul(lam, p0.two)}, b{kmul(lam, p1.one), kmul(lam, p1.two)};
         Pair<u64> s;
         if (!same[2] && !same[3]) {
-            s = tile_sum<V>(i, true, a, b);
+            s = !FOLD && narrow(2, i, half) && narrow(3, i, half) ? narrow_sums<V>(i, a, b) : tile_sum<V>(i, true, a, b);
         } else {
             Pair<u64> x = linear_ends<V>(2, i), y = linear_ends<V>(3, i);
             s = Pair<u64>{kmul(kadd(x.one, a.one), kadd(y.one, b.one)), kmul(kadd(x.two, a.two), kadd(y.two, b.two))};
@@ -199,6 +254,20 @@ struct FractionSum {
 #endif
 };
 
+#ifdef VL_CUDA
 VL_MAP(vl_fraction_layer, FractionLayer)
+#else
+VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size) {
+    parallel(tiles * size, tiles * size * given->cost(), [&](unsigned, u64 lo, u64 hi) {
+        const FractionLayer body = *given;
+#ifdef VL_WIDE
+        each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<VL_WIDE>(i, j, end); });
+        _mm_sfence();
+#else
+        each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<u64>(i, j, end); });
+#endif
+    });
+}
+#endif
 VL_ROWS(vl_fraction_round, FractionSum<false>)
 VL_ROWS(vl_fraction_fold_round, FractionSum<true>)
