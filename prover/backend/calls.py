@@ -34,19 +34,21 @@ class Kernels(HostArrays):
         self._kernels: dict[str, Callable[[bytes, int, int], None]] = {}
         self._library.vl_keep_memory()
 
-    def _call(self, name: str, n0: int, n1: int, *words: int, head: bytes = b"") -> None:
-        """`head`: words that were packed before."""
+    def _call(self, name: str, n0: int, n1: int, *words: int, head: bytes = b"", end: bytes = b"") -> None:
+        """`head` and `end`: words that were packed before."""
         if n0 and n1:
             kernel = self._kernels.get(name)
             if kernel is None:
                 kernel = self._kernels[name] = getattr(self._library, name)
                 kernel.argtypes = _SIGNATURE
-            kernel(head + struct.pack(f"{len(words)}Q", *words), n0, n1)
+            kernel(head + struct.pack(f"{len(words)}Q", *words) + end, n0, n1)
 
-    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int, head: bytes = b"") -> list[Ext]:
+    def _sum(
+        self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int, head: bytes = b"", end: bytes = b""
+    ) -> list[Ext]:
         """Kernels with sums over K: the result's address follows the array addresses."""
         out = np.zeros((sums, 2), dtype=np.uint64)
-        self._call(name, n0, n1, *words, address(out), *tail, head=head)
+        self._call(name, n0, n1, *words, address(out), *tail, head=head, end=end)
         return [Ext(c0, c1, self.field) for c0, c1 in out.tolist()]
 
 

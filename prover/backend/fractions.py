@@ -18,11 +18,15 @@ from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.tiled import TILE, U16, Narrow, Tiled, aligned
 
+MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
+_NO_NARROW = bytes(8 * 18)
+
 
 class Fractions(Kernels):
     """Tables of fractions, their layers and their rounds."""
 
     lincomb_ints: Callable[..., U64]
+    fold_top: Callable[[U64, Ext], U64]
 
     def __init__(self, level: str | None = None) -> None:
         super().__init__(level)
@@ -84,20 +88,40 @@ class Fractions(Kernels):
         if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
             held = [*held[:2], *(t.tiled() for t in held[2:])]
         head = _fraction_head(held, held)
-        return held, self._fraction_sum("vl_fraction_round", held, head, low, high, lam, self.field.zero)
+        return held, self._fraction_sum("vl_fraction_round", held[0].size, head, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         if self._level[0] is tables:  # without tiles, so nothing moved
-            made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
-        else:
-            held = self._tables(tables, low.shape[1] * high.shape[1])[0]
-            made = [self._folded_tiles(t, r) for t in held]
-            if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
-                made = [t.simplest() for t in made]
-            head = _fraction_head(held, made)
-        goes_on = made[0].size > 2 and all(t.plain() for t in tables)
-        self._level = (made, head) if goes_on else (None, b"")  # no table is kept beyond its level
-        return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
+            size = tables[0].cells.shape[1] // 2
+            made, head = [Tiled(t.cells[:, :size]) for t in tables], self._level[1]
+            self._level = (made, head) if size > 2 else (None, b"")  # no table is kept beyond its level
+            return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
+        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+        made = [self._folded_tiles(t, r) for t in held]
+        if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
+            made = [t.simplest() for t in made]
+        head, size = _fraction_head(held, made), made[0].size
+        if all(t.narrow is None for t in held):
+            self._level = (made, head) if size > 2 and all(t.plain() for t in tables) else (None, b"")
+            return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
+        narrow = self._folded_narrow(held, r)
+        words = _narrow_words(held, narrow, high.shape[1] > 1)
+        g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, words)
+        return [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)], g
+
+    def _folded_narrow(self, held: Sequence[Tiled], r: Ext) -> list[Narrow | None]:
+        """Narrow tiles after a fold; the kernel sets the flags of those that stay so."""
+        field, out = self.field, list[Narrow | None]()
+        weights = None
+        for t in held:
+            if t.narrow is None:
+                out.append(None)
+                continue
+            if weights is None:  # the same for all
+                upper = field.kscale(t.narrow.weights, r)
+                weights = np.stack([field.sub(t.narrow.weights, upper), upper], axis=-1).reshape(2, -1)
+            out.append(Narrow(np.zeros(t.narrow.tiles.size // 2, dtype=np.bool_), self.fold_top(t.narrow.base, r), t.narrow.words, weights))
+        return out
 
     def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
         cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
@@ -106,22 +130,26 @@ class Fractions(Kernels):
         half = t.uniform.size // 2
         return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
 
-    def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
+    def _fraction_sum(
+        self, name: str, length: int, head: bytes, low: U64, high: U64, lam: Ext, r: Ext, narrow: bytes = _NO_NARROW
+    ) -> Round:
         size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
         low, high = _planes(low, size), _planes(high)
-        if any(t.size != 2 * size * tiles for t in made):
-            raise ValueError(f"weights of {size * tiles} entries for tables of {made[0].size}")
+        if length != 2 * size * tiles:
+            raise ValueError(f"weights of {size * tiles} entries for tables of {length}")
         if self._inverse[0] != lam:
             self._inverse = lam, lam.inverse()
         mu = self._inverse[1]
         tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
-        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head)
-        return g[0] * lam, g[1] * lam
+        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head, end=narrow)
+        return g[0], g[1]
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
         """Tables as a kernel reads them, and the size of its tiles."""
         held = list(tables) if half >= TILE else [t.dense() for t in tables]
         for t in held:
+            if t.size != held[0].size:
+                raise ValueError(f"tables of {t.size} and {held[0].size} entries")
             if t.cells.ndim != 2 or t.cells.shape[0] != 2 or t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
                 raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
             if t.uniform is not None and t.values is not None:
@@ -130,7 +158,7 @@ class Fractions(Kernels):
             if t.narrow is not None:
                 _shape(t.narrow.tiles, (t.size // TILE,))
                 _shape(t.narrow.base, (2, t.size // TILE))
-                _shape(t.narrow.words, (t.size,))
+                _shape(t.narrow.words, (t.size << t.narrow.depth,))
         return held, min(half, TILE)
 
 
@@ -148,3 +176,14 @@ def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:
     tiles = (0, 0, 0) if t.uniform is None or t.values is None else (address(t.uniform), *_at(t.values))
     narrow = (0, 0, 0, 0) if t.narrow is None else (address(t.narrow.tiles), *_at(t.narrow.base), address(t.narrow.words))
     return (*at, *tiles, *narrow)
+
+
+def _narrow_words(held: Sequence[Tiled], after: Sequence[Narrow | None], tiles_follow: bool) -> bytes:
+    """What a fold knows about narrow tiles, of which all tables have the same weights; they stay while a round of whole tiles follows."""
+    before = next(t.narrow for t in held if t.narrow is not None)
+    folded = next(n for n in after if n is not None)
+    bases = [word for n in after for word in ((0, 0) if n is None else _at(n.base))]
+    flags = [0 if n is None else address(n.tiles) for n in after]
+    stay = tiles_follow and before.depth < MAX_DEPTH
+    words = (*_at(before.weights), *_at(folded.weights), *bases, *flags, before.depth, int(stay))
+    return struct.pack(f"{len(words)}Q", *words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,25 +36,37 @@ def aligned(*shape: int, xp: Any = np) -> U64:
 @dataclass(frozen=True, eq=False)
 class Narrow:
     """Where tiles (n / TILE,) has a flag, entry j of tile t is base[t] − words[t·TILE + j] over Goldilocks: base K (2, n / TILE),
-    words (n,)."""
+    words (n,). Folded k times, which leaves m = n / TILE / 2^k tiles, it is base[t] + Σ_c weights[c]·words[(t + c·m)·TILE + j]:
+    tiles (m,), base K (2, m), weights K (2, 2^k)."""
 
     tiles: Flags
     base: U64
     words: U16
+    weights: U64 = field(default_factory=lambda: np.array([[GOLDILOCKS.p - 1], [0]], dtype=np.uint64))
+
+    @property
+    def depth(self) -> int:
+        return self.weights.shape[1].bit_length() - 1
 
     @staticmethod
     def none(size: int) -> Narrow:
         tiles = size // TILE
         return Narrow(np.zeros(tiles, dtype=np.bool_), np.zeros((2, tiles), dtype=np.uint64), np.empty(size, dtype=np.uint16))
 
+    def placed(self, place: Callable[[Any], Any]) -> Narrow:
+        return Narrow(*map(place, (self.tiles, self.base, self.words, self.weights)))
+
     def half(self, low: bool) -> Narrow:
         at = slice(0, self.tiles.size // 2) if low else slice(self.tiles.size // 2, None)
         return Narrow(self.tiles[at], self.base[:, at], self.words[: self.words.size // 2] if low else self.words[self.words.size // 2 :])
 
-    def spread(self, tiles: I64) -> tuple[U64, U64]:
-        """The planes of these tiles' cells, (tiles, TILE)."""
-        first = GOLDILOCKS.sub(self.base[0, tiles, None], self.words.reshape(-1, TILE)[tiles].astype(np.uint64))
-        return first, np.broadcast_to(self.base[1, tiles, None], first.shape)
+    def spread(self, tiles: I64) -> U64:
+        """The cells of these tiles, K (2, tiles, TILE)."""
+        words, field = self.words.reshape(1 << self.depth, -1, TILE)[:, tiles].astype(np.uint64), GOLDILOCKS
+        out = np.broadcast_to(self.base[:, tiles, None], (2, tiles.size, TILE))
+        for c, weight in enumerate(self.weights.T):
+            out = field.add(out, field.mul(words[c][None], weight[:, None, None]))
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +123,7 @@ class Tiled:
 
     def placed(self, place: Callable[[Any], Any]) -> Tiled:
         """The table with each of its arrays moved."""
-        narrow = None if self.narrow is None else Narrow(*map(place, (self.narrow.tiles, self.narrow.base, self.narrow.words)))
+        narrow = None if self.narrow is None else self.narrow.placed(place)
         if self.uniform is None or self.values is None:
             return Tiled(place(self.cells), narrow=narrow)
         return Tiled(place(self.cells), place(self.uniform), place(self.values), narrow)

@@ -77,6 +77,14 @@ struct FractionSum {
     const u64 *lo0, *lo1, *hi0, *hi1;
     u64* out;
     u64 size, half, mu0, mu1, lam0, lam1, r0, r1;
+#ifndef VL_CUDA
+    // A narrow tile that is needed for its sum alone stays as it is: folded `depth` times, entry j of tile t is base - Σ_c w_c·words at
+    // tile t + c·(tiles left). Here are the -w_c before this fold and after it, the bases after it, and flags of tiles that stay.
+    const u64 *w0, *w1, *next_w0, *next_w1;
+    const u64* bases[8];
+    u8* stays[4];
+    u64 depth, may_stay;
+#endif
     VL_FN u64 cost() const { return FOLD ? 48 : 24; }
 
     VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
@@ -113,7 +121,11 @@ struct FractionSum {
         const Table& t = table[k];
         if (t.same(tile)) return room.fill(kload<u64>(t.v0, t.v1, tile));
         if (t.narrow(tile)) {
-            narrow_widen<V>(t.base(tile), t.words + tile * size + j, room, n);
+            const u16* words = t.words + tile * size + j;
+            if (!depth)
+                narrow_widen<V>(t.base(tile), words, room.a, room.b, n);
+            else
+                narrow_combine<V>(t.base(tile), Planes{w0, w1}, depth, words, 4 * half * size, room.a, room.b, n);
             return room;
         }
         return Planes{t.x0 + tile * size + j, t.x1 + tile * size + j};
@@ -125,9 +137,9 @@ struct FractionSum {
         Strip other;
         u64 *to0 = cells[2 * k] + tile * size + j, *to1 = cells[2 * k + 1] + tile * size + j;
         if (narrow(k, tile, 2 * half)) {
-            const Table& t = table[k];
-            const u64 at = tile * size + j, above = at + 2 * half * size;
-            narrow_fold<V>(folding<V>(t.base(tile), t.base(tile + 2 * half), K<u64>{r0, r1}), t.words + at, t.words + above, to0, to1, n);
+            const K<u64> base = kload<u64>(bases[2 * k], bases[2 * k + 1], tile);
+            const u16* words = table[k].words + tile * size + j;
+            narrow_combine<V>(base, Planes{next_w0, next_w1}, depth + 1, words, 2 * half * size, to0, to1, n);
         } else {
             strip_fold<V>(source<V>(k, tile, j, n, room), source<V>(k, tile + 2 * half, j, n, other), to0, to1, r, n);
         }
@@ -177,19 +189,20 @@ struct FractionSum {
     }
     // tile_sum of products where both denominators are narrow: (c - x)·(d - y) = cd - c·y - d·x + xy, and Σ lo = 1
     template <class V>
-    Pair<u64> narrow_sums(u64 i, Pair<u64> a, Pair<u64> b) const {
+    Pair<u64> narrow_tile_sum(u64 i, Pair<u64> a, Pair<u64> b) const {
         const Planes eq{lo0, lo1};
-        const u16* words[2][2];
+        const u16* words[4];
+        K<u64> sums[4];
         Pair<u64> sum[2], base[2];
+        for (int k = 0; k < 4; ++k) words[k] = table[2 + k / 2].words + (i + k % 2 * half) * size;
+        narrow_sums<V, 4>(eq, words, sums, size);
         for (int k = 0; k < 2; ++k) {
-            const Table& t = table[2 + k];
-            for (int up = 0; up < 2; ++up) words[k][up] = t.words + (i + up * half) * size;
-            sum[k] = at_one_two(narrow_sum<V>(eq, words[k][0], size), narrow_sum<V>(eq, words[k][1], size));
-            base[k] = at_one_two(t.base(i), t.base(i + half));
+            sum[k] = at_one_two(sums[2 * k], sums[2 * k + 1]);
+            base[k] = at_one_two(table[2 + k].base(i), table[2 + k].base(i + half));
             sum[k].two.a = gadd(canon(sum[k].two.a), (u64)MOVED), base[k].two.a = gadd(canon(base[k].two.a), (u64)MOVED);
         }
         const Pair<u64> c{kadd(base[0].one, a.one), kadd(base[0].two, a.two)}, d{kadd(base[1].one, b.one), kadd(base[1].two, b.two)};
-        const Pair<u64> xy = narrow_products<V>(eq, words[0], words[1], size);
+        const Pair<u64> xy = narrow_products<V>(eq, words, size);
         const auto whole = [](K<u64> c, K<u64> d, K<u64> x, K<u64> y, K<u64> xy) {
             return kadd(kmul(ksub(c, x), ksub(d, y)), ksub(xy, kmul(x, y)));
         };
@@ -197,25 +210,41 @@ struct FractionSum {
     }
     template <class V>
     K<u64> table_sum(int k, u64 tile) const {  // Σ_j lo_j·table over a tile
-        if (table[k].narrow(tile)) return ksub(table[k].base(tile), narrow_sum<V>(Planes{lo0, lo1}, table[k].words + tile * size, size));
+        const Planes eq{lo0, lo1};
+        K<u64> total;
+        if (table[k].narrow(tile)) {
+            const u16* words = table[k].words + tile * size;
+            narrow_sums<V, 1>(eq, &words, &total, size);
+            return ksub(table[k].base(tile), total);
+        }
         KSum<V> sum;
         sum.clear();
-        const Planes eq{lo0, lo1}, x = Planes{table[k].x0, table[k].x1}.from(tile * size);
+        const Planes x = Planes{table[k].x0, table[k].x1}.from(tile * size);
         for (u64 j = 0, n = strip(); j < size; j += n) strip_mac<V>(sum, eq.from(j), x.from(j), n);
         return sum.value();
     }
     // A table's part in a linear tile: its value, or its sum by the weights, which a first round takes and later ones have in
-    // its place, so that these only fold.
+    // its place, so that these only fold, and not even that where a tile is narrow.
     template <class V>
     Pair<u64> linear_ends(int k, u64 i) const {
+        if (!FOLD && narrow(k, i, half)) {
+            const u16* words[2] = {table[k].words + i * size, table[k].words + (i + half) * size};
+            K<u64> sums[2];
+            narrow_sums<V, 2>(Planes{lo0, lo1}, words, sums, size);
+            for (int up = 0; up < 2; ++up)
+                kstore(folded[2 * k], folded[2 * k + 1], i + up * half, ksub(table[k].base(i + up * half), sums[up]));
+            return ends(k, i);
+        }
         const KScale<V> r(K<u64>{r0, r1});
         for (u64 tile = i; tile <= i + half; tile += half) {
             if (settled(k, tile)) continue;
             Strip room;
-            if (FOLD)
-                for (u64 j = 0, n = strip(); j < size; j += n) folded_strip<V>(k, tile, j, n, r, room);
-            else
+            if (!FOLD)
                 kstore(folded[2 * k], folded[2 * k + 1], tile, table_sum<V>(k, tile));
+            else if (may_stay && narrow(k, tile, 2 * half))
+                stays[k][tile] = 1;
+            else
+                for (u64 j = 0, n = strip(); j < size; j += n) folded_strip<V>(k, tile, j, n, r, room);
         }
         return ends(k, i);
     }
@@ -234,7 +263,7 @@ struct FractionSum {
         const Pair<u64> a{kmul(lam, p0.one), kmul(lam, p0.two)}, b{kmul(lam, p1.one), kmul(lam, p1.two)};
         Pair<u64> s;
         if (!same[2] && !same[3]) {
-            s = !FOLD && narrow(2, i, half) && narrow(3, i, half) ? narrow_sums<V>(i, a, b) : tile_sum<V>(i, true, a, b);
+            s = !FOLD && narrow(2, i, half) && narrow(3, i, half) ? narrow_tile_sum<V>(i, a, b) : tile_sum<V>(i, true, a, b);
         } else {
             Pair<u64> x = linear_ends<V>(2, i), y = linear_ends<V>(3, i);
             s = Pair<u64>{kmul(kadd(x.one, a.one), kadd(y.one, b.one)), kmul(kadd(x.two, a.two), kadd(y.two, b.two))};
@@ -269,5 +298,22 @@ VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size
     });
 }
 #endif
-VL_ROWS(vl_fraction_round, FractionSum<false>)
-VL_ROWS(vl_fraction_fold_round, FractionSum<true>)
+#ifdef VL_CUDA
+VL_SUM(vl_fraction_round, FractionSum<false>)
+VL_SUM(vl_fraction_fold_round, FractionSum<true>)
+#else
+template <bool FOLD>
+static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  // times λ
+#ifdef VL_ENTRYWISE
+    run_sum(body, tiles, size);
+#else
+    run_rows(body, tiles, size);
+#endif
+    for (int x = 0; x < 2; ++x) {
+        const K<u64> sum = kmul(K<u64>{body.lam0, body.lam1}, K<u64>{body.out[2 * x], body.out[2 * x + 1]});
+        body.out[2 * x] = sum.a, body.out[2 * x + 1] = sum.b;
+    }
+}
+VL_EXPORT void vl_fraction_round(const FractionSum<false>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
+VL_EXPORT void vl_fraction_fold_round(const FractionSum<true>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
+#endif

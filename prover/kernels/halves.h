@@ -14,12 +14,6 @@ VL_FN Limb times(Limb x, Limb y) {  // of the lower halves
 #endif
 }
 
-// Small integers in lanes: sums and products that stay below 2^36, factors below 2^32.
-VL_FN VL_WIDE lanes_of(Limb x) { return VL_WIDE{(decltype(VL_WIDE::v))x}; }
-VL_FN VL_WIDE plus_small(VL_WIDE x, VL_WIDE y) { return lanes_of(limb(x) + limb(y)); }
-VL_FN VL_WIDE minus_small(VL_WIDE x, VL_WIDE y) { return lanes_of(limb(x) - limb(y)); }
-VL_FN VL_WIDE times_small(VL_WIDE x, VL_WIDE y) { return lanes_of(times(limb(x), limb(y))); }
-
 struct Halves {
     Limb low, high;
     VL_FN void operator+=(Halves x) { low += x.low, high += x.high; }

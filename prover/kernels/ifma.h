@@ -128,39 +128,11 @@ VL_FN void mac_small(Limbs& s, Factor x, V8 small) {
     s.m = _mm512_madd52hi_epu64(s.m, x.low, small.v);
     s.m = _mm512_madd52lo_epu64(s.m, x.top, small.v);
 }
-
-template <>
-struct Small<V8> {
-    Factor xa, xb, ya, yb;
-    Limbs a, b;
-    VL_FN Small(K<u64> c, K<u64> x, K<u64> y)
-        : xa(factor(spread<V8>(x.a))), xb(factor(spread<V8>(x.b))), ya(factor(spread<V8>(y.a))), yb(factor(spread<V8>(y.b))),
-          a(limbs(spread<V8>(c.a))), b(limbs(spread<V8>(c.b))) {}
-    VL_FN static V8 value(Limbs s) {  // m < 2^44, so that nothing reaches 2^96
-        __m512i u = _mm512_slli_epi64(s.m, 52), lo = _mm512_add_epi64(s.l, u), hi = _mm512_srli_epi64(s.m, 12);
-        hi = _mm512_mask_add_epi64(hi, _mm512_cmplt_epu64_mask(lo, u), hi, _mm512_set1_epi64(1));
-        __m512i w = _mm512_sub_epi64(_mm512_slli_epi64(hi, 32), hi), r = _mm512_add_epi64(lo, w);
-        return canon(V8{_mm512_mask_add_epi64(r, _mm512_cmplt_epu64_mask(r, w), r, _mm512_set1_epi64(GL_EPS))});
-    }
-    VL_FN K<V8> at(V8 x, V8 y, V8 z) const {
-        Limbs first = a, second = b;
-        first.l = _mm512_add_epi64(first.l, z.v);
-        mac_small(first, xa, x), mac_small(first, ya, y);
-        mac_small(second, xb, x), mac_small(second, yb, y);
-        return K<V8>{value(first), value(second)};
-    }
-};
-
 template <>
 struct SmallSum<V8> {
     Limbs a, b;
     VL_FN void clear() { a.clear(), b.clear(); }
     VL_FN void mac(K<V8> w, V8 x) { mac_small(a, factor(w.a), x), mac_small(b, factor(w.b), x); }
-    VL_FN void mac_long(K<V8> w, V8 x) { mac(w, x); }
-    VL_FN static u64 value(Limbs s) {
-        const unsigned __int128 sum =
-            ((unsigned __int128)(u64)_mm512_reduce_add_epi64(s.m) << 52) + (u64)_mm512_reduce_add_epi64(s.l);
-        return canon(reduce_wide((u64)sum, (u64)(sum >> 64)));
-    }
+    VL_FN static u64 value(Limbs s) { return reduce_long(((unsigned __int128)add_lanes((Limb)s.m) << 52) + add_lanes((Limb)s.l)); }
     VL_FN K<u64> value() const { return K<u64>{value(a), value(b)}; }
 };

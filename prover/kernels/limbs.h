@@ -98,14 +98,6 @@ struct KScale<VL_WIDE> {  // r·x = s + 7·r.b·x.b - r.a·x.b, s + r.b·x.a - r
     }
 };
 
-VL_FN K<u64> add_lanes(K<VL_WIDE> x) {
-    u64 a[Lanes<VL_WIDE>::count], b[Lanes<VL_WIDE>::count];
-    kstore(a, b, 0, x);
-    K<u64> sum{0, 0};
-    for (int i = 0; i < Lanes<VL_WIDE>::count; ++i) sum = kadd(sum, K<u64>{a[i], b[i]});
-    return sum;
-}
-
 template <>
 struct KSum<VL_WIDE> {
     enum { TERMS = 1 << 7 };
@@ -124,30 +116,10 @@ struct KSum<VL_WIDE> {
 };
 
 template <>
-struct Small<VL_WIDE> {
-    Halves a, b, xa, xb, ya, yb;
-    VL_FN Small(K<u64> c, K<u64> x, K<u64> y)
-        : a(halves(spread<VL_WIDE>(c.a))), b(halves(spread<VL_WIDE>(c.b))), xa(halves(spread<VL_WIDE>(x.a))),
-          xb(halves(spread<VL_WIDE>(x.b))), ya(halves(spread<VL_WIDE>(y.a))), yb(halves(spread<VL_WIDE>(y.b))) {}
-    VL_FN static void mac(Halves& sum, Halves c, VL_WIDE x) { sum += Halves{times(c.low, limb(x)), times(c.high, limb(x))}; }
-    VL_FN K<VL_WIDE> at(VL_WIDE x, VL_WIDE y, VL_WIDE z) const {
-        Halves first = a, second = b;
-        first.low += limb(z);
-        mac(first, xa, x), mac(first, ya, y);
-        mac(second, xb, x), mac(second, yb, y);
-        return K<VL_WIDE>{reduce_halves(first), reduce_halves(second)};
-    }
-};
-
-template <>
 struct SmallSum<VL_WIDE> {
     Columns a, b;
     VL_FN void clear() { a.clear(), b.clear(); }
-    VL_FN static void mac(Columns& sum, const Cut& w, Limb x) {
-        for (int i = 0; i < 3; ++i) sum.at[i] += times(w.part[i], x);
-    }
-    VL_FN void mac(K<VL_WIDE> w, VL_WIDE x) { mac(a, Cut(w.a), limb(x)), mac(b, Cut(w.b), limb(x)); }
-    VL_FN void mac_long(K<VL_WIDE> w, VL_WIDE x) {
+    VL_FN void mac(K<VL_WIDE> w, VL_WIDE x) {
         const Halves y{limb(x), limb(x) >> 32};
         a.mac(Cut(w.a), y), b.mac(Cut(w.b), y);
     }

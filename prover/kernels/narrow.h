@@ -34,39 +34,51 @@ VL_EXPORT void vl_narrow(const Narrowing* given, u64 tiles, u64 size) {
 VL_FN K<u64> knegative(K<u64> x) { return ksub(K<u64>{0, 0}, x); }
 
 template <class V>
-VL_APART void narrow_widen(K<u64> base, const u16* x, Strip& out, u64 n) {  // base - x
+VL_APART void narrow_widen(K<u64> base, const u16* x, u64* out0, u64* out1, u64 n) {  // base - x
     const K<V> from = kspread<V>(base.a, base.b);
-    for (u64 j = 0; j < n; j += Lanes<V>::count) kstore(out.a, out.b, j, K<V>{gsub(from.a, load_short<V>(x + j)), from.b});
+    for (u64 j = 0; j < n; j += Lanes<V>::count) kstore(out0, out1, j, K<V>{gsub(from.a, load_short<V>(x + j)), from.b});
 }
+// base + Σ_c w_c·x[c·stride] for 2^depth scalars w, already negative: what is left of as many narrow tiles after folds
 template <class V>
-VL_APART void narrow_fold(const Small<V>& given, const u16* low, const u16* high, u64* out0, u64* out1, u64 n) {
-    const Small<V> fold = given;
-    for (u64 j = 0; j < n; j += Lanes<V>::count)
-        kstore(out0, out1, j, fold.at(load_short<V>(low + j), load_short<V>(high + j), spread<V>(0)));
-}
-// low + r·(high - low) of two narrow tiles, as narrow_fold computes it
-template <class V>
-VL_FN Small<V> folding(K<u64> low, K<u64> high, K<u64> r) {
-    return Small<V>(kadd(low, kmul(r, ksub(high, low))), ksub(r, K<u64>{1, 0}), knegative(r));
+VL_APART void narrow_combine(K<u64> base, Planes w, u64 depth, const u16* x, u64 stride, u64* out0, u64* out1, u64 n) {
+    enum { GROUP = SmallLinear<V>::TOGETHER };
+    for (u64 j = 0; j < n; j += GROUP * Lanes<V>::count) {
+        SmallLinear<V> sum[GROUP];
+        for (int g = 0; g < GROUP; ++g) sum[g] = SmallLinear<V>(base);
+        for (u64 c = 0; c < 1ULL << depth; ++c) {
+            const SmallTerm<V> term(kload<u64>(w.a, w.b, c));
+            for (int g = 0; g < GROUP; ++g) sum[g].mac(term, load_short<V>(x + c * stride + j + g * Lanes<V>::count));
+        }
+        for (int g = 0; g < GROUP; ++g) kstore(out0, out1, j + g * Lanes<V>::count, sum[g].value());
+    }
 }
 // 1/(a - x) + 1/(b - y): p = a + b - x - y, q = ab - bx - ay + xy
 template <class V>
 VL_APART void narrow_layer(K<u64> a, K<u64> b, const u16* x, const u16* y, u64* p0, u64* p1, u64* q0, u64* q1, u64 n) {
-    const K<u64> sum = kadd(a, b);
+    const K<u64> sum = kadd(a, b), product = kmul(a, b);
     const K<V> from = kspread<V>(sum.a, sum.b);
-    const Small<V> product(kmul(a, b), knegative(b), knegative(a));
+    const SmallTerm<V> of_x(knegative(b)), of_y(knegative(a));
+    const SmallLinear<V> start(product);
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
         const V c = load_short<V>(x + j), d = load_short<V>(y + j);
         kstore_past(p0, p1, j, K<V>{gsub(from.a, plus_small(c, d)), from.b});
-        kstore_past(q0, q1, j, product.at(c, d, times_small(c, d)));
+        SmallLinear<V> q = start;
+        q.mac(of_x, c), q.mac(of_y, d), q.add(times_small(c, d));
+        kstore_past(q0, q1, j, q.value());
     }
 }
-template <class V>
-VL_APART K<u64> narrow_sum(Planes w, const u16* x, u64 n) {  // Σ w·x
-    SmallSum<V> sum;
-    sum.clear();
-    for (u64 j = 0; j < n; j += Lanes<V>::count) sum.mac(w.at<V>(j), load_short<V>(x + j));
-    return sum.value();
+template <class V, int N>
+VL_APART void narrow_sums(Planes w, const u16* const* x, K<u64>* out, u64 n) {  // Σ w·x for N tiles
+    enum { GROUP = ShortSum<V>::TOGETHER < N ? (int)ShortSum<V>::TOGETHER : N };
+    for (int first = 0; first < N; first += GROUP) {
+        ShortSum<V> sum[GROUP];
+        for (int g = 0; g < GROUP; ++g) sum[g].clear();
+        for (u64 j = 0; j < n; j += Lanes<V>::count) {
+            const K<V> weight = w.at<V>(j);
+            for (int g = 0; g < GROUP; ++g) sum[g].mac(weight, load_short<V>(x[first + g] + j));
+        }
+        for (int g = 0; g < GROUP; ++g) out[first + g] = sum[g].value();
+    }
 }
 
 // Sums over two tables' tiles at X = 1 and X = 2, where a word becomes 2·high - low + 2^16
@@ -76,14 +88,14 @@ VL_FN V at_two(V low, V high) {
     return minus_small(plus_small(plus_small(high, high), spread<V>(MOVED)), low);
 }
 template <class V>
-VL_APART Pair<u64> narrow_products(Planes w, const u16* const* x, const u16* const* y, u64 n) {  // Σ w·x·y; [0] low, [1] high
+VL_APART Pair<u64> narrow_products(Planes w, const u16* const* x, u64 n) {  // Σ w·x·y; the tiles are x low, x high, y low, y high
     SmallSum<V> one, two;
     one.clear(), two.clear();
     for (u64 j = 0; j < n; j += Lanes<V>::count) {
         const K<V> weight = w.at<V>(j);
-        const V low = load_short<V>(x[0] + j), high = load_short<V>(x[1] + j), below = load_short<V>(y[0] + j), above = load_short<V>(y[1] + j);
+        const V low = load_short<V>(x[0] + j), high = load_short<V>(x[1] + j), below = load_short<V>(x[2] + j), above = load_short<V>(x[3] + j);
         one.mac(weight, times_small(high, above));
-        two.mac_long(weight, times_small(at_two(low, high), at_two(below, above)));
+        two.mac(weight, times_small(at_two(low, high), at_two(below, above)));
     }
     return Pair<u64>{one.value(), two.value()};
 }

@@ -164,7 +164,7 @@ def test_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
     check_fractions(cpu, rng, h)
 
 
-@pytest.mark.parametrize("h", [256, 512, 1024, 4096])
+@pytest.mark.parametrize("h", [256, 512, 1024, 4096, 16384])
 def test_fractions_of_narrow_tiles(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
     check_fractions(cpu, rng, h, NARROW)
 
