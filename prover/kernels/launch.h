@@ -157,15 +157,15 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
 #ifndef VL_ENTRYWISE
 template <class B>
 static void run_rows(const B& given, u64 n0, u64 n1) {
-    const unsigned S = B::SUMS;
-    std::vector<K<u64>> parts(S * thread_count(), K<u64>{0, 0});
+    const unsigned S = B::SUMS, EACH = 64;  // tiles of table rows, which lie together, cost more than others
+    std::vector<K<u64>> parts(S * EACH * thread_count(), K<u64>{0, 0});
     parallel(n0, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
         const B body = given;
         K<u64> sums[S];
         for (unsigned s = 0; s < S; ++s) sums[s] = K<u64>{0, 0};
         for (u64 i = lo; i < hi; ++i) body.row(i, sums);
         for (unsigned s = 0; s < S; ++s) parts[id * S + s] = sums[s];
-    });
+    }, EACH);
     add_parts(parts, given.out, S);
 }
 #endif
