@@ -160,9 +160,9 @@ struct FractionSum {
         if (FOLD || table[k].same(tile) || table[k].narrow(tile)) return eq;
         return Planes{table[k].x0, table[k].x1}.from(tile * size + j);
     }
-    // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2
+    // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2, or at 2 alone
     template <class V>
-    Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b) const {
+    Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b, bool two_alone = false) const {
         const KScale<V> r(K<u64>{r0, r1}), mu(K<u64>{mu0, mu1});
         KSum<V> sums[2];
         sums[0].clear(), sums[1].clear();
@@ -174,7 +174,7 @@ struct FractionSum {
             for (int k = 0; k < 8; ++k) next[k] = next_source(3 - k % 4, i + k / 4 * half, j + n, eq);
             stage<V>(2, i, j, n, r, q0), stage<V>(3, i, j, n, r, q1);
             if (!products) stage<V>(0, i, j, n, r, p0), stage<V>(1, i, j, n, r, p1);
-            for (int x = 0; x < 2; ++x) {
+            for (int x = two_alone; x < 2; ++x) {
                 const Planes c = x ? q0.two : q0.one, d = x ? q1.two : q1.one;
                 if (products) {
                     strip_kmul<V>(c, d, x ? a.two : a.one, x ? b.two : b.one, term, n, next + 4 * x);
@@ -253,11 +253,24 @@ struct FractionSum {
         x.two.a = canon(x.two.a);
         return x;
     }
+    // Where a table ends, only the lower tile has numerators that differ: at X = 1, which is the upper tile, all is linear in one denominator.
+    template <class V>
+    Pair<u64> edge(u64 i) const {
+        Pair<u64> s = tile_sum<V>(i, false, Pair<u64>(), Pair<u64>(), true);
+        K<u64> q[2];
+        for (int k = 2; k < 4; ++k) q[k - 2] = FOLD || settled(k, i + half) ? value(k, i + half) : table_sum<V>(k, i + half);
+        const K<u64> left = kadd(value(0, i + half), kmul(K<u64>{mu0, mu1}, q[0]));
+        s.one = kadd(kmul(left, q[1]), kmul(value(1, i + half), q[0]));
+        return s;
+    }
     template <class V>
     Pair<u64> row(u64 i) const {
-        bool same[4];
-        for (int k = 0; k < 4; ++k) same[k] = settled(k, i) && settled(k, i + half);
-        if (!same[0] || !same[1]) return tile_sum<V>(i, false, Pair<u64>(), Pair<u64>());
+        bool same[4], upper[4];
+        for (int k = 0; k < 4; ++k) upper[k] = settled(k, i + half), same[k] = upper[k] && settled(k, i);
+        if (!same[0] || !same[1]) {
+            if (upper[0] && upper[1] && (upper[2] || upper[3]) && folded[4] && folded[6]) return edge<V>(i);
+            return tile_sum<V>(i, false, Pair<u64>(), Pair<u64>());
+        }
         const K<u64> lam{lam0, lam1}, mu{mu0, mu1};
         const Pair<u64> p0 = ends(0, i), p1 = ends(1, i);
         const Pair<u64> a{kmul(lam, p0.one), kmul(lam, p0.two)}, b{kmul(lam, p1.one), kmul(lam, p1.two)};

@@ -13,14 +13,23 @@ struct Narrowing {  // index (tile, entry): words = x - first, where found[tile]
         const i64* from = x + i * size;
         u16* to = words + i * size;
         u64 plain = 0, moved = 0;
-        for (u64 j = 0; j < size; ++j) {
-            const u64 v = (u64)from[j];
-            plain |= v, moved |= v + 0x8000;
-            to[j] = (u16)v;
-        }
+        for (u64 j = 0; j < size; ++j) plain |= (u64)from[j], moved |= (u64)from[j] + 0x8000;
         found[i] = plain < 0x10000 ? 1 : moved < 0x10000 ? 2 : 0;
+        for (u64 j = 0; j < size; j += 16) put(from + j, to + j);
         if (found[i] == 2)
             for (u64 j = 0; j < size; ++j) to[j] ^= 0x8000;
+    }
+    static void put(const i64* from, u16* to) {  // sixteen integers' lower bits
+#if defined(__AVX2__) && !defined(VL_512)
+        __m256i v[4];
+        for (int k = 0; k < 4; ++k) v[k] = _mm256_blend_epi16(_mm256_loadu_si256((const __m256i*)(from + 4 * k)), _mm256_setzero_si256(), 0xEE);
+        const __m256i low = _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(v[0]), _mm256_castsi256_ps(v[1]), 0x88));
+        const __m256i high = _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(v[2]), _mm256_castsi256_ps(v[3]), 0x88));
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256((__m256i*)to, _mm256_permutevar8x32_epi32(_mm256_packus_epi32(low, high), order));
+#else
+        for (int k = 0; k < 16; ++k) to[k] = (u16)from[k];
+#endif
     }
 };
 
