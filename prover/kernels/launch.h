@@ -157,7 +157,7 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
 #ifndef VL_ENTRYWISE
 template <class B>
 static void run_rows(const B& given, u64 n0, u64 n1) {
-    const unsigned S = B::SUMS, EACH = 64;  // tiles of table rows, which lie together, cost more than others
+    const unsigned S = B::SUMS, EACH = 4;  // tiles of table rows, the first, cost more than others; more parts would read ahead into each other
     std::vector<K<u64>> parts(S * EACH * thread_count(), K<u64>{0, 0});
     parallel(n0, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
         const B body = given;
