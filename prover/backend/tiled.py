@@ -46,7 +46,7 @@ class Narrow:
 
     @property
     def depth(self) -> int:
-        return self.weights.shape[1].bit_length() - 1
+        return int(self.weights.shape[1]).bit_length() - 1
 
     @staticmethod
     def none(size: int) -> Narrow:
