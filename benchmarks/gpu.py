@@ -95,7 +95,10 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
     cells = Work(encoded=1.0, hashed=params.n / params.ell / 8)  # of a tall commitment: a compression for eight words
     seconds = {"cell committed": unit["encoded"] + cells.hashed * unit["hashed"], "leaf": unit["leaves"]}
     works = {"cell committed": cells, "leaf": Work(leaves=1.0)}
-    found = {name: {"per_second": 1 / spent, "share": rates.share(bound(works[name], params), spent)} for name, spent in seconds.items()}
+    found: dict[str, Any] = {
+        name: {"per_second": 1 / spent, "share": rates.share(bound(works[name], params), spent)} if spent else {"per_second": None}
+        for name, spent in seconds.items()
+    }
     others = ("folded", "tables", "weighted", "opened", "counted", "evaluated", "tree_rounds", "product_rounds", "opening_rounds")
     return found | {name: {"per_second": 1 / unit[name] if unit[name] else None} for name in others}
 

@@ -2,7 +2,8 @@
 
 Leaves: q = α − β_id·id − Σ β_c·column on a tensor's cells and 1 elsewhere; p = 1 on looked-up cells, −multiplicity on table
 rows, 0 elsewhere. Tiles in which one of them is constant are not stored (prover/backend/tiled.py). Memory: 16 bytes a leaf in
-use, 32 for the levels above it; a level is folded where it lies, and after the last one nothing is kept.
+use, 32 for the levels above it; on the CPU 2 bytes for a leaf of one column and 16 for the levels above such leaves beside free ones.
+A level is folded where it lies, and after the last one nothing is kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +52,7 @@ class FractionTreeProver:
             coefs = [-beta for beta in fingerprint.columns[: len(columns)]]
             for start, cell, length in _runs(block):
                 end = start + length
-                q.open(start, end)
-                backend.lincomb_ints([a[cell : cell + length] for a in arranged], coefs, constant, q.cells[:, start:end])
+                q = backend.fingerprints([a[cell : cell + length] for a in arranged], coefs, constant, q, start)
                 if numerator is None:
                     p.set(start, end, 1)
                 else:

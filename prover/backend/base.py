@@ -102,6 +102,10 @@ class Backend(Protocol):
     def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N), `out` if given."""
 
+    def fingerprints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
+        """q while leaves are written, with lincomb_ints in its entries from `start` on: those tiles are no longer uniform, and may
+        be narrow."""
+
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""
 

@@ -1,48 +1,39 @@
-"""The CPU backend: base.py's methods on the compiled kernels (prover/kernels), Goldilocks only, bit-equal to reference.py.
-
-A kernel takes a struct of 8-byte words (packed bytes), then the two extents of its index space. A K array goes in
-as the addresses of its two planes, so slices along the last axis are used in place. Threads: VERILORA_THREADS, else all.
-"""
+"""The CPU backend: base.py's methods on the compiled kernels (prover/kernels), Goldilocks only, bit-equal to reference.py."""
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import I64, U64, Ext, Field
+from protocol.field import I64, U64, Ext
 from prover.backend.base import U8, Round
-from prover.backend.field import KernelField, address
+from prover.backend.calls import AnyArray
+from prover.backend.calls import halves as _halves
+from prover.backend.calls import planes as _planes
+from prover.backend.calls import shape as _shape
+from prover.backend.calls import words as _words
+from prover.backend.calls import written as _written
+from prover.backend.field import address
 from prover.backend.field import planes as _at
-from prover.backend.host import HostArrays, check_portion
+from prover.backend.fractions import Fractions
+from prover.backend.host import check_portion
 from prover.backend.plan import Plan, make_plan
-from prover.backend.tiled import TILE, Tiled, aligned
-from prover.kernels import build
-
-AnyArray = npt.NDArray[Any]
-_SIGNATURE = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
+from prover.backend.tiled import aligned
 
 
-class CpuBackend(HostArrays):
+class CpuBackend(Fractions):
     """Backend over Goldilocks; `level` picks a library other than this machine's (tests)."""
 
     name = "cpu"
 
     def __init__(self, level: str | None = None) -> None:
-        self._library = build.library(level)
-        self.field: Field = KernelField(self._call)
-        self._kernels: dict[str, Callable[[bytes, int, int], None]] = {}
-        self._library.vl_keep_memory()
+        super().__init__(level)
         self._plans: dict[tuple[int, int], Plan] = {}
-        self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
-        self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -219,81 +210,6 @@ class CpuBackend(HostArrays):
         self._call("vl_outer_sum", n0, n1, *_at(u), *_at(v), *_at(out), terms, n0, n1)
         return out
 
-    # ---- the tree of fractions -----------------------------------------------------------------------------------
-
-    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
-        (p0, p1), (q0, q1) = p.halves(), q.halves()
-        tables, size = self._tables((p0, p1, q0, q1), p0.size)
-        p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
-        made = self._layer_tiles(tables, p_cells, q_cells)
-        words = [word for t in tables for word in _table(t, _at(t.cells))]
-        flags = [0 if t.uniform is None else address(t.uniform) for t in made]
-        self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
-        return made[0].simplest(), made[1].simplest()
-
-    def _layer_tiles(self, tables: Sequence[Tiled], p_cells: U64, q_cells: U64) -> tuple[Tiled, Tiled]:
-        """The uniform tiles of the layer above; a product with a uniform zero is uniform whatever the other factor is."""
-        flags = [t.uniform for t in tables if t.uniform is not None]
-        values = [t.values for t in tables if t.values is not None]
-        if len(flags) < 4 or len(values) < 4:
-            return Tiled(p_cells), Tiled(q_cells)
-        field, (p0, p1, q0, q1), (v0, v1, w0, w1) = self.field, flags, values
-        zero0, zero1 = p0 & ~v0.any(axis=0), p1 & ~v1.any(axis=0)
-        p_uniform = (p0 & q1 | zero0) & (p1 & q0 | zero1)
-        p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
-        return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1))
-
-    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
-        flagged = [t.uniform is not None for t in held]
-        if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
-            held = [*held[:2], *(t.tiled() for t in held[2:])]
-        head = _fraction_head(held, held)
-        return held, self._fraction_sum("vl_fraction_round", held, head, low, high, lam, self.field.zero)
-
-    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
-        if self._level[0] is tables:  # without tiles, so nothing moved
-            made, head = [Tiled(t.cells[:, : t.size // 2]) for t in tables], self._level[1]
-        else:
-            held = self._tables(tables, low.shape[1] * high.shape[1])[0]
-            made = [self._folded_tiles(t, r) for t in held]
-            if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
-                made = [t.simplest() for t in made]
-            head = _fraction_head(held, made)
-        goes_on = made[0].size > 2 and all(t.uniform is None for t in tables)
-        self._level = (made, head) if goes_on else (None, b"")  # no table is kept beyond its level
-        return made, self._fraction_sum("vl_fraction_fold_round", made, head, low, high, lam, r)
-
-    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
-        cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-        if t.uniform is None or t.values is None:
-            return Tiled(cells)
-        half = t.uniform.size // 2
-        return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
-
-    def _fraction_sum(self, name: str, made: Sequence[Tiled], head: bytes, low: U64, high: U64, lam: Ext, r: Ext) -> Round:
-        size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
-        low, high = _planes(low, size), _planes(high)
-        if any(t.size != 2 * size * tiles for t in made):
-            raise ValueError(f"weights of {size * tiles} entries for tables of {made[0].size}")
-        if self._inverse[0] != lam:
-            self._inverse = lam, lam.inverse()
-        mu = self._inverse[1]
-        tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
-        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head)
-        return g[0] * lam, g[1] * lam
-
-    def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
-        """Tables as a kernel reads them, and the size of its tiles."""
-        held = list(tables) if half >= TILE else [t.dense() for t in tables]
-        for t in held:
-            if t.cells.ndim != 2 or t.cells.shape[0] != 2 or t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
-                raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
-            if t.uniform is not None and t.values is not None:
-                _shape(t.uniform, (t.size // TILE,))
-                _shape(t.values, (2, t.size // TILE))
-        return held, min(half, TILE)
-
     # ---- opening -------------------------------------------------------------------------------------------------
 
     def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
@@ -313,72 +229,6 @@ class CpuBackend(HostArrays):
         words = (*f_words, address(lo), address(hi), *_at(out), ell, r.c0, r.c1)
         self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
         return out
-
-    # ---- calls ---------------------------------------------------------------------------------------------------
-
-    def _call(self, name: str, n0: int, n1: int, *words: int, head: bytes = b"") -> None:
-        """`head`: words that were packed before."""
-        if n0 and n1:
-            kernel = self._kernels.get(name)
-            if kernel is None:
-                kernel = self._kernels[name] = getattr(self._library, name)
-                kernel.argtypes = _SIGNATURE
-            kernel(head + struct.pack(f"{len(words)}Q", *words), n0, n1)
-
-    def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int, head: bytes = b"") -> list[Ext]:
-        """Kernels with sums over K: the result's address follows the array addresses."""
-        out = np.zeros((sums, 2), dtype=np.uint64)
-        self._call(name, n0, n1, *words, address(out), *tail, head=head)
-        return [Ext(c0, c1, self.field) for c0, c1 in out.tolist()]
-
-
-def _words(a: U64) -> U64:
-    return np.ascontiguousarray(a, dtype=np.uint64)
-
-
-def _shape(a: AnyArray, wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """Kernels trust their extents, so every array is checked here; -1 stands for any."""
-    if a.ndim != len(wanted) or any(w not in (-1, d) for w, d in zip(wanted, a.shape, strict=True)):
-        raise ValueError(f"array of shape {a.shape} where {wanted} is needed")
-    return a.shape
-
-
-def _planes(a: U64, size: int = -1) -> U64:
-    """A K array (2, size) whose planes are contiguous, the array itself where possible."""
-    if a.ndim != 2 or a.shape[0] != 2 or size not in (-1, a.shape[1]):
-        raise ValueError(f"array of shape {a.shape} where {(2, size)} is needed")
-    return a if a.dtype == np.uint64 and a.strides[-1] == 8 else _words(a)
-
-
-def _written(out: U64, size: int) -> None:
-    _shape(out, (2, size))
-    if out.dtype != np.uint64 or out.strides[-1] != 8:
-        raise ValueError("a result needs contiguous planes of 64-bit words")
-
-
-def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:
-    """The words of a round's tables: as they are, where the results lie, whose values come with them."""
-    at = [_at(t.cells) for t in held]
-    words = [word for t, a in zip(held, at, strict=True) for word in _table(t, a)]
-    words += [word for a in at for word in a]
-    words += [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
-    return struct.pack(f"{len(words)}Q", *words)
-
-
-def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:
-    """A table's words; `at` are the addresses of its planes."""
-    if t.uniform is None or t.values is None:
-        return (*at, 0, 0, 0)
-    return (*at, address(t.uniform), *_at(t.values))
-
-
-def _halves(a: U64) -> tuple[int, int, int, int]:
-    """Plane addresses of the low and of the high half."""
-    if a.shape[1] % 2:
-        raise ValueError(f"a table of {a.shape[1]} entries has no halves")
-    first, second = _at(a)
-    middle = a.shape[1] // 2 * 8
-    return first, second, first + middle, second + middle
 
 
 def _rows(f: U64) -> tuple[str, U64, tuple[int, int]]:

@@ -16,6 +16,7 @@ import numpy as np
 from protocol.code import Code
 from protocol.field import Ext
 from prover.backend.cpu import CpuBackend
+from prover.backend.host import DenseLeaves
 from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
@@ -47,7 +48,7 @@ def where_arrays_are(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
-class DeviceArrays:
+class DeviceArrays(DenseLeaves):
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:

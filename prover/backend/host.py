@@ -1,13 +1,15 @@
-"""What backends share whose arrays are NumPy arrays: nothing has to be moved, and small conversions are the field's own."""
+"""What backends share: those whose arrays are NumPy arrays have nothing to move, those without narrow tiles write every leaf."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from protocol.field import U64, Field
+from protocol.field import U64, Ext, Field
 from prover.backend.memory import host_memory, kept_bytes
+from prover.backend.tiled import Tiled
 
 
 class HostArrays:
@@ -28,6 +30,18 @@ class HostArrays:
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))
+
+
+class DenseLeaves:
+    """Backend.fingerprints where no tile is narrow."""
+
+    lincomb_ints: Callable[..., Any]
+
+    def fingerprints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
+        end = start + columns[0].size
+        q.open(start, end)
+        self.lincomb_ints(columns, coefs, const, q.cells[:, start:end])
+        return q
 
 
 def check_portion(states: Any, rows: int, before: int, last: bool) -> None:

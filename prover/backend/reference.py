@@ -15,11 +15,11 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
-from prover.backend.host import HostArrays, check_portion
+from prover.backend.host import DenseLeaves, HostArrays, check_portion
 from prover.backend.tiled import Tiled
 
 
-class ReferenceBackend(HostArrays):
+class ReferenceBackend(DenseLeaves, HostArrays):
     """Backend over `field` in NumPy."""
 
     name = "reference"

@@ -17,6 +17,7 @@
 typedef unsigned long long u64;  // the type behind NumPy's uint64 on every platform; uint64_t differs on Linux
 typedef long long i64;
 typedef unsigned int u32;
+typedef unsigned short u16;
 typedef unsigned char u8;
 
 #define GL_P 0xFFFFFFFF00000001ULL
@@ -51,6 +52,13 @@ template <>
 VL_FN u64 load_int<u64>(const i64* at) {
     i64 x = *at;
     return (u64)x + ((u64)(x >> 63) & GL_P);
+}
+
+template <class V>
+VL_FN V load_short(const u16* at);  // unsigned 16-bit integer
+template <>
+VL_FN u64 load_short<u64>(const u16* at) {
+    return *at;
 }
 
 // Carries are random bits, so they become masks: a mispredicted branch costs more than a multiplication.

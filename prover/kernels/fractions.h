@@ -2,21 +2,31 @@
 //
 // A table is cut into tiles of `size` entries; a uniform tile has one value for all its entries and its cells are neither
 // read nor written. Looked-up leaves all have the numerator 1 and free leaves are 0/1, so most tiles near the leaves are
-// uniform. The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
+// uniform. On the CPU a tile may also be narrow, small integers in place of its cells (narrow.h). The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
 #pragma once
 #include "bodies.h"
-#ifndef VL_ENTRYWISE
-#include "strips.h"
+#ifndef VL_CUDA
+#include "narrow.h"
 #endif
 
 struct Table {
     const u64 *x0, *x1;
     const u8* uniform;  // null: no tile is
     const u64 *v0, *v1;
+#ifndef VL_CUDA
+    const u8* narrow_tiles;  // null: no tile is
+    const u64 *b0, *b1;
+    const u16* words;
+    VL_FN bool narrow(u64 tile) const { return narrow_tiles && narrow_tiles[tile]; }
+    VL_FN K<u64> base(u64 tile) const { return kload<u64>(b0, b1, tile); }
+#endif
     VL_FN bool same(u64 tile) const { return uniform && uniform[tile]; }
     VL_FN bool one(u64 tile) const { return same(tile) && v0[tile] == 1 && v1[tile] == 0; }
     template <class V>
     VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
+#ifndef VL_CUDA
+        if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_short<V>(words + tile * size + j)), spread<V>(b1[tile])};
+#endif
         return same(tile) ? kspread<V>(v0[tile], v1[tile]) : kload<V>(x0, x1, tile * size + j);
     }
 };
@@ -37,6 +47,18 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
         }
         if (!(q_uniform && q_uniform[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
     }
+#ifndef VL_CUDA
+    template <class V>
+    void row(u64 i, u64 j, u64 end) const {
+        if (end - j >= Lanes<V>::count && p0.one(i) && p1.one(i) && q0.narrow(i) && q1.narrow(i)) {
+            const u64 n = (end - j) / Lanes<V>::count * Lanes<V>::count, at = i * size + j;
+            narrow_layer<V>(q0.base(i), q1.base(i), q0.words + at, q1.words + at, p_out0 + at, p_out1 + at, q_out0 + at, q_out1 + at, n);
+            j += n;
+        }
+        for (; j + Lanes<V>::count <= end; j += Lanes<V>::count) this->at<V>(i, j);
+        for (; j < end; ++j) this->at<u64>(i, j);
+    }
+#endif
 };
 
 // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2 over index (tile, entry); the high halves of the tables lie `half` tiles on.
@@ -55,6 +77,14 @@ struct FractionSum {
     const u64 *lo0, *lo1, *hi0, *hi1;
     u64* out;
     u64 size, half, mu0, mu1, lam0, lam1, r0, r1;
+#ifndef VL_CUDA
+    // A narrow tile that is needed for its sum alone stays as it is: folded `depth` times, entry j of tile t is base - Σ_c w_c·words at
+    // tile t + c·(tiles left). Here are the -w_c before this fold and after it, the bases after it, and flags of tiles that stay.
+    const u64 *w0, *w1, *next_w0, *next_w1;
+    const u64* bases[8];
+    u8* stays[4];
+    u64 depth, may_stay;
+#endif
     VL_FN u64 cost() const { return FOLD ? 48 : 24; }
 
     VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
@@ -84,19 +114,35 @@ struct FractionSum {
     }
 #else
     u64 strip() const { return size < Strip::LENGTH ? size : (u64)Strip::LENGTH; }
-    // A strip of a table's tile; `room` takes it if the tile is uniform.
-    Planes source(int k, u64 tile, u64 j, Strip& room) const {
+    bool narrow(int k, u64 tile, u64 up) const { return table[k].narrow(tile) && table[k].narrow(tile + up); }
+    // A strip of a table's tile; `room` takes it if the tile is uniform or narrow.
+    template <class V>
+    Planes source(int k, u64 tile, u64 j, u64 n, Strip& room) const {
         const Table& t = table[k];
         if (t.same(tile)) return room.fill(kload<u64>(t.v0, t.v1, tile));
+        if (t.narrow(tile)) {
+            const u16* words = t.words + tile * size + j;
+            if (!depth)
+                narrow_widen<V>(t.base(tile), words, room.a, room.b, n);
+            else
+                narrow_combine<V>(t.base(tile), Planes{w0, w1}, depth, words, 4 * half * size, room.a, room.b, n);
+            return room;
+        }
         return Planes{t.x0 + tile * size + j, t.x1 + tile * size + j};
     }
     template <class V>
     Planes folded_strip(int k, u64 tile, u64 j, u64 n, const KScale<V>& r, Strip& room) const {
-        if (!FOLD) return source(k, tile, j, room);
+        if (!FOLD) return source<V>(k, tile, j, n, room);
         if (settled(k, tile)) return room.fill(value(k, tile));
         Strip other;
         u64 *to0 = cells[2 * k] + tile * size + j, *to1 = cells[2 * k + 1] + tile * size + j;
-        strip_fold<V>(source(k, tile, j, room), source(k, tile + 2 * half, j, other), to0, to1, r, n);
+        if (narrow(k, tile, 2 * half)) {
+            const K<u64> base = kload<u64>(bases[2 * k], bases[2 * k + 1], tile);
+            const u16* words = table[k].words + tile * size + j;
+            narrow_combine<V>(base, Planes{next_w0, next_w1}, depth + 1, words, 2 * half * size, to0, to1, n);
+        } else {
+            strip_fold<V>(source<V>(k, tile, j, n, room), source<V>(k, tile + 2 * half, j, n, other), to0, to1, r, n);
+        }
         return Planes{to0, to1};
     }
     struct Points {  // a strip of one table at X = 1 and X = 2
@@ -111,12 +157,12 @@ struct FractionSum {
     }
     // What the next strips will read of table k's tile: nothing new if they are folded, for folding asks for its own.
     Planes next_source(int k, u64 tile, u64 j, Planes eq) const {
-        if (FOLD || table[k].same(tile)) return eq;
+        if (FOLD || table[k].same(tile) || table[k].narrow(tile)) return eq;
         return Planes{table[k].x0, table[k].x1}.from(tile * size + j);
     }
-    // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2
+    // Σ_j lo_j·(p0 q1 + p1 q0 + μ q0 q1), or with `products` Σ_j lo_j·(q0 + a)·(q1 + b), over a tile at X = 1, 2, or at 2 alone
     template <class V>
-    Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b) const {
+    Pair<u64> tile_sum(u64 i, bool products, Pair<u64> a, Pair<u64> b, bool two_alone = false) const {
         const KScale<V> r(K<u64>{r0, r1}), mu(K<u64>{mu0, mu1});
         KSum<V> sums[2];
         sums[0].clear(), sums[1].clear();
@@ -128,7 +174,7 @@ struct FractionSum {
             for (int k = 0; k < 8; ++k) next[k] = next_source(3 - k % 4, i + k / 4 * half, j + n, eq);
             stage<V>(2, i, j, n, r, q0), stage<V>(3, i, j, n, r, q1);
             if (!products) stage<V>(0, i, j, n, r, p0), stage<V>(1, i, j, n, r, p1);
-            for (int x = 0; x < 2; ++x) {
+            for (int x = two_alone; x < 2; ++x) {
                 const Planes c = x ? q0.two : q0.one, d = x ? q1.two : q1.one;
                 if (products) {
                     strip_kmul<V>(c, d, x ? a.two : a.one, x ? b.two : b.one, term, n, next + 4 * x);
@@ -141,26 +187,64 @@ struct FractionSum {
         }
         return Pair<u64>{sums[0].value(), sums[1].value()};
     }
+    // tile_sum of products where both denominators are narrow: (c - x)·(d - y) = cd - c·y - d·x + xy, and Σ lo = 1
+    template <class V>
+    Pair<u64> narrow_tile_sum(u64 i, Pair<u64> a, Pair<u64> b) const {
+        const Planes eq{lo0, lo1};
+        const u16* words[4];
+        K<u64> sums[4];
+        Pair<u64> sum[2], base[2];
+        for (int k = 0; k < 4; ++k) words[k] = table[2 + k / 2].words + (i + k % 2 * half) * size;
+        narrow_sums<V, 4>(eq, words, sums, size);
+        for (int k = 0; k < 2; ++k) {
+            sum[k] = at_one_two(sums[2 * k], sums[2 * k + 1]);
+            base[k] = at_one_two(table[2 + k].base(i), table[2 + k].base(i + half));
+            sum[k].two.a = gadd(canon(sum[k].two.a), (u64)MOVED), base[k].two.a = gadd(canon(base[k].two.a), (u64)MOVED);
+        }
+        const Pair<u64> c{kadd(base[0].one, a.one), kadd(base[0].two, a.two)}, d{kadd(base[1].one, b.one), kadd(base[1].two, b.two)};
+        const Pair<u64> xy = narrow_products<V>(eq, words, size);
+        const auto whole = [](K<u64> c, K<u64> d, K<u64> x, K<u64> y, K<u64> xy) {
+            return kadd(kmul(ksub(c, x), ksub(d, y)), ksub(xy, kmul(x, y)));
+        };
+        return Pair<u64>{whole(c.one, d.one, sum[0].one, sum[1].one, xy.one), whole(c.two, d.two, sum[0].two, sum[1].two, xy.two)};
+    }
     template <class V>
     K<u64> table_sum(int k, u64 tile) const {  // Σ_j lo_j·table over a tile
+        const Planes eq{lo0, lo1};
+        K<u64> total;
+        if (table[k].narrow(tile)) {
+            const u16* words = table[k].words + tile * size;
+            narrow_sums<V, 1>(eq, &words, &total, size);
+            return ksub(table[k].base(tile), total);
+        }
         KSum<V> sum;
         sum.clear();
-        const Planes eq{lo0, lo1}, x = Planes{table[k].x0, table[k].x1}.from(tile * size);
+        const Planes x = Planes{table[k].x0, table[k].x1}.from(tile * size);
         for (u64 j = 0, n = strip(); j < size; j += n) strip_mac<V>(sum, eq.from(j), x.from(j), n);
         return sum.value();
     }
     // A table's part in a linear tile: its value, or its sum by the weights, which a first round takes and later ones have in
-    // its place, so that these only fold.
+    // its place, so that these only fold, and not even that where a tile is narrow.
     template <class V>
     Pair<u64> linear_ends(int k, u64 i) const {
+        if (!FOLD && narrow(k, i, half)) {
+            const u16* words[2] = {table[k].words + i * size, table[k].words + (i + half) * size};
+            K<u64> sums[2];
+            narrow_sums<V, 2>(Planes{lo0, lo1}, words, sums, size);
+            for (int up = 0; up < 2; ++up)
+                kstore(folded[2 * k], folded[2 * k + 1], i + up * half, ksub(table[k].base(i + up * half), sums[up]));
+            return ends(k, i);
+        }
         const KScale<V> r(K<u64>{r0, r1});
         for (u64 tile = i; tile <= i + half; tile += half) {
             if (settled(k, tile)) continue;
             Strip room;
-            if (FOLD)
-                for (u64 j = 0, n = strip(); j < size; j += n) folded_strip<V>(k, tile, j, n, r, room);
-            else
+            if (!FOLD)
                 kstore(folded[2 * k], folded[2 * k + 1], tile, table_sum<V>(k, tile));
+            else if (may_stay && narrow(k, tile, 2 * half))
+                stays[k][tile] = 1;
+            else
+                for (u64 j = 0, n = strip(); j < size; j += n) folded_strip<V>(k, tile, j, n, r, room);
         }
         return ends(k, i);
     }
@@ -169,17 +253,30 @@ struct FractionSum {
         x.two.a = canon(x.two.a);
         return x;
     }
+    // Where a table ends, only the lower tile has numerators that differ: at X = 1, which is the upper tile, all is linear in one denominator.
+    template <class V>
+    Pair<u64> edge(u64 i) const {
+        Pair<u64> s = tile_sum<V>(i, false, Pair<u64>(), Pair<u64>(), true);
+        K<u64> q[2];
+        for (int k = 2; k < 4; ++k) q[k - 2] = FOLD || settled(k, i + half) ? value(k, i + half) : table_sum<V>(k, i + half);
+        const K<u64> left = kadd(value(0, i + half), kmul(K<u64>{mu0, mu1}, q[0]));
+        s.one = kadd(kmul(left, q[1]), kmul(value(1, i + half), q[0]));
+        return s;
+    }
     template <class V>
     Pair<u64> row(u64 i) const {
-        bool same[4];
-        for (int k = 0; k < 4; ++k) same[k] = settled(k, i) && settled(k, i + half);
-        if (!same[0] || !same[1]) return tile_sum<V>(i, false, Pair<u64>(), Pair<u64>());
+        bool same[4], upper[4];
+        for (int k = 0; k < 4; ++k) upper[k] = settled(k, i + half), same[k] = upper[k] && settled(k, i);
+        if (!same[0] || !same[1]) {
+            if (upper[0] && upper[1] && (upper[2] || upper[3]) && folded[4] && folded[6]) return edge<V>(i);
+            return tile_sum<V>(i, false, Pair<u64>(), Pair<u64>());
+        }
         const K<u64> lam{lam0, lam1}, mu{mu0, mu1};
         const Pair<u64> p0 = ends(0, i), p1 = ends(1, i);
         const Pair<u64> a{kmul(lam, p0.one), kmul(lam, p0.two)}, b{kmul(lam, p1.one), kmul(lam, p1.two)};
         Pair<u64> s;
         if (!same[2] && !same[3]) {
-            s = tile_sum<V>(i, true, a, b);
+            s = !FOLD && narrow(2, i, half) && narrow(3, i, half) ? narrow_tile_sum<V>(i, a, b) : tile_sum<V>(i, true, a, b);
         } else {
             Pair<u64> x = linear_ends<V>(2, i), y = linear_ends<V>(3, i);
             s = Pair<u64>{kmul(kadd(x.one, a.one), kadd(y.one, b.one)), kmul(kadd(x.two, a.two), kadd(y.two, b.two))};
@@ -199,6 +296,37 @@ struct FractionSum {
 #endif
 };
 
+#ifdef VL_CUDA
 VL_MAP(vl_fraction_layer, FractionLayer)
-VL_ROWS(vl_fraction_round, FractionSum<false>)
-VL_ROWS(vl_fraction_fold_round, FractionSum<true>)
+#else
+VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size) {
+    parallel(tiles * size, tiles * size * given->cost(), [&](unsigned, u64 lo, u64 hi) {
+        const FractionLayer body = *given;
+#ifdef VL_WIDE
+        each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<VL_WIDE>(i, j, end); });
+        _mm_sfence();
+#else
+        each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<u64>(i, j, end); });
+#endif
+    });
+}
+#endif
+#ifdef VL_CUDA
+VL_SUM(vl_fraction_round, FractionSum<false>)
+VL_SUM(vl_fraction_fold_round, FractionSum<true>)
+#else
+template <bool FOLD>
+static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  // times λ
+#ifdef VL_ENTRYWISE
+    run_sum(body, tiles, size);
+#else
+    run_rows(body, tiles, size);
+#endif
+    for (int x = 0; x < 2; ++x) {
+        const K<u64> sum = kmul(K<u64>{body.lam0, body.lam1}, K<u64>{body.out[2 * x], body.out[2 * x + 1]});
+        body.out[2 * x] = sum.a, body.out[2 * x + 1] = sum.b;
+    }
+}
+VL_EXPORT void vl_fraction_round(const FractionSum<false>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
+VL_EXPORT void vl_fraction_fold_round(const FractionSum<true>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
+#endif

@@ -121,3 +121,18 @@ struct KSum<V8> {  // Karatsuba, for the differences are taken once
         return K<V8>{gadd(canon(mul7(seven)), real), gsub(canon(subr(reduce_limbs(cross), real)), seven)};
     }
 };
+
+// Products with small integers, which have no upper bits: three instructions instead of seven, and no upper limb.
+VL_FN void mac_small(Limbs& s, Factor x, V8 small) {
+    s.l = _mm512_madd52lo_epu64(s.l, x.low, small.v);
+    s.m = _mm512_madd52hi_epu64(s.m, x.low, small.v);
+    s.m = _mm512_madd52lo_epu64(s.m, x.top, small.v);
+}
+template <>
+struct SmallSum<V8> {
+    Limbs a, b;
+    VL_FN void clear() { a.clear(), b.clear(); }
+    VL_FN void mac(K<V8> w, V8 x) { mac_small(a, factor(w.a), x), mac_small(b, factor(w.b), x); }
+    VL_FN static u64 value(Limbs s) { return reduce_long(((unsigned __int128)add_lanes((Limb)s.m) << 52) + add_lanes((Limb)s.l)); }
+    VL_FN K<u64> value() const { return K<u64>{value(a), value(b)}; }
+};

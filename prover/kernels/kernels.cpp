@@ -42,7 +42,9 @@ VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
     if (has_sha() && n % VL_SHA_LANES == 0) {
         const HashPair h = *given;
         parallel(n / VL_SHA_LANES, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
-            for (u64 k = lo; k < hi; ++k) hash_nodes(h, VL_SHA_LANES * k);
+            u32 begun[8];
+            sha_after_tag(begun, h.tag);
+            for (u64 k = lo; k < hi; ++k) hash_nodes(h, VL_SHA_LANES * k, begun);
         });
         return;
     }

@@ -4,8 +4,8 @@
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
 // for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
 // values go to the body's `out` (two words each; on CUDA after a word that counts blocks, see add_over_grid).
-// VL_ROWS is VL_SUM with a CPU form of its own, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row by row;
-// with VL_ENTRYWISE, which CUDA implies and a test sets for the CPU, it is VL_SUM, so the body that GPUs run is run there too.
+// run_rows is the CPU's for bodies with a form of their own there, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row
+// by row; with VL_ENTRYWISE, which CUDA implies and a test sets for the CPU, the body that GPUs run is run there too.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
 #pragma once
 #include "field.h"
@@ -89,7 +89,6 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
         add_over_grid<2 * BODY::SUMS>(value, part, body.out);                                  \
     }
 
-#define VL_ROWS VL_SUM
 #else
 #include "one_lane.h"
 #include "wide.h"
@@ -158,15 +157,15 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
 #ifndef VL_ENTRYWISE
 template <class B>
 static void run_rows(const B& given, u64 n0, u64 n1) {
-    const unsigned S = B::SUMS;
-    std::vector<K<u64>> parts(S * thread_count(), K<u64>{0, 0});
+    const unsigned S = B::SUMS, EACH = 4;  // tiles of table rows, the first, cost more than others; more parts would read ahead into each other
+    std::vector<K<u64>> parts(S * EACH * thread_count(), K<u64>{0, 0});
     parallel(n0, n0 * n1 * given.cost(), [&](unsigned id, u64 lo, u64 hi) {
         const B body = given;
         K<u64> sums[S];
         for (unsigned s = 0; s < S; ++s) sums[s] = K<u64>{0, 0};
         for (u64 i = lo; i < hi; ++i) body.row(i, sums);
         for (unsigned s = 0; s < S; ++s) parts[id * S + s] = sums[s];
-    });
+    }, EACH);
     add_parts(parts, given.out, S);
 }
 #endif
@@ -176,10 +175,4 @@ static void run_rows(const B& given, u64 n0, u64 n1) {
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
-#ifdef VL_ENTRYWISE
-#define VL_ROWS VL_SUM
-#else
-#define VL_ROWS(NAME, BODY) \
-    VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_rows(*body, n0, n1); }
-#endif
 #endif

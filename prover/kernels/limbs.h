@@ -112,11 +112,16 @@ struct KSum<VL_WIDE> {
         cross.mac(xb, ya);
     }
     VL_FN K<VL_WIDE> lanes() const { return K<VL_WIDE>{gadd(canon(mul7(high.value())), low.value()), cross.value()}; }
-    VL_FN K<u64> value() const {
-        u64 a[Lanes<VL_WIDE>::count], b[Lanes<VL_WIDE>::count];
-        kstore(a, b, 0, lanes());
-        K<u64> sum{0, 0};
-        for (int i = 0; i < Lanes<VL_WIDE>::count; ++i) sum = kadd(sum, K<u64>{a[i], b[i]});
-        return sum;
+    VL_FN K<u64> value() const { return add_lanes(lanes()); }
+};
+
+template <>
+struct SmallSum<VL_WIDE> {
+    Columns a, b;
+    VL_FN void clear() { a.clear(), b.clear(); }
+    VL_FN void mac(K<VL_WIDE> w, VL_WIDE x) {
+        const Halves y{limb(x), limb(x) >> 32};
+        a.mac(Cut(w.a), y), b.mac(Cut(w.b), y);
     }
+    VL_FN K<u64> value() const { return add_lanes(K<VL_WIDE>{a.value(), b.value()}); }
 };

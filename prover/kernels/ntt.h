@@ -190,8 +190,6 @@ VL_MAP(vl_dif8, Dif8)
 VL_MAP(vl_dit8, Dit8)
 
 #ifndef VL_CUDA
-#include <algorithm>
-#include <cstring>
 
 template <class Body>
 static VL_FN void pass(const Body& body, u64 count) {
@@ -214,7 +212,8 @@ static VL_FN void pass(const Body& body, u64 count) {
 #else
 #define VL_BASE 1
 static VL_FN void dif_base(u64*, const u64*, const u64*) {}
-static VL_FN void dit_base(u64*, const u64*, const u64*) {}
+template <bool>
+static VL_FN void dit_base(u64*, const u64*, const u64*, const u64*, const u64*) {}
 #endif
 
 // Depth first, so that blocks which fit a cache stay there. `top` is the start of the whole table. Sizes are 64·8^k, or
@@ -226,11 +225,16 @@ static void dif(u64* x, u64 size, const u64* tw, const u64* top) {
     radix == 8 ? pass(Dif8{x, tw, q}, q) : pass(Dif4{x, tw, q}, q);
     for (u64 k = 0; k < radix; ++k) dif(x + k * q, q, tw + (radix - 1) * q, top);
 }
-static void dit(u64* x, u64 size, const u64* tw, const u64* top) {
-    if (size == VL_BASE && VL_BASE > 1) return dit_base(x, tw, top);
-    if (size == 1) return;
+// SCALED: `from` times `scale` is transformed, word by word, else what lies at x.
+template <bool SCALED>
+static void dit(u64* x, u64 size, const u64* tw, const u64* top, const u64* from, const u64* scale) {
+    if (size == VL_BASE && VL_BASE > 1) return dit_base<SCALED>(x, tw, top, from, scale);
+    if (size == 1) {
+        if (SCALED) *x = gmul(*from, *scale);
+        return;
+    }
     const u64 radix = size > 64 ? 8 : 4, q = size / radix;
-    for (u64 k = 0; k < radix; ++k) dit(x + k * q, q, tw + (radix - 1) * q, top);
+    for (u64 k = 0; k < radix; ++k) dit<SCALED>(x + k * q, q, tw + (radix - 1) * q, top, from + k * q, scale + k * q);
     radix == 8 ? pass(Dit8{x, tw, q}, q) : pass(Dit4{x, tw, q}, q);
 }
 
@@ -247,89 +251,17 @@ static void inverse_transform(u64* x, u64 ell, const u64* table) {  // scaled by
     if (radix == 4) pass(Dif4{x, tw, q}, q);
     for (u64 k = 0; k < radix; ++k) dif(x + k * q, q, tw + (radix - 1) * q, table);
 }
-static void forward_transform(u64* x, u64 ell, const u64* table) {
+template <bool SCALED>
+static void forward_blocks(u64* x, u64 ell, const u64* table, const u64* from, const u64* scale) {  // a transform but for its last pass
     const u64 radix = first_radix(ell), q = ell / radix;
     const u64* tw = table + 8;
-    for (u64 k = 0; k < radix; ++k) dit(x + k * q, q, tw + (radix - 1) * q, table);
+    for (u64 k = 0; k < radix; ++k) dit<SCALED>(x + k * q, q, tw + (radix - 1) * q, table, from + k * q, scale + k * q);
+}
+static void last_pass(u64* x, u64 ell, const u64* table) {
+    const u64 radix = first_radix(ell), q = ell / radix;
+    const u64* tw = table + 8;
     if (radix == 2) pass(Dit2{x, tw, q}, q);
     if (radix == 4) pass(Dit4{x, tw, q}, q);
-}
-
-struct Encode {
-    const u64 *messages, *rho;  // (rows, ell), (rows, blinding)
-    u64* out;                   // (rows, cosets·ell)
-    const u64 *inverse, *forward;
-    const u64 *scale;   // (cosets, ell): s_c^k / ell at the bit-reversed place of k
-    const u64 *powers;  // t_c = s_c^ell
-    const u64 *slots;   // bit-reversed places of k < min(blinding, ell)
-    u64 ell, cosets, blinding;
-};
-
-template <class V>
-static VL_FN void scale_pass(u64* out, const u64* x, const u64* scale, u64 ell) {
-    for (u64 j = 0; j < ell; j += Lanes<V>::count) store(out + j, gmul(load<V>(x + j), load<V>(scale + j)));
-}
-
-#ifdef __AVX2__
-// Four cosets, four words at a time. A codeword is written once and read much later, so it goes past the caches: otherwise the
-// memory it overwrites would be read first.
-static void interleave4(u64* out, const u64* x, u64 ell) {
-    for (u64 j = 0; j < ell; j += 4, out += 16) {
-        __m256i v[4], t[4];
-        for (u64 c = 0; c < 4; ++c) v[c] = _mm256_loadu_si256((const __m256i*)(x + c * ell + j));
-        for (u64 c = 0; c < 4; c += 2) t[c] = _mm256_unpacklo_epi64(v[c], v[c + 1]), t[c + 1] = _mm256_unpackhi_epi64(v[c], v[c + 1]);
-        _mm256_stream_si256((__m256i*)out, _mm256_permute2x128_si256(t[0], t[2], 0x20));
-        _mm256_stream_si256((__m256i*)(out + 4), _mm256_permute2x128_si256(t[1], t[3], 0x20));
-        _mm256_stream_si256((__m256i*)(out + 8), _mm256_permute2x128_si256(t[0], t[2], 0x31));
-        _mm256_stream_si256((__m256i*)(out + 12), _mm256_permute2x128_si256(t[1], t[3], 0x31));
-    }
-    _mm_sfence();
-}
-#endif
-
-static void interleave(u64* out, const u64* x, u64 ell, u64 cosets) {  // out[cosets·j + c] = x[c·ell + j]
-#ifdef __AVX2__
-    if (cosets == 4 && ell % 4 == 0 && (u64)out % 32 == 0) return interleave4(out, x, ell);
-#endif
-    for (u64 j = 0; j < ell; ++j)
-        for (u64 c = 0; c < cosets; ++c) out[cosets * j + c] = x[c * ell + j];
-}
-
-static void encode_row(const Encode& e, u64 row, u64* coefs, u64* values) {
-    const u64 ell = e.ell, slots = std::min(e.blinding, ell);
-    const u64* rho = e.rho + row * e.blinding;
-    std::memcpy(coefs, e.messages + row * ell, ell * 8);
-    inverse_transform(coefs, ell, e.inverse);
-    std::vector<u64> plain(slots);
-    for (u64 k = 0; k < slots; ++k) plain[k] = coefs[e.slots[k]];
-    for (u64 c = 0; c < e.cosets; ++c) {
-        u64 t = e.powers[c], factor = gmul(gsub(t, (u64)1), ell);  // coefs are ell times too large
-        for (u64 k = 0; k < slots; ++k) {
-            u64 sum = 0, at = k + (e.blinding - 1 - k) / ell * ell;
-            for (;; at -= ell) {  // rho modulo X^ell - t
-                sum = gadd(gmul(sum, t), rho[at]);
-                if (at < ell) break;
-            }
-            coefs[e.slots[k]] = gadd(plain[k], gmul(sum, factor));
-        }
-        u64* at = values + c * ell;
-#ifdef VL_WIDE
-        if (ell % 8 == 0)
-            scale_pass<VL_WIDE>(at, coefs, e.scale + c * ell, ell);
-        else
-#endif
-            scale_pass<u64>(at, coefs, e.scale + c * ell, ell);
-        forward_transform(at, ell, e.forward);
-    }
-    interleave(e.out + row * ell * e.cosets, values, ell, e.cosets);
-}
-
-VL_EXPORT void vl_encode(const Encode* given, u64 rows, u64) {
-    const Encode e = *given;
-    parallel(rows, rows * e.ell * e.cosets, [&](unsigned, u64 lo, u64 hi) {
-        std::vector<u64> coefs(e.ell), values(e.ell * e.cosets);
-        for (u64 row = lo; row < hi; ++row) encode_row(e, row, coefs.data(), values.data());
-    });
 }
 
 struct Transform {  // rows of ell words, in place
@@ -342,7 +274,15 @@ VL_EXPORT void vl_transform(const Transform* given, u64 rows, u64) {
     const Transform t = *given;
     parallel(rows, rows * t.ell * 4, [&](unsigned, u64 lo, u64 hi) {
         for (u64 row = lo; row < hi; ++row)
-            t.inverse ? inverse_transform(t.x + row * t.ell, t.ell, t.table) : forward_transform(t.x + row * t.ell, t.ell, t.table);
+            if (t.inverse) {
+                inverse_transform(t.x + row * t.ell, t.ell, t.table);
+            } else {
+                u64* x = t.x + row * t.ell;
+                forward_blocks<false>(x, t.ell, t.table, x, x);
+                last_pass(x, t.ell, t.table);
+            }
     });
 }
+
+#include "encode.h"
 #endif

@@ -24,12 +24,17 @@ static void dif_base(u64* x, const u64* tw, const u64*) {
     for (int k = 0; k < 4; ++k) store(x + 4 * k, r[k]);
 }
 
-static void dit_base(u64* x, const u64* tw, const u64*) {
-    V4 r[4];
+template <bool SCALED>
+static void dit_base(u64* x, const u64* tw, const u64*, const u64* from, const u64* scale) {
+    V4 r[4], s[4];
     Halves h[4];
-    for (int k = 0; k < 4; ++k) r[k] = load<V4>(x + 4 * k);
+    for (int k = 0; k < 4; ++k) r[k] = load<V4>((SCALED ? from : x) + 4 * k);
     transpose4(r);
-    for (int k = 0; k < 4; ++k) h[k] = halves(r[k]);
+    if (SCALED) {
+        for (int k = 0; k < 4; ++k) s[k] = load<V4>(scale + 4 * k);
+        transpose4(s);
+    }
+    for (int k = 0; k < 4; ++k) h[k] = SCALED ? product(r[k], s[k]) : halves(r[k]);
     dit4(h[0], h[1], h[2], h[3]);
     for (int k = 0; k < 4; ++k) r[k] = reduce_signed(h[k]);
     transpose4(r);

@@ -39,9 +39,10 @@ static void dif_base(u64* x, const u64* tw, const u64* top) {
     for (int k = 0; k < 8; ++k) store(x + 8 * k, canon(r[k]));
 }
 
-static void dit_base(u64* x, const u64* tw, const u64* top) {
+template <bool SCALED>
+static void dit_base(u64* x, const u64* tw, const u64* top, const u64* from, const u64* scale) {
     V8 r[8];
-    for (int k = 0; k < 8; ++k) r[k] = load<V8>(x + 8 * k);
+    for (int k = 0; k < 8; ++k) r[k] = SCALED ? gmul(load<V8>(from + 8 * k), load<V8>(scale + 8 * k)) : load<V8>(x + 8 * k);
     transpose8(r);
     dit8(r);
     transpose8(r);

@@ -39,3 +39,46 @@ struct KScale<u64> {
         return K<u64>{canon(real.any()), canon(cross.any())};
     }
 };
+
+// ---- products with small integers, in one lane or more (ifma.h, limbs.h) ------------------------------------------------------------
+
+template <class V>
+struct SmallTerm;  // a scalar w of K
+template <class V>
+struct SmallLinear;  // c + Σ w·x for scalars of K and x below 2^17, up to 2^9 terms
+template <class V>
+struct SmallSum;  // Σ w·x for w of K in lanes and x below 2^36, up to 2^9 terms in all lanes
+template <class V>
+struct ShortSum;  // the same for x below 2^17
+
+VL_FN u64 plus_small(u64 x, u64 y) { return x + y; }
+VL_FN u64 minus_small(u64 x, u64 y) { return x - y; }
+VL_FN u64 times_small(u64 x, u64 y) { return x * y; }
+
+VL_FN u64 reduce_long(unsigned __int128 x) { return canon(reduce_wide((u64)x, (u64)(x >> 64))); }
+
+template <>
+struct SmallTerm<u64> {
+    K<u64> w;
+    VL_FN explicit SmallTerm(K<u64> x) : w(x) {}
+};
+template <>
+struct SmallLinear<u64> {
+    enum { TOGETHER = 1 };
+    unsigned __int128 a, b;
+    VL_FN SmallLinear() {}
+    VL_FN explicit SmallLinear(K<u64> c) : a(c.a), b(c.b) {}
+    VL_FN void mac(const SmallTerm<u64>& t, u64 x) { a += (unsigned __int128)t.w.a * x, b += (unsigned __int128)t.w.b * x; }
+    VL_FN void add(u64 x) { a += x; }  // below 2^40
+    VL_FN K<u64> value() const { return K<u64>{reduce_long(a), reduce_long(b)}; }
+};
+template <>
+struct SmallSum<u64> {
+    enum { TOGETHER = 1 };
+    unsigned __int128 a, b;
+    VL_FN void clear() { a = b = 0; }
+    VL_FN void mac(K<u64> w, u64 x) { a += (unsigned __int128)w.a * x, b += (unsigned __int128)w.b * x; }
+    VL_FN K<u64> value() const { return K<u64>{reduce_long(a), reduce_long(b)}; }
+};
+template <>
+struct ShortSum<u64> : SmallSum<u64> {};

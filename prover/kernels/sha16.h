@@ -17,25 +17,30 @@ static VL_FN Words rotations_shift(Words x) {
     return _mm512_ternarylogic_epi32(_mm512_ror_epi32(x, A), _mm512_ror_epi32(x, B), _mm512_srli_epi32(x, C), 0x96);
 }
 
-static VL_FN void sha_sixteen(Words* state, Words* w) {  // state[8], w[16]; w is overwritten
+// One block. state[8]; w[16] is overwritten. FIRST: rounds that were made before, which left `begun`. KNOWN: no words, but those of all
+// rounds with their constants, the same for all messages.
+template <int FIRST, bool KNOWN>
+static VL_FN void sha_block(Words* state, Words* w, const u32* begun, const u32* known_words) {
     Words s[8];
-    for (int i = 0; i < 8; ++i) s[i] = state[i];
+    for (int i = 0; i < 8; ++i) s[i] = FIRST ? _mm512_set1_epi32((int)begun[i]) : state[i];
 #pragma GCC unroll 64
-    for (int i = 0; i < 64; ++i) {
+    for (int i = FIRST; i < 64; ++i) {
         Words &a = s[(64 - i) & 7], &b = s[(65 - i) & 7], &c = s[(66 - i) & 7], &d = s[(67 - i) & 7];
         Words &e = s[(68 - i) & 7], &f = s[(69 - i) & 7], &g = s[(70 - i) & 7], &h = s[(71 - i) & 7];
-        if (i >= 16) {
+        if (!KNOWN && i >= 16) {
             const Words more = _mm512_add_epi32(w[(i + 9) & 15], rotations_shift<7, 18, 3>(w[(i + 1) & 15]));
             w[i & 15] = _mm512_add_epi32(_mm512_add_epi32(w[i & 15], more), rotations_shift<17, 19, 10>(w[(i + 14) & 15]));
         }
         const Words choice = _mm512_ternarylogic_epi32(e, f, g, 0xCA), most = _mm512_ternarylogic_epi32(a, b, c, 0xE8);
-        const Words known = _mm512_add_epi32(_mm512_add_epi32(h, w[i & 15]), _mm512_set1_epi32((int)SHA_K[i]));
+        const Words known = KNOWN ? _mm512_add_epi32(h, _mm512_set1_epi32((int)known_words[i]))
+                                  : _mm512_add_epi32(_mm512_add_epi32(h, w[i & 15]), _mm512_set1_epi32((int)SHA_K[i]));
         const Words t = _mm512_add_epi32(known, _mm512_add_epi32(choice, rotations<6, 11, 25>(e)));
         d = _mm512_add_epi32(d, t);
         h = _mm512_add_epi32(t, _mm512_add_epi32(most, rotations<2, 13, 22>(a)));
     }
     for (int i = 0; i < 8; ++i) state[i] = _mm512_add_epi32(state[i], s[i]);
 }
+static VL_FN void sha_sixteen(Words* state, Words* w) { sha_block<0, false>(state, w, nullptr, nullptr); }
 
 static VL_FN Words swap_words(Words x) {
     return _mm512_shuffle_epi8(x, _mm512_set4_epi32(0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203));
@@ -68,6 +73,9 @@ static VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 b
     const Words upper = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     const Words lower = _mm512_sub_epi32(upper, _mm512_set1_epi32(1));
     Words state[SHA_STRIP / 16][8], w[16];
+    u32 begun[8], padding[64];
+    sha_after_tag(begun, h.tag);
+    sha_padding(padding, h.bits());
     for (u64 c = 0; c < width; c += 16) {
         if (h.before) {
             for (int i = 0; i < 8; ++i) state[c / 16][i] = _mm512_loadu_si512(h.states + i * h.stride + begin + c);
@@ -76,9 +84,13 @@ static VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 b
         start_states(state[c / 16]);
         spread_words(w, h.tag, 8);
         gather_words(w + 8, h.salts + 32 * (begin + c), 32, 8);
-        sha_sixteen(state[c / 16], w);
+        sha_block<8, false>(state[c / 16], w, begun, nullptr);
     }
     for (u64 b = 0; b < blocks; ++b) {
+        if (8 * b == h.rows) {  // the last, without rows
+            for (u64 c = 0; c < width; c += 16) sha_block<0, true>(state[c / 16], w, nullptr, padding);
+            break;
+        }
         for (u64 c = 0; c < width; c += 16) {
             for (u64 k = 0; k < 8; ++k) {
                 const u64 row = 8 * b + k;
@@ -104,12 +116,12 @@ static VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 width, u64 b
     }
 }
 
-static VL_APART void hash_nodes(const HashPair& h, u64 j) {
+static VL_APART void hash_nodes(const HashPair& h, u64 j, const u32* begun) {
     Words state[8], w[16];
     start_states(state);
     spread_words(w, h.tag, 8);
     gather_words(w + 8, h.below + 64 * j, 64, 8);
-    sha_sixteen(state, w);
+    sha_block<8, false>(state, w, begun, nullptr);
     gather_words(w, h.below + 64 * j + 32, 64, 8);
     for (int i = 8; i < 16; ++i) w[i] = _mm512_setzero_si512();
     w[8] = _mm512_set1_epi32((int)0x80000000u);

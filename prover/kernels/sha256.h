@@ -52,6 +52,30 @@ VL_FN void bytes_of(u8* out, const u32* words, int count) {
     for (int i = 0; i < 4 * count; ++i) out[i] = (u8)(words[i / 4] >> (24 - 8 * (i % 4)));
 }
 
+#ifndef VL_CUDA
+// What all messages share is computed once: the rounds on the tag's 8 words, and all words of a last block without rows.
+static void sha_after_tag(u32* s, const u8* tag) {  // a … h after them
+    u32 w[8];
+    words_of(w, tag, 8);
+    for (int i = 0; i < 8; ++i) s[i] = SHA_START[i];
+    for (int i = 0; i < 8; ++i) {
+        const u32 t = s[7] + (rotr(s[4], 6) ^ rotr(s[4], 11) ^ rotr(s[4], 25)) + (s[6] ^ (s[4] & (s[5] ^ s[6]))) + SHA_K[i] + w[i];
+        const u32 u = (rotr(s[0], 2) ^ rotr(s[0], 13) ^ rotr(s[0], 22)) + ((s[0] & s[1]) | (s[2] & (s[0] | s[1])));
+        for (int k = 7; k > 0; --k) s[k] = s[k - 1];
+        s[4] += t, s[0] = t + u;
+    }
+}
+static void sha_padding(u32* words, u64 bits) {  // the words of each round, its constant added
+    u32 w[64] = {0x80000000u};
+    w[14] = (u32)(bits >> 32), w[15] = (u32)bits;
+    for (int i = 16; i < 64; ++i) {
+        const u32 x = w[i - 15], y = w[i - 2];
+        w[i] = w[i - 16] + w[i - 7] + (rotr(x, 7) ^ rotr(x, 18) ^ x >> 3) + (rotr(y, 17) ^ rotr(y, 19) ^ y >> 10);
+    }
+    for (int i = 0; i < 64; ++i) words[i] = w[i] + SHA_K[i];
+}
+#endif
+
 // Message block `index` (8 rows) of a column after its first block, with the padding of SHA-256 where the column ends; `bits` is
 // the length of the message that it ends, tag and salt included.
 VL_FN void column_block(u32* block, const u64* column, u64 rows, u64 stride, u64 index, u64 bits) {

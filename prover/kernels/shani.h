@@ -49,17 +49,25 @@ struct ShaState {
     Quad abef, cdgh;
 };
 
-static inline SHA_TARGET void sha_two(ShaState& s, ShaState& t, Quad* m, Quad* n) {
+static inline SHA_TARGET ShaState sha_state(const u32* a) {
+    return ShaState{Quad{a[5], a[4], a[1], a[0]}, Quad{a[7], a[6], a[3], a[2]}};
+}
+
+// A block of each message. FIRST: groups of four rounds that were made before, which left `begun`. KNOWN: the words of all rounds with
+// their constants are given, the same for both.
+template <int FIRST, bool KNOWN>
+static inline SHA_TARGET void sha_block(ShaState& s, ShaState& t, Quad* m, Quad* n, const u32* begun, const u32* known) {
     const ShaState s0 = s, t0 = t;
+    if (FIRST) s = t = sha_state(begun);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
+    for (int i = FIRST; i < 16; ++i) {
         const int k = i & 3, k1 = (i + 1) & 3, k2 = (i + 2) & 3, k3 = (i + 3) & 3;
-        if (i >= 4) {
+        if (!KNOWN && i >= 4) {
             m[k] = next_words(m[k], m[k1], m[k2], m[k3]);
             n[k] = next_words(n[k], n[k1], n[k2], n[k3]);
         }
-        const Quad round = quad(SHA_K + 4 * i);
-        const Quad x = m[k] + round, y = n[k] + round;
+        const Quad round = quad((KNOWN ? known : SHA_K) + 4 * i);
+        const Quad x = KNOWN ? round : m[k] + round, y = KNOWN ? round : n[k] + round;
         s.cdgh = two_rounds(s.cdgh, s.abef, x);
         t.cdgh = two_rounds(t.cdgh, t.abef, y);
         s.abef = two_rounds(s.abef, s.cdgh, SHA_PICK(x, x, 2, 3, 2, 3));
@@ -69,10 +77,7 @@ static inline SHA_TARGET void sha_two(ShaState& s, ShaState& t, Quad* m, Quad* n
     t.abef += t0.abef, t.cdgh += t0.cdgh;
 }
 
-static inline SHA_TARGET ShaState sha_start() {
-    return ShaState{Quad{SHA_START[5], SHA_START[4], SHA_START[1], SHA_START[0]},
-                    Quad{SHA_START[7], SHA_START[6], SHA_START[3], SHA_START[2]}};
-}
+static inline SHA_TARGET void sha_two(ShaState& s, ShaState& t, Quad* m, Quad* n) { sha_block<0, false>(s, t, m, n, nullptr, nullptr); }
 
 static inline SHA_TARGET void sha_digest(u8* out, const ShaState& s) {
     const Quad upper = SHA_PICK(s.abef, s.cdgh, 3, 2, 7, 6), lower = SHA_PICK(s.abef, s.cdgh, 1, 0, 5, 4);
@@ -89,6 +94,9 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
     ShaState* saved = (ShaState*)(h.states + 8 * begin);
     alignas(64) ShaState state[SHA_STRIP];
     u64 one[SHA_STRIP], zero[SHA_STRIP], bits[SHA_STRIP];
+    u32 begun[8], padding[64];
+    sha_after_tag(begun, h.tag);
+    sha_padding(padding, length);
     for (u64 c = 0; c < width; ++c) one[c] = 1ULL << 63, zero[c] = 0, bits[c] = length;
     if (h.before) std::memcpy(state, saved, width * sizeof(ShaState));
     for (u64 c = h.before ? width : 0; c < width; c += 2) {
@@ -98,10 +106,14 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
             m[2 + k] = big_endian(h.salts + 32 * (begin + c) + 16 * k);
             n[2 + k] = big_endian(h.salts + 32 * (begin + c + 1) + 16 * k);
         }
-        state[c] = state[c + 1] = sha_start();
-        sha_two(state[c], state[c + 1], m, n);
+        state[c] = state[c + 1] = sha_state(SHA_START);
+        sha_block<2, false>(state[c], state[c + 1], m, n, begun, nullptr);
     }
     for (u64 b = 0; b < blocks; ++b) {
+        if (8 * b == h.rows) {  // the last, without rows
+            for (u64 c = 0; c < width; c += 2) sha_block<0, true>(state[c], state[c + 1], nullptr, nullptr, nullptr, padding);
+            break;
+        }
         const u64* row[8];
         for (u64 k = 0; k < 8; ++k) {
             u64 r = 8 * b + k;
@@ -122,8 +134,8 @@ static SHA_TARGET VL_APART void hash_strip(const HashColumn& h, u64 begin, u64 w
     for (u64 c = 0; h.out && c < width; ++c) sha_digest(h.out + 32 * (begin + c), state[c]);
 }
 
-static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j) {
-    ShaState s = sha_start(), t = s;
+static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j, const u32* begun) {
+    ShaState s = sha_state(SHA_START), t = s;
     const u8 *a = h.below + 64 * j, *b = a + 64;
     Quad m[4], n[4];
     for (int k = 0; k < 2; ++k) {
@@ -131,7 +143,7 @@ static SHA_TARGET VL_APART void hash_nodes(const HashPair& h, u64 j) {
         m[2 + k] = big_endian(a + 16 * k);
         n[2 + k] = big_endian(b + 16 * k);
     }
-    sha_two(s, t, m, n);
+    sha_block<2, false>(s, t, m, n, begun, nullptr);
     for (int k = 0; k < 2; ++k) {
         m[k] = big_endian(a + 32 + 16 * k);
         n[k] = big_endian(b + 32 + 16 * k);

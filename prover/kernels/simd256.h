@@ -37,6 +37,10 @@ VL_FN V4 load_int<V4>(const i64* at) {
     __m256i negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), x);
     return V4{_mm256_add_epi64(x, _mm256_and_si256(negative, _mm256_set1_epi64x((i64)GL_P)))};
 }
+template <>
+VL_FN V4 load_short<V4>(const u16* at) {
+    return V4{_mm256_cvtepu16_epi64(_mm_loadl_epi64((const __m128i*)at))};
+}
 
 VL_FN V4 canon(V4 x) {  // p - 1 < x
     __m256i over = _mm256_cmpgt_epi64(flip(x.v), _mm256_set1_epi64x((i64)((GL_P - 1) ^ (1ULL << 63))));

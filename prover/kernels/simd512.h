@@ -33,6 +33,10 @@ VL_FN V8 load_int<V8>(const i64* at) {
     __m512i x = _mm512_loadu_si512(at);
     return V8{_mm512_mask_add_epi64(x, _mm512_movepi64_mask(x), x, _mm512_set1_epi64((i64)GL_P))};
 }
+template <>
+VL_FN V8 load_short<V8>(const u16* at) {
+    return V8{_mm512_cvtepu16_epi64(_mm_loadu_si128((const __m128i*)at))};
+}
 
 VL_FN V8 canon(V8 x) {  // x - p wraps to a large number exactly when x < p
     return V8{_mm512_min_epu64(x.v, _mm512_sub_epi64(x.v, _mm512_set1_epi64((i64)GL_P)))};

@@ -28,10 +28,10 @@ class Pool {
   public:
     typedef void (*Job)(const void* context, unsigned chunk);
 
-    // Runs job(context, 0 … chunks-1), each once, on this thread and up to chunks-1 workers.
-    void run(Job job, const void* context, unsigned chunks) {
+    // Runs job(context, 0 … chunks-1), each once, on this thread and up to threads-1 workers; who is done takes the next.
+    void run(Job job, const void* context, unsigned chunks, unsigned threads) {
         std::unique_lock<std::mutex> lock(mutex_);
-        while (workers_ + 1 < chunks && start_worker()) {
+        while (workers_ + 1 < threads && start_worker()) {
         }
         job_ = job, context_ = context, next_ = 0, chunks_ = chunks, open_ = chunks;
         lock.unlock();
@@ -86,11 +86,11 @@ class Pool {
     unsigned workers_ = 0, next_ = 0, chunks_ = 0, open_ = 0;
 };
 
-// Calls run(chunk, begin, end) for parts of [0, n), chunk < thread_count(); serial when `work` (in units of about one
-// multiplication) is not worth waking anybody.
+// Calls run(chunk, begin, end) for parts of [0, n), chunk < each·thread_count(), `each` parts for a thread where they differ in what they
+// cost; serial when `work` (in units of about one multiplication) is not worth waking anybody.
 template <class F>
-static void parallel(u64 n, u64 work, const F& run) {
-    u64 count = work < (1 << 17) ? 1 : thread_count();
+static void parallel(u64 n, u64 work, const F& run, u64 each = 1) {
+    const u64 threads = work < (1 << 17) ? 1 : thread_count(), count = threads > 1 ? threads * each : 1;
     u64 step = (n + count - 1) / count;
     if (step > 64) step = (step + 63) / 64 * 64;
     Pool* pool = step < n ? Pool::acquire() : nullptr;
@@ -105,6 +105,6 @@ static void parallel(u64 n, u64 work, const F& run) {
             u64 begin = chunk * c.step, end = begin + c.step;
             c.run(chunk, begin, end < c.n ? end : c.n);
         },
-        &context, (unsigned)((n + step - 1) / step));
+        &context, (unsigned)((n + step - 1) / step), (unsigned)threads);
     pool->release();
 }

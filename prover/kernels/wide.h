@@ -30,6 +30,7 @@ VL_FN K<VL_WIDE> kvalue(const KAcc<VL_WIDE>& s) {
 }
 
 #include "halves.h"
+#include "small.h"
 #if defined(__AVX512IFMA__) && defined(__AVX512F__)
 #include "ifma.h"
 #else

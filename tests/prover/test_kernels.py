@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from protocol.field import GOLDILOCKS as F
 from prover.backend import select
 from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
-from prover.backend.tiled import TILE, TILE_BITS, Tiled
+from prover.backend.tiled import TILE, TILE_BITS, Narrow, Tiled
 from prover.kernels import build
 from tests.support.cuda import stand_in
 
@@ -108,21 +109,24 @@ def test_tables(cpu: CpuBackend, rng: np.random.Generator, m: int) -> None:
 
 
 def tiled(rng: np.random.Generator, n: int, kinds: str) -> Tiled:
-    """A table of n entries whose tiles are, in turn: d dense, u uniform with a random value, 0 and 1 uniform with that."""
+    """A table of n entries whose tiles are, in turn: d dense, n narrow, u uniform with a random value, 0 and 1 uniform with that."""
     table = Tiled.filled(n, 0)
     if table.uniform is None or table.values is None:
         return Tiled(elements(rng, 2, n))
-    table.cells[...] = elements(rng, 2, n)  # what lies in the cells of uniform tiles must not matter
+    table.cells[...] = elements(rng, 2, n)  # what lies in the cells of uniform and narrow tiles must not matter
+    words = np.where(rng.random(n) < 0.5, rng.choice([0, 1, 2**15, 2**16 - 1], n), rng.integers(0, 2**16, n)).astype(np.uint16)
+    narrow = Narrow(np.zeros(n // TILE, dtype=np.bool_), elements(rng, 2, n // TILE), words)
     for tile in range(n // TILE):
         kind = kinds[tile % len(kinds)]
-        table.uniform[tile] = kind != "d"
+        table.uniform[tile] = kind not in "dn"
+        narrow.tiles[tile] = kind == "n"
         table.values[:, tile] = (int(kind), 0) if kind in "01" else elements(rng, 2)
-    return table
+    return replace(table, narrow=narrow) if "n" in kinds else table
 
 
 def copied(tables: list[Tiled]) -> list[Tiled]:
     """Folding consumes its tables."""
-    return [Tiled(*(None if x is None else x.copy() for x in (t.cells, t.uniform, t.values))) for t in tables]
+    return [t.placed(np.copy) for t in tables]
 
 
 def cells(tables) -> tuple[np.ndarray, ...]:
@@ -140,6 +144,9 @@ def weights(rng: np.random.Generator, h: int) -> tuple[np.ndarray, np.ndarray]:
 # kinds of p0, p1, q0, q1: all dense; leaves of lookups; a free right half; halves of each; nothing but constants; mixtures
 KINDS = [("d", "d", "d", "d"), ("1", "1", "d", "d"), ("1", "0", "d", "1"), ("u", "d", "u", "d"), ("0", "1", "u", "1"),
          ("u", "u", "u", "du"), ("1d", "1u", "d1", "du0"), ("0d1", "10d", "u1d", "dd1u")]
+# the same where denominators are leaves of one column: both halves; one free; of constants; of cells; all kinds at once
+NARROW = [("1", "1", "n", "n"), ("1", "0", "n", "1"), ("0", "1", "1", "n"), ("u", "u", "n", "nnd"), ("d", "1", "n", "n"),
+          ("1d", "1u", "nn1n", "dnnu"), ("u1", "u1", "nnd1", "n0"), ("n", "n", "n", "n")]
 
 
 @pytest.fixture(scope="module", params=sorted({build.levels()[-1], build.host_level()}))
@@ -157,14 +164,33 @@ def test_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
     check_fractions(cpu, rng, h)
 
 
+@pytest.mark.parametrize("h", [256, 512, 1024, 4096, 16384])
+def test_fractions_of_narrow_tiles(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
+    check_fractions(cpu, rng, h, NARROW)
+
+
+def test_leaves_of_one_column_are_narrow(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    """Integers that fit into 16 bits, from 0 or from -2^15 on, tile by tile; others are written to the cells."""
+    const, minus_one = scalar(rng), -F.one
+    ends = [(0, 2**16 - 1), (-(2**15), 2**15 - 1), (0, 2**16), (-(2**15) - 1, 0), (-1, 2**15), (2**40, 2**40), (-(2**63), 2**63 - 1)]
+    column = np.concatenate([rng.choice(np.array(pair), TILE) for pair in ends] + [np.array([*pair, *[1] * (TILE - 2)]) for pair in ends])
+    made = [x.fingerprints([column], [minus_one], const, Tiled.filled(16 * TILE, 1), TILE) for x in (cpu, REFERENCE)]
+    assert made[0].narrow is not None and made[0].narrow.tiles.tolist() == [False, *[True, True, *[False] * 5] * 2, False]
+    same(*(t.dense().cells for t in made))
+    for columns, coefs, start in (([column], [F.one], TILE), ([column], [minus_one], 1), ([column, column], [minus_one, const], 0)):
+        mine, theirs = (x.fingerprints(columns, coefs, const, Tiled.filled(16 * TILE, 1), start) for x in (cpu, REFERENCE))
+        assert mine.narrow is None
+        same(mine.dense().cells, theirs.dense().cells)
+
+
 @pytest.mark.parametrize("h", [1, 8, 64, 512, 1024])
 def test_fractions_as_gpus_add_them(entrywise: CpuBackend, rng: np.random.Generator, h: int) -> None:
-    check_fractions(entrywise, rng, h)
+    check_fractions(entrywise, rng, h, KINDS + NARROW)
 
 
-def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
+def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int, cases: list[tuple[str, str, str, str]] = KINDS) -> None:
     lam = scalar(rng)
-    for kinds in KINDS:
+    for kinds in cases:
         p, q = (tiled(rng, 2 * h, k) for k in ("".join(kinds[:2]), "".join(kinds[2:])))
         same(cells(cpu.fraction_layer(*copied([p, q]))), cells(REFERENCE.fraction_layer(p, q)))
         low, high = weights(rng, h)

@@ -1,0 +1,189 @@
+"""The tree of fractions on the compiled kernels (prover/kernels/fractions.h): base.py's methods for Tiled tables, the CPU backend's part.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from protocol.field import I64, U64, Ext
+from prover.backend.base import U8, Round
+from prover.backend.calls import Kernels
+from prover.backend.calls import planes as _planes
+from prover.backend.calls import shape as _shape
+from prover.backend.field import address
+from prover.backend.field import planes as _at
+from prover.backend.tiled import TILE, U16, Narrow, Tiled, aligned
+
+MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
+_NO_NARROW = bytes(8 * 18)
+
+
+class Fractions(Kernels):
+    """Tables of fractions, their layers and their rounds."""
+
+    lincomb_ints: Callable[..., U64]
+    fold_top: Callable[[U64, Ext], U64]
+
+    def __init__(self, level: str | None = None) -> None:
+        super().__init__(level)
+        self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
+        self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
+
+    def fingerprints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
+        end, dense = start + columns[0].size, [(start, start + columns[0].size)]
+        if q.uniform is not None and len(columns) == 1 and coefs[0] == -self.field.one and not (start % TILE or end % TILE):
+            narrow, tiles = q.narrow or Narrow.none(q.size), slice(start // TILE, end // TILE)
+            found = self._narrow(columns[0], narrow.words[start:end])
+            narrow.tiles[tiles], q.uniform[tiles] = found > 0, False
+            bases = np.array([(c.c0, c.c1) for c in (const, const, const + (1 << 15))], dtype=np.uint64)
+            narrow.base[:, tiles] = bases[found].T
+            q, dense = replace(q, narrow=narrow), [(start + k * TILE, start + (k + 1) * TILE) for k in np.flatnonzero(found == 0).tolist()]
+        for first, last in dense:
+            q.open(first, last)
+            self.lincomb_ints([c[first - start : last - start] for c in columns], coefs, const, q.cells[:, first:last])
+        return q
+
+    def _narrow(self, column: I64, words: U16) -> U8:
+        """Writes integers as 16 bits; by tile 1 where they begin at 0, 2 where at -2^15, 0 where they do not fit."""
+        column = np.ascontiguousarray(column, dtype=np.int64)
+        _shape(column, words.shape)
+        found = np.empty(column.size // TILE, dtype=np.uint8)
+        self._call("vl_narrow", found.size, TILE, address(column), address(words), address(found), TILE)
+        return found
+
+    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
+        (p0, p1), (q0, q1) = p.halves(), q.halves()
+        tables, size = self._tables((p0, p1, q0, q1), p0.size)
+        p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
+        made = self._layer_tiles(tables, p_cells, q_cells)
+        words = [word for t in tables for word in _table(t, _at(t.cells))]
+        settled = [t.settled() for t in made]
+        flags = [0 if x is None else address(x) for x in settled]
+        self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
+        return made[0].simplest(), made[1].simplest()
+
+    def _layer_tiles(self, tables: Sequence[Tiled], p_cells: U64, q_cells: U64) -> tuple[Tiled, Tiled]:
+        """The uniform tiles of the layer above; a product with a uniform zero is uniform whatever the other factor is. A narrow
+        denominator beside a 1 stays as it is, in the same memory."""
+        flags = [t.uniform for t in tables if t.uniform is not None]
+        values = [t.values for t in tables if t.values is not None]
+        if len(flags) < 4 or len(values) < 4:
+            return Tiled(p_cells), Tiled(q_cells)
+        narrow = tables[2].narrow
+        field, (p0, p1, q0, q1), (v0, v1, w0, w1) = self.field, flags, values
+        zero0, zero1 = p0 & ~v0.any(axis=0), p1 & ~v1.any(axis=0)
+        p_uniform = (p0 & q1 | zero0) & (p1 & q0 | zero1)
+        p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
+        if narrow is not None:
+            narrow = replace(narrow, tiles=narrow.tiles & q1 & (w1[0] == 1) & (w1[1] == 0))
+        return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1), narrow)
+
+    def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+        flagged = [t.uniform is not None for t in held]
+        if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
+            held = [*held[:2], *(t.tiled() for t in held[2:])]
+        head = _fraction_head(held, held)
+        return held, self._fraction_sum("vl_fraction_round", held[0].size, head, low, high, lam, self.field.zero)
+
+    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
+        if self._level[0] is tables:  # without tiles, so nothing moved
+            size = tables[0].cells.shape[1] // 2
+            made, head = [Tiled(t.cells[:, :size]) for t in tables], self._level[1]
+            self._level = (made, head) if size > 2 else (None, b"")  # no table is kept beyond its level
+            return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
+        held = self._tables(tables, low.shape[1] * high.shape[1])[0]
+        made = [self._folded_tiles(t, r) for t in held]
+        if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
+            made = [t.simplest() for t in made]
+        head, size = _fraction_head(held, made), made[0].size
+        if all(t.narrow is None for t in held):
+            self._level = (made, head) if size > 2 and all(t.plain() for t in tables) else (None, b"")
+            return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
+        narrow = self._folded_narrow(held, r)
+        words = _narrow_words(held, narrow, high.shape[1] > 1)
+        g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, words)
+        return [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)], g
+
+    def _folded_narrow(self, held: Sequence[Tiled], r: Ext) -> list[Narrow | None]:
+        """Narrow tiles after a fold; the kernel sets the flags of those that stay so."""
+        field, out = self.field, list[Narrow | None]()
+        weights = None
+        for t in held:
+            if t.narrow is None:
+                out.append(None)
+                continue
+            if weights is None:  # the same for all
+                upper = field.kscale(t.narrow.weights, r)
+                weights = np.stack([field.sub(t.narrow.weights, upper), upper], axis=-1).reshape(2, -1)
+            out.append(Narrow(np.zeros(t.narrow.tiles.size // 2, dtype=np.bool_), self.fold_top(t.narrow.base, r), t.narrow.words, weights))
+        return out
+
+    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
+        cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
+        if t.uniform is None or t.values is None:
+            return Tiled(cells)
+        half = t.uniform.size // 2
+        return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
+
+    def _fraction_sum(
+        self, name: str, length: int, head: bytes, low: U64, high: U64, lam: Ext, r: Ext, narrow: bytes = _NO_NARROW
+    ) -> Round:
+        size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
+        low, high = _planes(low, size), _planes(high)
+        if length != 2 * size * tiles:
+            raise ValueError(f"weights of {size * tiles} entries for tables of {length}")
+        if self._inverse[0] != lam:
+            self._inverse = lam, lam.inverse()
+        mu = self._inverse[1]
+        tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
+        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head, end=narrow)
+        return g[0], g[1]
+
+    def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
+        """Tables as a kernel reads them, and the size of its tiles."""
+        held = list(tables) if half >= TILE else [t.dense() for t in tables]
+        for t in held:
+            if t.size != held[0].size:
+                raise ValueError(f"tables of {t.size} and {held[0].size} entries")
+            if t.cells.ndim != 2 or t.cells.shape[0] != 2 or t.cells.dtype != np.uint64 or t.cells.strides[-1] != 8:
+                raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
+            if t.uniform is not None and t.values is not None:
+                _shape(t.uniform, (t.size // TILE,))
+                _shape(t.values, (2, t.size // TILE))
+            if t.narrow is not None:
+                _shape(t.narrow.tiles, (t.size // TILE,))
+                _shape(t.narrow.base, (2, t.size // TILE))
+                _shape(t.narrow.words, (t.size << t.narrow.depth,))
+        return held, min(half, TILE)
+
+
+def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:
+    """The words of a round's tables: as they are, where the results lie, whose values come with them."""
+    at = [_at(t.cells) for t in held]
+    words = [word for t, a in zip(held, at, strict=True) for word in _table(t, a)]
+    words += [word for a in at for word in a]
+    words += [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
+    return struct.pack(f"{len(words)}Q", *words)
+
+
+def _table(t: Tiled, at: tuple[int, int]) -> tuple[int, ...]:
+    """A table's words; `at` are the addresses of its planes."""
+    tiles = (0, 0, 0) if t.uniform is None or t.values is None else (address(t.uniform), *_at(t.values))
+    narrow = (0, 0, 0, 0) if t.narrow is None else (address(t.narrow.tiles), *_at(t.narrow.base), address(t.narrow.words))
+    return (*at, *tiles, *narrow)
+
+
+def _narrow_words(held: Sequence[Tiled], after: Sequence[Narrow | None], tiles_follow: bool) -> bytes:
+    """What a fold knows about narrow tiles, of which all tables have the same weights; they stay while a round of whole tiles follows."""
+    before = next(t.narrow for t in held if t.narrow is not None)
+    folded = next(n for n in after if n is not None)
+    bases = [word for n in after for word in ((0, 0) if n is None else _at(n.base))]
+    flags = [0 if n is None else address(n.tiles) for n in after]
+    stay = tiles_follow and before.depth < MAX_DEPTH
+    words = (*_at(before.weights), *_at(folded.weights), *bases, *flags, before.depth, int(stay))
+    return struct.pack(f"{len(words)}Q", *words)
