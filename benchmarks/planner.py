@@ -4,12 +4,10 @@
     python -m benchmarks.planner --real                memory of the tasks of 1.1B, 7B and 13B at 512 and 2,048 tokens, by what takes it
 
 Every measurement is a process of its own. Times are processor time, foretold and measured under the same load: each part is the least of
-REPEATS, as rates are the least of a few runs. What the process held before it began is exempt from garbage collection, which
-goes through all of it once or twice a proof, otherwise: 0.2 to 0.45 s for the 300,000 objects of the libraries, in whatever phase it falls.
+REPEATS, as rates are the least of a few runs.
 """
 
 import argparse
-import gc
 import json
 import subprocess
 import sys
@@ -41,8 +39,6 @@ POINTS = [  # width, tokens, rank, kind of task
 
 def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
     """One task of a step of one layer: proved, the machine measured, proved again, between rates, with memory that is not fresh."""
-    gc.collect()
-    gc.freeze()
     shape = Shape(width, 11 * width // 4, 1, 4, 2, 512)
     name = "goldilocks-2^14" if width <= 512 else "goldilocks-2^16"
     with tempfile.TemporaryDirectory() as folder:

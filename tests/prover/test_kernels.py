@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -317,63 +313,6 @@ def test_open(cpu: CpuBackend, rng: np.random.Generator, ell: int) -> None:
         same(cpu.open_fold(table, lo, hi, r), REFERENCE.open_fold(table, lo, hi, r))
     with pytest.raises(ValueError, match="row indices"):
         cpu.open_fold(f, np.array([6]), np.array([0]), r)
-
-
-def test_thread_count_changes_nothing(cpu: CpuBackend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b, code = elements(rng, 2, 50_002), elements(rng, 2, 50_002), Code(F, 1024, 4096, 40)
-    messages, rho = elements(rng, 5, 1024), elements(rng, 5, 40)
-    salts = rng.integers(0, 256, (4096, 32), dtype=np.uint8)
-    results = []
-    for threads in ("1", "2", "3", "16"):
-        monkeypatch.setenv("VERILORA_THREADS", threads)
-        codeword = cpu.encode(code, messages, rho)
-        results.append((cpu.kmul(a, b), cpu.product_round(a, b), codeword, cpu.hash_columns(codeword, salts)))
-    for other in results[1:]:
-        same(results[0], other)
-
-
-def test_concurrent_callers_and_forked_children(cpu: CpuBackend, rng: np.random.Generator) -> None:
-    a, b = elements(rng, 2, 100_003), elements(rng, 2, 100_003)
-    expected = cpu.kmul(a, b)
-    with ThreadPoolExecutor(4) as pool:
-        for result in pool.map(lambda _: cpu.kmul(a, b), range(8)):
-            same(result, expected)
-    child = os.fork()
-    if child == 0:  # the parent's workers do not exist here
-        os._exit(0 if np.array_equal(cpu.kmul(a, b), expected) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_children_forked_while_other_threads_compute(cpu: CpuBackend, rng: np.random.Generator) -> None:
-    a, b = elements(rng, 2, 100_003), elements(rng, 2, 100_003)
-    expected, done = cpu.kmul(a, b), threading.Event()
-
-    def keep_busy() -> bool:
-        right = True
-        while not done.is_set():
-            right &= np.array_equal(cpu.kmul(a, b), expected)
-        return right
-
-    with ThreadPoolExecutor(2) as pool:
-        busy = [pool.submit(keep_busy) for _ in range(2)]
-        try:
-            for _ in range(10):  # whoever holds the pool of workers does not exist in the child
-                child = os.fork()
-                if child == 0:
-                    os._exit(0 if np.array_equal(cpu.kmul(a, b), expected) else 1)
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        finally:
-            done.set()
-        assert all(x.result() for x in busy)
-
-
-def test_workers_that_wait_take_no_processor_time(cpu: CpuBackend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VERILORA_THREADS", "4")
-    a, b = elements(rng, 2, 100_003), elements(rng, 2, 100_003)
-    cpu.kmul(a, b)
-    before = time.process_time()
-    time.sleep(1)
-    assert time.process_time() - before < 0.5  # one that spins would take the whole second
 
 
 def test_sums_carry(cpu: CpuBackend) -> None:
