@@ -214,6 +214,10 @@ def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
         replace(many, steps=steps + 1, loss_tokens=(1,) * (steps + 1), window_steps=4)
     with pytest.raises(VerificationError, match="manifest at steps"):
         replace(many, model=replace(manifest.model, layers=3))
+    two = SMALL | {"batch_size": 1 << 12, "gradient_accumulation": 2, "examples": 1 << 13}
+    assert replace(manifest, **two | {"parts": 1 << 12}).part_sequences == 2
+    with pytest.raises(VerificationError, match="manifest at parts: expected 1 … 4096"):
+        replace(manifest, **two | {"parts": 1 << 13})
     parted = SMALL | {"steps": steps // 4, "loss_tokens": (1,) * (steps // 4), "examples": 4}  # of two layers
     replace(manifest, **parted | {"batch_size": 2, "parts": 2})
     for batch_size in (3, 4):

@@ -286,6 +286,9 @@ def test_impossible_budgets(manifest: RunManifest, budget: int) -> None:
     with pytest.raises(VerificationError) as caught:
         commitment_layout(other, Name("x/0", 0))
     assert (caught.value.reason, caught.value.where) == ("manifest", "budgets.x")
+    for possible in (1, 12):
+        layout = commitment_layout(replace(manifest, budgets=manifest.budgets | {"x": possible}), Name("x/0", 0))
+        assert layout.code.blinding == possible * profile(manifest.profile).queries
 
 
 def test_budgets_of_the_manifest_are_complete(manifest: RunManifest) -> None:
