@@ -21,14 +21,16 @@ from tests.toy import EVEN, toy
 
 LONG = pytest.mark.attacks
 SIZES = {"sizes": EVEN, "layers": 2, "batch_size": 1, "gradient_accumulation": 2, "parts": 2, "sequence_length": 3, "examples": 8, "r": 1,
-         "target_modules": ("q_proj",), "seed": 8}
+         "target_modules": ("q_proj",), "seed": 11}
 FIRST, SECOND, UPDATE = ("layer", 1, 1, 1), ("layer", 1, 1, 2), ("update", 1, 1)
 A, B = "q_proj.lora_A", "q_proj.lora_B"
 
 
 @cache
 def run() -> Stage:
-    return Stage(toy(steps=2, window_steps=1, **SIZES))  # type: ignore[arg-type]
+    made = Stage(toy(steps=2, window_steps=1, **SIZES))  # type: ignore[arg-type]
+    assert all(made.arrays[f"gradient/1/{part}@1"][name].any() for part in (1, 2) for name in (A, B))
+    return made
 
 
 @cache
