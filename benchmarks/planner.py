@@ -24,8 +24,9 @@ from protocol.manifest import RunManifest
 from protocol.params import profile
 from protocol.statement import commitment_layout, task_list
 from prover.backend import select
+from prover.backend.memory import give_back
 from prover.cost.forecast import PARTS, Counted, forecast
-from prover.cost.machine import describe, give_back, resident_bytes
+from prover.cost.machine import describe, resident_bytes
 from prover.cost.rates import measure
 from prover.cost.work import Place
 

@@ -120,4 +120,5 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
         if not (array == ops.result(ops.load(inputs[key]))).all():
             raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")
     del by_index
+    context.backend.release()
     return TaskShape(graph, context.params.field), [x if x is None else context.backend.to_device(x) for x in drained(values)]

@@ -90,13 +90,20 @@ class _Running:
 
 
 class ProductBatchProver:
-    """Implements BatchProver; `claim` prepares an instance before its batch begins."""
+    """Implements BatchProver; `claim` prepares an instance before its batch begins. Without `keep` the first batch's tables are made
+    twice, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
 
-    def __init__(self, backend: Backend, values: Sequence[Any]) -> None:
-        self.backend, self.values = backend, values
-        self.prepared: dict[int, tuple[Any, Any, Ext]] = {}
+    def __init__(self, backend: Backend, values: Sequence[Any], keep: bool = True) -> None:
+        self.backend, self.values, self.keep = backend, values, keep
+        self.prepared: dict[int, tuple[tuple[Any, Any] | None, Ext]] = {}
 
     def claim(self, instance: Instance) -> Ext:
+        tables = self._tables(instance)
+        total = self.backend.kdot(*tables)
+        self.prepared[id(instance)] = (tables if self.keep else None), total
+        return total
+
+    def _tables(self, instance: Instance) -> tuple[Any, Any]:
         (a, b), shared = instance.factors, "".join(axis for axis, _, _ in instance.shared)
         left, right = (self.values[f.tensor.index][cells_of(f.box)] for f in (a, b))
         weights = {x: np.ascontiguousarray(w[:, slice(*instance.sides[x])]) for x, w in instance.by_axis.items() if x in instance.sides}
@@ -106,21 +113,20 @@ class ProductBatchProver:
             right = digit_factor(self.backend, instance, right)
         else:
             right = fold_factor(self.backend, right, b.axes, shared, weights, {})
-        tables = pad_axes(self.backend, left), pad_axes(self.backend, right)
-        total = self.backend.kdot(*tables)
-        self.prepared[id(instance)] = (*tables, total)
-        return total
+        return pad_axes(self.backend, left), pad_axes(self.backend, right)
 
     def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
         field, variables = self.backend.field, max(i.variables for i in instances)
         self.running = []
+        self.backend.release()
         self.passed, self.waiting_sum = field.one, field.zero  # Π(1 − r) so far; Σ coef·total of those that wait
         for instance, coef in zip(instances, coefs, strict=True):
-            a, b, total = self.prepared.pop(id(instance))
-            item = _Running(a, b, coef, variables - instance.variables, total)
+            tables, total = self.prepared.pop(id(instance))
+            item = _Running(*(tables or self._tables(instance)), coef, variables - instance.variables, total)
             self.running.append(item)
             if item.waiting:
                 self.waiting_sum = self.waiting_sum + coef * total
+        self.keep = True
         self._advance(None)
 
     def _advance(self, r: Ext | None) -> None:

@@ -99,6 +99,7 @@ class OpeningProverImpl:
         variables = max(c.layout.variables for c in self.commitments)
         self.running = []
         for role, c in zip(self.roles, self.commitments, strict=True):
+            self.backend.release()
             w = self._weights(role, c, weights)
             waiting, total = variables - c.layout.variables, field.zero
             if waiting:  # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
@@ -158,6 +159,7 @@ class OpeningProverImpl:
                 item.waiting, item.coef = item.waiting - 1, item.coef * (1 - r)
             elif r is not None and item.pairs is not None:
                 merged, low, high = item.pairs
+                backend.release()
                 item.w = backend.open_fold(item.w, low, high, r)  # one after the other: this is where a task's memory peaks
                 item.f = backend.open_fold(item.f, low, high, r)
                 item.index, item.row_bits, item.pairs, ready = merged, item.row_bits - 1, None, True

@@ -94,9 +94,10 @@ class TaskProverImpl:
         masks = Masks.draw(stream, layout.code, tail_count(layouts), blinding)
         self.tails = masks.tails
         self.witness = commit(backend, layout, tensors, seed, masks.codewords(backend))
-        self.batch = ProductBatchProver(backend, self.values)
+        self.batch = ProductBatchProver(backend, self.values, keep=len(shape.plans) < 2)
         roles = [role for role, _ in inputs] + [WITNESS]
         self.opening = OpeningProverImpl(backend, roles, [data for _, data in inputs] + [self.witness], masks, spend)
+        self.tree: FractionTreeProver | None = None
 
     def _pad_products(self) -> U64:
         """Products of pads, and A·B at the further points, as protocol/schedule/triples.py wants them committed."""
@@ -113,7 +114,9 @@ class TaskProverImpl:
         return self.witness.root
 
     def start_tree(self, number: int, fingerprint: Fingerprint) -> None:
-        self.tree = FractionTreeProver(self.backend, self.shape.plans[number], self.values, self.counts[number])  # frees the last one
+        self.tree = None  # frees the last one
+        self.backend.release()
+        self.tree = FractionTreeProver(self.backend, self.shape.plans[number], self.values, self.counts[number])
         self.tree.build(fingerprint)
 
     def claim(self, instance: Instance) -> Ext:

@@ -40,6 +40,9 @@ class Backend(Protocol):
     def to_host(self, a: Any) -> Any:
         """The NumPy array of an array of `xp`; a NumPy array as it is."""
 
+    def release(self) -> None:
+        """A phase begins whose arrays are other ones: what the last one left free may go back to the system."""
+
     def embed(self, x: I64) -> U64:
         """Signed integers to F, any shape."""
 

@@ -70,6 +70,9 @@ class DeviceArrays(DenseLeaves):
     def to_host(self, a: Any) -> Any:
         return self.xp.asnumpy(a)
 
+    def release(self) -> None:
+        """Nothing: the pool finds its arrays again."""
+
     def _settled(self, table: Any) -> Any:
         """A table that a fold or a layer left, on the host if it is small."""
         return self.to_host(table) if table.shape[1] <= self.hand_over else table

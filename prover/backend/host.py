@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from protocol.field import U64, Ext, Field
-from prover.backend.memory import host_memory, kept_bytes
+from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
 
 
@@ -24,6 +24,12 @@ class HostArrays:
 
     def to_host(self, a: Any) -> Any:
         return a
+
+    def release(self) -> None:
+        """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of its
+        memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
+        if host_resident() > host_memory() // 2:
+            give_back()
 
     def embed(self, x: Any) -> U64:
         return self.field.embed(x)

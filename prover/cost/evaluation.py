@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Hint, Input, Linear, OneHot, Operation, Product, Tensor
 from prover.cost.work import Work, contracted
-from prover.witness.task import read_by_proof
+from prover.witness.task import read_by_proof, stepwise
 
 VISIT = 3  # a tensor put in order, looked up, dropped, in calls
 BOUNDS = 4  # calls for the extent of a tensor, which is read once
@@ -19,11 +19,6 @@ HINTS = {
     "round_shift": (4, 4),
 }
 OTHER_HINT = (6, 4)
-
-
-def stepwise(graph: Graph) -> bool:
-    """A layer's: the update of one step is the adapter of the next, so values are cyclic over the steps of a window."""
-    return any(isinstance(op, Committed) and op.commitment == "state_out" for op in graph.ops)
 
 
 def steps(graph: Graph) -> int:

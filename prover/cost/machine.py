@@ -6,13 +6,12 @@
 Called by tasks/plan.py and benchmarks/.
 """
 
-import ctypes
 import resource
 from pathlib import Path
 
 import torch
 
-from prover.backend.memory import host_memory, text_of
+from prover.backend.memory import host_memory, host_resident, text_of
 
 
 def memory_bytes(backend: str) -> int:
@@ -45,19 +44,11 @@ def reset_peak(backend: str) -> None:
         return  # not Linux: the peak stays that of the whole process
 
 
-def give_back() -> None:
-    """Let the system have what the heap holds free, where it can: what is resident then is in use."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
-
-
 def resident_bytes(backend: str) -> int:
     """In use now: before a task, what the program itself takes."""
     if backend == "cuda":
         return peak_bytes(backend)
-    pages = text_of("/proc/self/statm").split()
-    return int(pages[1]) * resource.getpagesize() if pages else peak_bytes(backend)
+    return host_resident() or peak_bytes(backend)
 
 
 def describe(count: float) -> str:

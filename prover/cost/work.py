@@ -28,7 +28,7 @@ from protocol.schedule.task import TaskShape
 from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
-from prover.witness.task import read_by_proof
+from prover.witness.task import read_by_proof, stepwise
 
 WORD = 8  # bytes of an element of F, and of an integer
 COLUMN = 8  # products in F that checking a cell of an opened column comes to: decoded, hashed, in two inner products
@@ -93,11 +93,12 @@ def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequenc
     """Everything from the witness commitment to the last column, inputs committed beforehand."""
     every, code = [*inputs, shape.witness_layout(params)], params.code(1)
     trees = shape.plans
+    folded = claims.instances + (list(claims.batches[0]) if len(trees) > 1 and claims.batches else [])  # prover/argument/batch.py
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
     return witness_work(shape, params) + Work(
         leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
         blocks=sum(len(p.blocks) for p in trees),
-        folded=sum(_inside(f) for i in claims.instances for f in i.factors), instances=len(claims.instances),
+        folded=sum(_inside(f) for i in folded for f in i.factors), instances=len(folded),
         tables=sum(2 << i.variables for i in claims.instances),
         product_rounds=sum(i.variables for i in claims.instances),
         weighted=sum(sizes[place] + sum(cells) for place, cells in claims.slots.items()), slots=sum(map(len, claims.slots.values())),
@@ -169,7 +170,6 @@ def task_memory(
     every, read = [*inputs, witness], read_by_proof(graph)
     given = {"input tensors": WORD * sum(t.cells for t in read if isinstance(graph.ops[t.index], Input))}
     committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
-    own = WORD * sum(t.cells for t in committed)
     tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
@@ -179,11 +179,11 @@ def task_memory(
     products = {"product tables": max((_tables(b) for b in claims.batches), default=0)}
     opening = {"opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells))}
     tree = _tree(shape.plans, place, sum(products.values()) + sum(opening.values()))
+    evaluated = {"values alive at a time": WORD * most_alive(graph, read, committed if stepwise(graph) else [])}
+    if stepwise(graph):
+        evaluated["committed values"] = WORD * sum(t.cells for t in committed)
     return Memory({
-        "evaluate": given | held | {
-            "committed values": own, "values alive at a time": WORD * most_alive(graph, read, committed),
-            "contraction": _contraction(graph),
-        },
+        "evaluate": given | held | evaluated | {"contraction": _contraction(graph)},
         "commit": tensors | kept,
         "tree": tensors | kept | tree | {"columns of a lookup": lookups},
         "products": tensors | kept | products,

@@ -43,6 +43,11 @@ def read_by_proof(graph: Graph) -> list[Tensor]:
     return [t for t in graph.tensors if t.index in found]
 
 
+def stepwise(graph: Graph) -> bool:
+    """With updates: that of one step is the adapter of the next, so values are cyclic over the steps of a window."""
+    return any(isinstance(op, Committed) and op.commitment == "state_out" for op in graph.ops)
+
+
 def outputs(graph: Graph, values: Mapping[int, IntArray]) -> dict[tuple[str, str], IntArray]:
     """(role, tensor name) → array of everything committed outside the witness whose value is there."""
     found = {}
@@ -83,7 +88,7 @@ def task_values(
     ops = ops or TorchOps()
     graph = build(manifest, kind, window, layer, part=part)
     given: dict[int, Any] = {}
-    if kind == ("layer" if manifest.parts == 1 else "update") and window is not None and isinstance(layer, int):
+    if stepwise(graph) and window is not None and isinstance(layer, int):
         given = _committed_by_step(manifest, kind, window, layer, inputs, ops)
     wanted = graph.tensors if every else read_by_proof(graph)
     values = evaluate(graph, inputs, wanted, ops, given, 0 if window is None else window.first)

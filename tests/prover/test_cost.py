@@ -23,18 +23,19 @@ from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
 from prover.argument.batch import ProductBatchProver
 from prover.backend import select
+from prover.backend.memory import give_back
 from prover.commitment.commit import commit
 from prover.cost.bound import bound
 from prover.cost.claims import record_claims
-from prover.cost.evaluation import evaluation_work, graphs_built, stepwise
+from prover.cost.evaluation import evaluation_work, graphs_built
 from prover.cost.forecast import PARTS, Counted, forecast
-from prover.cost.machine import give_back, memory_bytes, peak_bytes, reset_peak, resident_bytes
+from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
 from prover.cost.phases import timed_proof
 from prover.cost.rates import FREE, fit, measure, sample
 from prover.cost.tally import CALL, Algebra, TallyField
 from prover.cost.work import EVERYTHING, Memory, Place, Work, commitment_work, padded_cells, task_memory
 from prover.executor.torch_ops import TorchOps
-from prover.witness.task import read_by_proof, task_values
+from prover.witness.task import read_by_proof, stepwise, task_values
 from tests.support.stage import Case, Stage, seed
 from tests.toy import toy
 
