@@ -87,18 +87,13 @@ class Stage:
 
     def arrays(self, name: Name) -> dict[str, IntArray]:
         """The tensors of a commitment of this step."""
-        kind, _, number = name.base.partition("/")
-        if kind == "dataset":
+        if name.kind == "dataset":
             return {"tokens": self.ready.tokens, "mask": self.ready.mask}
-        if kind in ("base", "embedding", "head"):
+        if name.kind in ("base", "embedding", "head"):
             return dict(self.ready.base[name.base])
-        layer, trace = int(number), self.trace
-        return {
-            "x": lambda: {"x": trace.x[layer]}, "dx": lambda: {"dx": trace.dx[layer]}, "state": lambda: trace.state_out[layer],
-            "delivered": lambda: trace.delivered[layer],
-        }[kind]()
+        return dict(self.trace.commitments(0, self.manifest.part_numbers)[name])
 
-    def tasks(self, kinds: tuple[str, ...] = ("embed", "layer", "head")) -> list[Task]:
+    def tasks(self, kinds: tuple[str, ...] = ("embed", "layer", "update", "head")) -> list[Task]:
         return [task for task in task_list(self.manifest) if task.kind in kinds]
 
     def prove(self, task: Task) -> Measured:
@@ -115,9 +110,11 @@ class Stage:
         given = {(role, key): array for role, (_, tensors) in arrays.items() for key, array in tensors.items()}
         start = clock()
         ops = ops_beside(self.backend.name)
-        graph, found = task_values(self.manifest, task.kind, StepRange(0, 1) if task.window >= 0 else None, task.subject, given, ops)
+        window = StepRange(0, 1) if task.window >= 0 else None
+        graph, found = task_values(self.manifest, task.kind, window, task.subject, given, ops, part=task.part)
         check(graph, dict(enumerate(found)), ops if ops.keep else None)
         values = [x if x is None else self.backend.to_device(x) for x in drained(found)]
+        self.backend.release()
         seconds["evaluate"] = clock() - start
         shape = TaskShape(graph, self.backend.field)
         published = {p.name: self.backend.to_host(values[p.tensor.index]) for p in graph.published}

@@ -9,13 +9,10 @@ there. Called by flows/work.py.
 """
 
 import time
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable
 
 from protocol.encoding import canonical_json, parse_canonical
 from protocol.manifest import base_commitments
-from protocol.relation.graph import IntArray
 from protocol.statement import Name, part_of, standing
 from prover.executor.evaluate import RangeOverflow
 from prover.executor.trainer import WindowTrace
@@ -51,7 +48,7 @@ def train_window(context: RunContext, window: int, progress: Callable[[int, floa
     if fresh:
         started = time.monotonic()
         trace = _run(context, window, progress)
-        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in outputs(trace, window, context.manifest.part_numbers).items()}
+        roots = {str(n): context.commit(n, arrays).hex() for n, arrays in trace.commitments(window, context.manifest.part_numbers).items()}
         roots |= {str(n): context.commit(n, context.tensors(Name(n.base))).hex() for n in copies(context, window)}
         milliseconds = int(1000 * (time.monotonic() - started))
         fresh = private.create(name, canonical_json({"roots": roots, "milliseconds": milliseconds}))
@@ -86,22 +83,6 @@ def copies(context: RunContext, window: int) -> list[Name]:
     """The start commitments that are rotated before a window."""
     found = [standing(context.manifest, base, window) for base in base_commitments(context.manifest.model)]
     return [name for name in found if name.window == window]
-
-
-def outputs(trace: WindowTrace, window: int, parts: tuple[int, ...]) -> dict[Name, Mapping[str, IntArray]]:
-    """The tensors of every commitment that a window adds; `parts` as the manifest numbers them."""
-    found: dict[Name, Mapping[str, IntArray]] = {}
-    for kind, layers in (("x", trace.x), ("dx", trace.dx)):
-        for n, whole in layers.items():
-            found |= {part_of(f"{kind}/{n}", p, window): {kind: x} for p, x in zip(parts, np.split(whole, len(parts), axis=1), strict=True)}
-    found |= {Name(f"state/{n}", window + 1): state for n, state in trace.state_out.items()}
-    found |= {Name(f"adapter/{n}", window): adapter for n, adapter in trace.adapters.items()}
-    found |= {part_of(f"gradient/{n}", p, window): gradient for (n, p), gradient in trace.gradients.items()}
-    found |= {part_of("loss", p, window): sums for p, sums in trace.sums.items()}
-    found |= {Name(f"norm/{n}", window): {"n": norm} for n, norm in trace.norms.items()}
-    if trace.clip is not None:
-        found[Name("clip", window)] = {"factor": trace.clip}
-    return found | {Name(f"delivered/{n}", window + 1): arrays for n, arrays in trace.delivered.items() if arrays}
 
 
 def _run(context: RunContext, window: int, progress: Callable[[int, float], None] | None) -> WindowTrace:

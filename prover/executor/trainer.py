@@ -16,6 +16,7 @@ from protocol.manifest import RunManifest, StepRange
 from protocol.relation.graph import Committed, Graph, IntArray, Tensor
 from protocol.relation.model import build
 from protocol.relation.update import MATRICES
+from protocol.statement import Name, part_of
 from prover.executor.evaluate import Ops, evaluate
 from prover.executor.torch_ops import TorchOps
 
@@ -44,6 +45,22 @@ class WindowTrace:
     adapters: dict[int, dict[str, IntArray]] = field(default_factory=dict)
     gradients: dict[tuple[int, int], dict[str, IntArray]] = field(default_factory=dict)
     sums: dict[int, dict[str, IntArray]] = field(default_factory=dict)
+
+    def commitments(self, window: int, parts: tuple[int, ...]) -> dict[Name, Mapping[str, IntArray]]:
+        """The tensors of every commitment that a window adds by training; `parts` as the manifest numbers them."""
+        found: dict[Name, Mapping[str, IntArray]] = {}
+        for kind, layers in (("x", self.x), ("dx", self.dx)):
+            for n, whole in layers.items():
+                of_parts = zip(parts, np.split(whole, len(parts), axis=1), strict=True)
+                found |= {part_of(f"{kind}/{n}", p, window): {kind: x} for p, x in of_parts}
+        found |= {Name(f"state/{n}", window + 1): state for n, state in self.state_out.items()}
+        found |= {Name(f"adapter/{n}", window): adapter for n, adapter in self.adapters.items()}
+        found |= {part_of(f"gradient/{n}", p, window): gradient for (n, p), gradient in self.gradients.items()}
+        found |= {part_of("loss", p, window): sums for p, sums in self.sums.items()}
+        found |= {Name(f"norm/{n}", window): {"n": norm} for n, norm in self.norms.items()}
+        if self.clip is not None:
+            found[Name("clip", window)] = {"factor": self.clip}
+        return found | {Name(f"delivered/{n}", window + 1): arrays for n, arrays in self.delivered.items() if arrays}
 
 
 @dataclass

@@ -34,7 +34,6 @@ from storage.log import LogPublisher
 from storage.models import NONE, CommitmentRow, EventRow, ProofRow, RunRow, StatementRow
 from storage.object_store import open_object_store
 from storage.private import open_private_store
-from tasks.train import outputs
 from tests.toy import Toy, toy
 
 
@@ -97,7 +96,7 @@ def build_run(folder: Path) -> Built:
         trace = trainer.run_window(window, state)
         state = trace.state_out
         losses.append(trace.loss)
-        arrays |= {name: dict(tensors) for name, tensors in outputs(trace, w, manifest.part_numbers).items()}
+        arrays |= {name: dict(tensors) for name, tensors in trace.commitments(w, manifest.part_numbers).items()}
     for name in arrays:
         if name not in data:
             put(name)

@@ -18,7 +18,6 @@ from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps
 from prover.executor.trainer import State, Trainer, WindowTrace
 from prover.witness.task import outputs, task_values
-from tasks.train import outputs as written
 from tests.toy import EVEN, Toy, toy, toy_optimizer
 
 torch.set_num_threads(1)  # on a busy machine two spinning threads are slower than one
@@ -33,7 +32,7 @@ def trainer_of(t: Toy, reference: bool = False) -> Trainer:
 def boundary(t: Toy, window: int, trace: WindowTrace, state: State) -> dict[str, Mapping[str, IntArray]]:
     """By name what a window's tasks read and write."""
     found = t.base | {"dataset": {"tokens": t.tokens, "mask": t.mask}} | {f"state/{n}@{window}": arrays for n, arrays in state.items()}
-    return found | {str(name): arrays for name, arrays in written(trace, window, t.manifest.part_numbers).items()}
+    return found | {str(name): arrays for name, arrays in trace.commitments(window, t.manifest.part_numbers).items()}
 
 
 def task_inputs(task: Task, arrays: Mapping[str, Mapping[str, IntArray]]) -> Inputs:

@@ -26,7 +26,6 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
 from prover.witness.task import task_values
-from tasks.train import outputs
 from tests.support.cuda.emulated import emulated
 from tests.toy import Toy
 
@@ -74,7 +73,7 @@ class Stage:
         for w, window in enumerate(manifest.windows()):
             trace = trainer.run_window(window, state)
             state = trace.state_out
-            self.arrays |= {str(name): dict(a) for name, a in outputs(trace, w, manifest.part_numbers).items()}
+            self.arrays |= {str(name): dict(a) for name, a in trace.commitments(w, manifest.part_numbers).items()}
         for name in {name for task in task_list(manifest) for _, name in task.commitments}:  # copies hold what the start holds
             if str(name) not in self.arrays:
                 self.arrays[str(name)] = self.arrays[name.base]
