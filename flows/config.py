@@ -175,7 +175,7 @@ class OrchestrationConfig(BaseModel):
         default=EMBEDDED, description=f"{EMBEDDED} (threads of this process) or the name of a Prefect work pool, as gpu-provers")
     workers: Int = Field(default=64, ge=1, le=4096, description="an integer from 1 to 4096: the pool's workers that this run may use")
     priority: Literal["high", "normal", "low"] = Field(default="normal", description="high, normal or low: the pool's work queue")
-    backlog: Int = Field(default=4, ge=1, le=512, description="an integer from 1 to 512: windows trained ahead of their proofs")
+    backlog: Int = Field(default=4, ge=0, le=512, description="an integer from 0 to 512: windows trained ahead of their proofs")
     patience: Int = Field(
         default=1800, ge=10, le=604800, description="an integer from 10 to 604800: seconds after which a proof counts as stuck")
 

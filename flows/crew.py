@@ -41,6 +41,8 @@ class Crew(Protocol):
 
     def wait(self, behind: int) -> None: ...
 
+    def finish(self) -> None: ...
+
     def dismiss(self) -> None: ...
 
 
@@ -67,12 +69,18 @@ class Threads:
 
     def wait(self, behind: int) -> None:
         """Until statements of at most `behind` windows are left; raises what a proof raised."""
+        while len({window for window, _ in self._futures.values() if window >= 0}) > behind:
+            self._result()
+
+    def finish(self) -> None:
+        """Until every statement that was offered is proved; raises what a proof raised."""
         while self._futures:
-            if behind and len({window for window, _ in self._futures.values() if window >= 0}) <= behind:
-                return
-            identity, (_, future) = next(iter(self._futures.items()))  # submitted first
-            future.result()
-            del self._futures[identity]
+            self._result()
+
+    def _result(self) -> None:
+        identity, (_, future) = next(iter(self._futures.items()))  # submitted first
+        future.result()
+        del self._futures[identity]
 
     def dismiss(self) -> None:
         """Queued proofs give up."""
@@ -119,10 +127,18 @@ class Pool:
 
     def wait(self, behind: int) -> None:
         """Until statements of at most `behind` windows are left; RunError if the pool cannot go on."""
-        while not (self.backlog.finished or (behind and self.backlog.behind <= behind)):
-            self.offer()
-            time.sleep(POLL_SECONDS)
-            self._refresh()
+        while self.backlog.behind > behind:
+            self._poll()
+
+    def finish(self) -> None:
+        """Until the whole run is proved; RunError if the pool cannot go on."""
+        while not self.backlog.finished:
+            self._poll()
+
+    def _poll(self) -> None:
+        self.offer()
+        time.sleep(POLL_SECONDS)
+        self._refresh()
 
     def dismiss(self) -> None:
         """Cancel this run's shifts, those that wait and those that work."""

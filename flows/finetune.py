@@ -2,7 +2,8 @@
 
 Windows are trained one after the other; their proofs are made meanwhile by threads of this process or by any free worker of a pool
 (flows/crew.py). In this process proofs run one at a time, because a proof's kernels use all cores already (VERILORA_PROOFS sets
-another number; each proof needs its own memory). Training waits when `orchestration.backlog` windows are trained but not proved.
+another number; each proof needs its own memory). Training waits when more than `orchestration.backlog` windows are trained but not
+proved; with 0 no window is trained while another one is proved.
 Everything that counts is appended to the ledger by the tasks themselves, so a flow that died is simply started again. Called by
 `verilora run` and by Prefect deployments.
 """
@@ -55,7 +56,7 @@ def finetune(config_path: str) -> str:
                 crew.wait(session.config.orchestration.backlog)
                 train(config_path, window)
                 crew.offer()
-            crew.wait(0)
+            crew.finish()
         except BaseException:
             crew.dismiss()
             raise

@@ -65,7 +65,14 @@ def test_training_waits_for_windows_that_are_behind(monkeypatch: pytest.MonkeyPa
     threads.wait(2)
     assert done == ["-1/0", "-1/1", "0/0", "0/1"]
     threads.wait(0)
-    assert len(done) == len(set(done)) == 8
+    assert [identity for identity in done if identity >= "0"] == ["0/0", "0/1", "1/0", "1/1", "2/0", "2/1"]
+    backlog.proved |= set(done)
+    backlog.all["-1/9"] = SimpleNamespace(window=-1)
+    threads.offer()
+    threads.wait(0)
+    assert "-1/9" not in done
+    threads.finish()
+    assert len(done) == len(set(done)) == 9
 
 
 def test_what_a_proof_raises_reaches_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +83,7 @@ def test_what_a_proof_raises_reaches_the_flow(monkeypatch: pytest.MonkeyPatch) -
     threads = crew.Threads(session(), "run.yaml", cast(Backlog, FakeBacklog(1)))
     threads.offer()
     with pytest.raises(RunError, match="no"):
-        threads.wait(0)
+        threads.finish()
 
 
 class Server:
@@ -183,7 +190,7 @@ def test_a_pool_without_workers_is_named_after_a_while(server: Server) -> None:
     server.workers = 0
     made = pool(FakeBacklog(1), patience=10)
     with pytest.raises(RunError, match="verilora worker gpu-provers"):
-        made.wait(0)
+        made.finish()
     assert crew.LEAST_WAIT < server.clock < crew.LEAST_WAIT + 10 and server.alive == 1
 
 
@@ -222,12 +229,12 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(server: Server) -> None:
             backlog.trained, backlog.proved = 1, set(backlog.all)
 
     server.at_sleep = back
-    made.wait(0)
+    made.finish()
     server.at_sleep = lambda: None
     made = pool(FakeBacklog(1), patience=10)
     server.fault = httpx.ConnectError("refused")
     with pytest.raises(RunError, match="Prefect server does not answer .ConnectError.*start the server"):
-        made.wait(0)
+        made.finish()
     made.dismiss()  # does not hide it
 
 
