@@ -2,6 +2,7 @@
 
     python -m benchmarks.planner                       tasks of one step, from narrow to wide: processor seconds, peak memory, proof bytes
     python -m benchmarks.planner --real                memory of the tasks of 1.1B, 7B and 13B at 512 and 2,048 tokens, by what takes it
+                    … --sequences 4 --parts 4          of steps of four such sequences, in four parts
 
 Every measurement is a process of its own. Times are processor time, foretold and measured under the same load: each part is the least of
 REPEATS, as rates are the least of a few runs.
@@ -22,7 +23,7 @@ from benchmarks.shapes import SHAPES, Shape
 from benchmarks.stage import foretold, stage
 from protocol.manifest import RunManifest
 from protocol.params import profile
-from protocol.statement import commitment_layout, task_list
+from protocol.statement import commitment_layout, opening_counts, task_list
 from prover.backend import select
 from prover.backend.memory import give_back
 from prover.cost.forecast import PARTS, Counted, forecast
@@ -94,10 +95,12 @@ def real_manifest(name: str, tokens: int) -> RunManifest:
     return replace(small, model=model, sequence_length=tokens, exponents=exponents, loss_tokens=(tokens,))
 
 
-def real(name: str, tokens: int) -> None:
+def real(name: str, tokens: int, sequences: int, parts: int) -> None:
     """Memory of every kind of task on a GPU of the size that should do."""
-    manifest = real_manifest(name, tokens)
-    for kind in ("layer", "head", "embed"):
+    one = real_manifest(name, tokens)
+    manifest = replace(one, batch_size=sequences, examples=sequences, parts=parts, loss_tokens=(sequences * tokens,))
+    manifest = replace(manifest, budgets=opening_counts(manifest))
+    for kind in ("layer", *(["update"] if parts > 1 else []), "head", "embed"):
         task = next(t for t in task_list(manifest) if t.kind == kind)
         params = profile(manifest.profile)
         counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
@@ -115,11 +118,13 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=len(POINTS), help="so many of the points")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--real", action="store_true", help="instead: the memory of real shapes")
+    parser.add_argument("--sequences", type=int, default=1, help="of a step of real shapes")
+    parser.add_argument("--parts", type=int, default=1, help="that share them")
     arguments = parser.parse_args()
     if arguments.real:
         for name in SHAPES:
             for tokens in (512, 2048):
-                real(name, tokens)
+                real(name, tokens, arguments.sequences, arguments.parts)
         return
     if arguments.one:
         *sizes, kind = arguments.one
