@@ -211,7 +211,7 @@ def estimate(config_path: str, device: str = "auto", memory: int | None = None) 
             raise PlanError(f"--device {device}: not on this machine ({error}); with --memory SIZE it can be planned for") from error
         backend = None
     room = Room.here(backend) if backend else Room(device, 0, 0)
-    found = draft(request, plan_key(request), room=room if memory is None else replace(room, limit=memory)).estimate
+    found = draft(request, plan_key(request), room=room if memory is None else replace(room, limit=memory, memory=0)).estimate
     return found, device_rates(backend, found.profile) if backend else None
 
 

@@ -55,15 +55,19 @@ class Draft:
 
 @dataclass(frozen=True)
 class Room:
-    """Memory of a backend's device to plan for, and what of it the program itself takes."""
+    """Memory of a backend's device to plan for, and what of it the program itself takes; `memory` is all that the device has, if that
+    is more."""
 
     backend: str
     limit: int
     program: int
+    memory: int = 0
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        return Room(backend.name, memory_bytes(backend.name), resident_bytes(backend.name))
+        """A tenth of a host is left to other programs and to holes in the heap, which are not counted (docs/log.md)."""
+        memory = memory_bytes(backend.name)
+        return Room(backend.name, memory if backend.name == "cuda" else memory * 9 // 10, resident_bytes(backend.name), memory)
 
 
 def draft(
@@ -90,7 +94,7 @@ def draft(
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
-        place = Place.of(room.backend, room.limit) if room else EVERYTHING
+        place = Place.of(room.backend, room.memory or room.limit) if room else EVERYTHING
 
         @cache
         def estimated(parts: int) -> Estimate:

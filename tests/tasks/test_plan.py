@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -169,6 +170,13 @@ def test_a_rotated_run_is_proved_and_its_chain_holds(tmp_path: Path) -> None:
 def test_what_cannot_be_run_is_refused(request_: RunRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         draft(replace(request_, **change), "key")
+
+
+def test_a_host_is_not_planned_to_its_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.plan.memory_bytes", lambda name: 1000)
+    monkeypatch.setattr("tasks.plan.resident_bytes", lambda name: 7)
+    rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "reference", "cuda")]  # type: ignore[arg-type]
+    assert [(room.limit, room.memory, room.program) for room in rooms] == [(900, 1000, 7), (900, 1000, 7), (1000, 1000, 7)]
 
 
 def test_a_step_is_divided_among_as_few_parts_as_fit(request_: RunRequest) -> None:
