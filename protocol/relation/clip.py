@@ -6,7 +6,7 @@
 
 D and M have f_N/2 + 6 fractional bits; max(D, M) is committed: not below either and equal to one of them. n_l and φ
 are commitments of their own, norm/{l} and clip, so they stay secret. f_N is the provider's choice, so it is bounded from below: all
-rows that round to 0 together have a norm of at most 8·M, else no gradient might ever be clipped. Called by layer.py and model.py.
+rows that round to 0 together have a norm of at most 8·M, else no gradient might ever be clipped. Called by layer.py, parts.py and model.py.
 """
 
 from collections.abc import Sequence
