@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -73,11 +73,12 @@ class Form:
     @staticmethod
     def combination(field: Field, parts: "Sequence[tuple[Ext, Form]]") -> "Form":
         """Σ coef·form."""
-        const, terms = field.zero, dict[Cell, Ext]()
+        const, one, terms = field.zero, field.one, dict[Cell, Ext]()
         for coef, form in parts:
             const = const + form.const * coef
             for cell, value in form.terms.items():
-                terms[cell] = terms[cell] + value * coef if cell in terms else value * coef
+                term = coef if value is one else value * coef  # most forms are messages
+                terms[cell] = terms[cell] + term if cell in terms else term
         return Form(const, terms)
 
     def scale(self, factor: Ext) -> "Form":
@@ -85,6 +86,16 @@ class Form:
 
 
 Values: TypeAlias = Sequence[Ext]
+
+
+class RoundProver(Protocol):
+    """The prover's side of one sumcheck."""
+
+    def round(self) -> tuple[Ext, Ext]:
+        """(g(1), g(2)) of the current round polynomial."""
+
+    def bind(self, r: Ext) -> None:
+        """Fix the current variable to r."""
 
 
 class Channel(ABC):
@@ -139,15 +150,22 @@ class Channel(ABC):
 
     def secrets(self, tag: str, count: int, produce: Callable[[], Values], pool: str = "pad") -> list[Form]:
         """Send `count` secrets under fresh pads of `pool` ("pad", or "tail" for the opening's own messages)."""
-        start = self.tails if pool == "tail" else self.pads
+        start = self.take(pool, count)
         cells: list[Cell] = [(pool, start + i) for i in range(count)]
-        if pool == "tail":
-            self.tails += count
-        else:
-            self.pads += count
         data = self.clear_bytes(tag, 16 * count, lambda: self._hide(produce(), cells))
         one, read = self.field.one, self.field.ext_from_bytes
         return [Form(read(data[16 * i : 16 * i + 16], tag), {cell: one}) for i, cell in enumerate(cells)]
+
+    def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> list[tuple[Ext, list[Form]]]:
+        """Rounds of a sumcheck: (g(1), g(2)) as secrets, then the challenge, to which a prover binds."""
+        self.rounds += rounds
+        out = []
+        for _ in range(rounds):
+            sent = self.secrets(tag, 2, lambda: prover.round() if prover else (), pool)
+            out.append((self.challenge(tag), sent))
+            if prover:
+                prover.bind(out[-1][0])
+        return out
 
     def multiply(self, x: Form, y: Form) -> Form:
         """The product of two forms, each one pad plus a constant (that is, as `secrets` returned them)."""
@@ -158,10 +176,14 @@ class Channel(ABC):
         terms["product", len(self.products) - 1] = self.field.one
         return Form(x.const * y.const, terms)
 
-    def fresh_pad(self) -> int:
-        """A pad that masks no message (the masking triple)."""
-        self.pads += 1
-        return self.pads - 1
+    def take(self, pool: str, count: int) -> int:
+        """The next `count` pads of a pool are used: the first of them."""
+        used = self.tails if pool == "tail" else self.pads
+        if pool == "tail":
+            self.tails += count
+        else:
+            self.pads += count
+        return used
 
     # challenges ----------------------------------------------------------------------------------
 

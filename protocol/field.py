@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,11 @@ class Field:
         """The scalar c0 + c1·X; any integers, reduced."""
         return Ext(c0 % self.p, c1 % self.p, self)
 
-    @property
+    @cached_property
     def zero(self) -> Ext:
         return Ext(0, 0, self)
 
-    @property
+    @cached_property
     def one(self) -> Ext:
         return Ext(1, 0, self)
 
@@ -200,6 +201,21 @@ class Field:
         half = a.shape[1] // 2
         low, high = a[:, :half], a[:, half:]
         return self.add(low, self.kscale(self.sub(high, low), r))
+
+    def sumcheck_weights(self, point: list[Ext], eq_point: list[Ext] | None) -> list[Ext]:
+        """[k, c_1, c_2, …]: after rounds with these challenges the claim is k·claim + Σ c_i·(message i), as protocol/schedule/sumcheck.py
+        has it; a round's messages are g(1) and g(2)."""
+        half, factor, out = self.p // 2 + 1, self.one, list[Ext]()
+        for i in reversed(range(len(point))):
+            r, square = point[i], point[i] * point[i]
+            l1, l2 = r + r - square, (square - r) * half  # r(2 − r), r(r − 1)/2
+            k = w1k = 1 - l1 - l2  # (r − 1)(r − 2)/2: Lagrange's polynomials add up to 1
+            if eq_point:
+                k = k * (1 - eq_point[i]).inverse()
+                w1k = k * eq_point[i]
+            out += [l2 * factor, (l1 - w1k) * factor]  # g(0) = (claim − w1·g(1))/w0
+            factor = factor * k
+        return [factor, *reversed(out)]
 
     # ---- canonical bytes: words big-endian, 8 bytes each; K elements as c0, c1 ------------------------------------
 

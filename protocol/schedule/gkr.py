@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from protocol.channel import Channel, Form
+from protocol.channel import Channel, Form, RoundProver
 from protocol.errors import VerificationError
 from protocol.field import U64, Ext
 from protocol.schedule.constraints import ConstraintSystem
-from protocol.schedule.sumcheck import RoundProver, sumcheck
+from protocol.schedule.sumcheck import sumcheck
 
 
 class TreeProver(RoundProver, Protocol):

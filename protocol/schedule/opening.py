@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from protocol import merkle
-from protocol.channel import Channel, Form
+from protocol.channel import Channel, Form, RoundProver
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
@@ -28,7 +28,7 @@ from protocol.layout import CommitmentLayout
 from protocol.relation.graph import WITNESS
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
 from protocol.schedule.gkr import as_point
-from protocol.schedule.sumcheck import RoundProver, sumcheck
+from protocol.schedule.sumcheck import sumcheck
 
 AT_ONCE = 1 << 16  # entries of weight vectors multiplied in one call
 EXTRA_ROWS = 6  # R1, P', R2 over K: two rows over F each

@@ -17,14 +17,14 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from protocol.channel import Channel, Form
+from protocol.channel import Channel, Form, RoundProver
 from protocol.field import U64, Ext, Field
 from protocol.layout import bits_of
 from protocol.relation.graph import Graph, OneHot, Product, Tensor
 from protocol.schedule.claims import Claim, within
 from protocol.schedule.constraints import Box, Weights
 from protocol.schedule.gkr import as_point
-from protocol.schedule.sumcheck import RoundProver, sumcheck
+from protocol.schedule.sumcheck import sumcheck
 
 Side: TypeAlias = tuple[int, int, int]  # (length of an axis, start, stop)
 

@@ -32,7 +32,7 @@ def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
 def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[Ext], U64]) -> None:
     """`values(τ)` is the prover's (A(τ), B(τ)), shape (2, 2). Call after the last product."""
     field, total = channel.field, len(channel.products)
-    channel.products.append((channel.fresh_pad(), channel.fresh_pad()))
+    channel.products.append((channel.take("pad", 1), channel.take("pad", 1)))
     tau = channel.challenge("triples/tau")
     if 2 * total + 1 > field.p:
         raise VerificationError("parameters", "triples", f"fewer than {field.p} points", str(2 * total + 1))

@@ -15,7 +15,9 @@ from protocol.layout import bits_of
 from protocol.relation.graph import OneHot
 from protocol.schedule.constraints import cells_of
 from protocol.schedule.products import Instance
+from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend
+from prover.backend.talk import Summand, Talk
 
 
 def outer(backend: Backend, weights: Sequence[U64]) -> Any:
@@ -89,7 +91,7 @@ class _Running:
     total: Ext
 
 
-class ProductBatchProver:
+class ProductBatchProver(FinishingProver):
     """Implements BatchProver; `claim` prepares an instance before its batch begins. Without `keep` the first batch's tables are made
     twice, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
 
@@ -117,7 +119,7 @@ class ProductBatchProver:
 
     def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
         field, variables = self.backend.field, max(i.variables for i in instances)
-        self.running = []
+        self.running, self.bound = [], list[tuple[Ext, Ext]]()
         self.backend.release()
         self.passed, self.waiting_sum = field.one, field.zero  # Π(1 − r) so far; Σ coef·total of those that wait
         for instance, coef in zip(instances, coefs, strict=True):
@@ -153,8 +155,15 @@ class ProductBatchProver:
     def bind(self, r: Ext) -> None:
         self._advance(r)
 
+    def can_finish(self) -> bool:
+        return all(isinstance(x.a, np.ndarray) for x in self.running)
+
+    def finish(self, talk: Talk) -> None:
+        summands = [Summand(x.a, x.b, x.coef, x.waiting, x.total) for x in self.running]
+        self.bound = self.backend.batch_rounds(summands, self.next, self.passed, self.waiting_sum, talk)
+
     def ends(self) -> list[tuple[Ext, Ext]]:
         field = self.backend.field
-        return [(Ext.from_array(field, x.a), Ext.from_array(field, x.b)) for x in self.running]
+        return self.bound or [(Ext.from_array(field, x.a), Ext.from_array(field, x.b)) for x in self.running]
 
 

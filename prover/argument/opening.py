@@ -18,7 +18,9 @@ from protocol.schedule.constraints import Box, CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.batch import outer
+from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend
+from prover.backend.talk import Summand, Talk
 from prover.commitment.commit import CommitmentData, place_blocks, place_of
 from prover.randomness import SecretStream
 
@@ -85,7 +87,7 @@ def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
     return merged, places[0], places[1]
 
 
-class OpeningProverImpl:
+class OpeningProverImpl(FinishingProver):
     """Implements OpeningProver; `spend` is called once, before positions are drawn."""
 
     def __init__(
@@ -97,7 +99,7 @@ class OpeningProverImpl:
     def begin(self, weights: CombinedWeights) -> None:
         field = self.backend.field
         variables = max(c.layout.variables for c in self.commitments)
-        self.running = []
+        self.running, self.bound = [], list[Ext]()
         for role, c in zip(self.roles, self.commitments, strict=True):
             self.backend.release()
             w = self._weights(role, c, weights)
@@ -185,8 +187,19 @@ class OpeningProverImpl:
         self.point.append(r)
         self._advance(r)
 
+    def can_finish(self) -> bool:
+        return all(item.row is not None and isinstance(item.f, np.ndarray) for item in self.running)
+
+    def finish(self, talk: Talk) -> None:
+        """The column variables, which all commitments have at the same time."""
+        field = self.backend.field
+        summands = [Summand(item.f, item.w, item.coef, 0, field.zero) for item in self.running]
+        ends = self.backend.batch_rounds(summands, self.next, field.zero, field.zero, talk)
+        self.point += talk.challenges
+        self.bound = [f for f, _ in ends]
+
     def ends(self) -> list[Ext]:
-        return [Ext.from_array(self.backend.field, item.f) for item in self.running]
+        return self.bound or [Ext.from_array(self.backend.field, item.f) for item in self.running]
 
     def sigma(self, gammas: list[Ext], tail_form: Form) -> U64:
         field = self.backend.field

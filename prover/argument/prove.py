@@ -20,8 +20,8 @@ from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
 from protocol.schedule.triples import lagrange
 from prover.argument.batch import ProductBatchProver
-from prover.argument.channel import ProvingChannel
 from prover.argument.counting import count
+from prover.argument.finish import FinishingChannel
 from prover.argument.opening import Masks, OpeningProverImpl
 from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
@@ -139,7 +139,7 @@ def prove_task(
     attempt; `spend` persists the opening budget and is called before positions are drawn."""
     count(shape)
     prover = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, spend)
-    channel = ProvingChannel(backend.field, prover.pads, prover.tails)
+    channel = FinishingChannel(backend.field, prover.pads, prover.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
     run_task(channel, shape, statement, commitments, params, published, prover)
     return bytes(channel.proof)

@@ -15,7 +15,9 @@ from protocol.field import U64, Ext
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
 from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
-from prover.backend.base import Backend
+from prover.argument.finish import FinishingProver
+from prover.backend.base import Backend, Round
+from prover.backend.talk import ROUNDS_AT_ONCE, Talk
 from prover.backend.tiled import TILE_BITS, Tiled
 
 
@@ -29,12 +31,13 @@ def count_multiplicities(backend: Backend, plan: LeafPlan, values: Sequence[Any]
     return out
 
 
-class FractionTreeProver:
+class FractionTreeProver(FinishingProver):
     """Implements TreeProver after `build`."""
 
     def __init__(self, backend: Backend, plan: LeafPlan, values: Sequence[Any], multiplicities: Mapping[str, Any]) -> None:
         self.backend, self.plan, self.values, self.multiplicities = backend, plan, values, multiplicities
         self.levels: list[tuple[Tiled, Tiled]] = []
+        self.next: Round | None = None  # once a level's first round is made
 
     def build(self, fingerprint: Fingerprint) -> None:
         backend, size = self.backend, 1 << self.plan.variables
@@ -69,18 +72,19 @@ class FractionTreeProver:
         self.levels.pop()
         p, q = self.levels[-1]
         self.tables = [*p.halves(), *q.halves()]
-        self.lam, self.left = lam, level
+        self.lam, self.left, self.next, self.bound = lam, level, None, list[Ext]()
         if level:
             free = as_point(point[1:])  # a round's weights are eq over the last variables: a tile's, and those of the tiles
             cut = max(0, level - 1 - TILE_BITS)
             self.low, self.high = self.backend.eq_suffixes(free[:, cut:]), self.backend.eq_suffixes(free[:, :cut])
-            self.tables, self.next = self.backend.fraction_round(self.tables, *self._weights(), lam)
 
     def _weights(self) -> tuple[U64, U64]:
         count = self.left - 1
         return self.low[min(count, TILE_BITS)], self.high[max(0, count - TILE_BITS)]
 
-    def round(self) -> tuple[Ext, Ext]:
+    def round(self) -> Round:
+        if self.next is None:
+            self.tables, self.next = self.backend.fraction_round(self.tables, *self._weights(), self.lam)
         return self.next
 
     def bind(self, r: Ext) -> None:
@@ -90,8 +94,15 @@ class FractionTreeProver:
         else:
             self.tables = [Tiled(self.backend.fold_top(x.dense().cells, r)) for x in self.tables]
 
+    def can_finish(self) -> bool:
+        return self.left <= ROUNDS_AT_ONCE and all(isinstance(x.cells, np.ndarray) for x in self.tables)
+
+    def finish(self, talk: Talk) -> None:
+        tables = [x.dense() for x in self.tables]
+        self.bound = self.backend.fraction_rounds(tables, self.next, self.low, self.high, self.lam, talk)
+
     def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
-        p0, p1, q0, q1 = (Ext.from_array(self.backend.field, x.dense().cells) for x in self.tables)
+        p0, p1, q0, q1 = self.bound or (Ext.from_array(self.backend.field, x.dense().cells) for x in self.tables)
         if len(self.levels) == 1:  # the last: products and opening have the memory of the leaves
             self.tables, self.levels = [], []
         return self.lam * p0 + q0, q1, p1, q0

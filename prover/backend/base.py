@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
 U8 = npt.NDArray[np.uint8]
@@ -99,6 +100,12 @@ class Backend(Protocol):
         """fold_top by r of both tables of each pair (A, B) with its flag set, then Σ coefs·product_round over the pairs of at least
         two entries. The results may lie where the tables were, whose cells are lost."""
 
+    def batch_rounds(self, summands: Sequence[Summand], first: Round, passed: Ext, waiting: Ext, talk: Talk) -> list[tuple[Ext, Ext]]:
+        """All rounds that a batch of products has left, whose tables lie on the host; `first` is the first's polynomial: Σ
+        coef·product_round over the pairs that run, and (1 − X)·passed·waiting, passed being Π(1 − r) so far and waiting Σ coef·total
+        over those that do not run yet; one that begins has coef·passed for coef. The values of A and B at the end; the tables' cells
+        are lost."""
+
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""
 
@@ -120,6 +127,13 @@ class Backend(Protocol):
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The tables are those of
         the round before, with the same lam, and the same low if its tiles were whole; the results may lie where they were."""
+
+    def fraction_rounds(
+        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
+    ) -> list[Ext]:
+        """All rounds that a level has left, on four tables of 2^rounds entries on the host without tiles: the values at the end. `first`
+        is the first round's polynomial if it is known; low and high are `eq_suffixes` of the last TILE_BITS variables behind it and
+        of those before. The tables' cells are lost."""
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.field import U64, Ext, Field
+from prover.backend.base import Round
 from prover.backend.field import KernelField, address
 from prover.backend.field import planes as at
 from prover.backend.host import HostArrays
+from prover.backend.talk import Talk
 from prover.kernels import build
 
 AnyArray = npt.NDArray[Any]
@@ -50,6 +52,18 @@ class Kernels(HostArrays):
         out = np.zeros((sums, 2), dtype=np.uint64)
         self._call(name, n0, n1, *words, address(out), *tail, head=head, end=end)
         return [Ext(c0, c1, self.field) for c0, c1 in out.tolist()]
+
+    def _talk(self, name: str, talk: Talk, first: Round | None, *words: int, end: Sequence[int]) -> None:
+        """Kernels that run the rounds a talk has left (prover/kernels/rounds.h); the first polynomial's address follows the others."""
+        rounds = talk.rounds
+        state, tag = np.frombuffer(bytearray(talk.transcript.state), dtype=np.uint8), np.frombuffer(talk.tag.encode(), dtype=np.uint8)
+        pads = np.ascontiguousarray(talk.pads[len(talk.challenges) :])
+        shape(pads, (rounds, 4))
+        messages, challenges = np.empty(32 * rounds, dtype=np.uint8), np.empty((rounds, 2), dtype=np.uint64)
+        g = None if first is None else np.array([w for x in first for w in (x.c0, x.c1)], dtype=np.uint64)
+        head = (address(state), address(tag), tag.size, *(address(x) for x in (pads, messages, challenges)), rounds)
+        self._call(name, 1, 1, *head, *words, 0 if g is None else address(g), *end)
+        talk.said(state.tobytes(), messages.tobytes(), challenges)
 
 
 def words(a: U64) -> U64:

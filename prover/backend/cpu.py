@@ -23,6 +23,7 @@ from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion
 from prover.backend.plan import Plan, make_plan
+from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import aligned
 
 
@@ -177,6 +178,17 @@ class CpuBackend(Fractions):
         items = np.array(words, dtype=np.uint64)
         g = self._sum("vl_product_rounds", 2, len(tables), 1, (address(items),), *((r.c0, r.c1) if r else (0, 0)))
         return out, (g[0], g[1])
+
+    def batch_rounds(self, summands: Sequence[Summand], first: Round, passed: Ext, waiting: Ext, talk: Talk) -> list[tuple[Ext, Ext]]:
+        items, held = [], list[tuple[U64, U64]]()
+        for x in summands:
+            size = 1 << (talk.rounds - x.waiting)
+            held.append((_planes(x.a, size), _planes(x.b, size)))
+            items += [*_at(held[-1][0]), *_at(held[-1][1]), size, x.waiting, x.coef.c0, x.coef.c1, x.total.c0, x.total.c1]
+        table = np.array(items, dtype=np.uint64)
+        end = (len(summands), passed.c0, passed.c1, waiting.c0, waiting.c1)
+        self._talk("vl_batch_rounds", talk, first, address(table), end=end)
+        return [(Ext(*a[:, 0].tolist(), self.field), Ext(*b[:, 0].tolist(), self.field)) for a, b in held]
 
     def fold_top(self, a: U64, r: Ext) -> U64:
         a = _planes(a)

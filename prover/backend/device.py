@@ -80,6 +80,14 @@ class DeviceArrays(DenseLeaves):
     def _settled_tiles(self, t: Tiled) -> Tiled:
         return t.placed(self.to_host) if t.size <= self.hand_over else t
 
+    # ---- rounds whose tables lie on the host ---------------------------------------------------------------------
+
+    def fraction_rounds(self, *arguments: Any) -> list[Ext]:
+        return self.host.fraction_rounds(*arguments)
+
+    def batch_rounds(self, *arguments: Any) -> list[tuple[Ext, Ext]]:
+        return self.host.batch_rounds(*arguments)
+
     # ---- launches ------------------------------------------------------------------------------------------------
 
     def _call(self, name: str, n0: int, n1: int, *words: int) -> None:

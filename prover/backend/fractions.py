@@ -16,6 +16,7 @@ from prover.backend.calls import planes as _planes
 from prover.backend.calls import shape as _shape
 from prover.backend.field import address
 from prover.backend.field import planes as _at
+from prover.backend.talk import Talk
 from prover.backend.tiled import TILE, U16, Narrow, Tiled, aligned
 
 MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
@@ -109,6 +110,24 @@ class Fractions(Kernels):
         g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, words)
         return [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)], g
 
+    def fraction_rounds(
+        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
+    ) -> list[Ext]:
+        cells = [_planes(t.cells, 1 << talk.rounds) for t in tables]
+        within, above = len(low) - 1, max(0, talk.rounds - len(low))
+        low = [_planes(x, 1 << k) for k, x in enumerate(low[: talk.rounds])]
+        high = [_planes(x, 1 << k) for k, x in enumerate(high[: above + 1])]
+        at = [np.array([_at(x) for x in some], dtype=np.uint64) for some in (low, high)]
+        mu = self._reciprocal(lam)
+        words = [word for x in cells for word in _at(x)] + [address(x) for x in at]
+        self._talk("vl_fraction_rounds", talk, first, *words, end=(within, mu.c0, mu.c1, lam.c0, lam.c1))
+        return [Ext(*x[:, 0].tolist(), self.field) for x in cells]
+
+    def _reciprocal(self, lam: Ext) -> Ext:
+        if self._inverse[0] != lam:
+            self._inverse = lam, lam.inverse()
+        return self._inverse[1]
+
     def _folded_narrow(self, held: Sequence[Tiled], r: Ext) -> list[Narrow | None]:
         """Narrow tiles after a fold; the kernel sets the flags of those that stay so."""
         field, out = self.field, list[Narrow | None]()
@@ -137,9 +156,7 @@ class Fractions(Kernels):
         low, high = _planes(low, size), _planes(high)
         if length != 2 * size * tiles:
             raise ValueError(f"weights of {size * tiles} entries for tables of {length}")
-        if self._inverse[0] != lam:
-            self._inverse = lam, lam.inverse()
-        mu = self._inverse[1]
+        mu = self._reciprocal(lam)
         tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
         g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head, end=narrow)
         return g[0], g[1]

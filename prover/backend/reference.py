@@ -16,6 +16,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
 from prover.backend.host import DenseLeaves, HostArrays, check_portion
+from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
 
@@ -108,6 +109,24 @@ class ReferenceBackend(DenseLeaves, HostArrays):
             out.append((a, b))
         return out, (g1, g2)
 
+    def batch_rounds(self, summands: Sequence[Summand], first: Round, passed: Ext, waiting: Ext, talk: Talk) -> list[tuple[Ext, Ext]]:
+        pairs, coefs, left = [(x.a, x.b) for x in summands], [x.coef for x in summands], [x.waiting for x in summands]
+        g1, g2 = first
+        while talk.rounds:
+            r = talk.say(g1, g2)
+            passed, g1, g2 = passed * (1 - r), self.field.zero, self.field.zero
+            for k, x in enumerate(summands):
+                if left[k] == 0:
+                    pairs[k] = self.fold_top(pairs[k][0], r), self.fold_top(pairs[k][1], r)
+                elif left[k] == 1:
+                    waiting, coefs[k] = waiting - x.coef * x.total, x.coef * passed
+                left[k] = max(0, left[k] - 1)
+                if left[k] == 0 and pairs[k][0].shape[1] > 1:
+                    one, two = self.product_round(*pairs[k])
+                    g1, g2 = g1 + coefs[k] * one, g2 + coefs[k] * two
+            g2 = g2 - passed * waiting
+        return [(Ext.from_array(self.field, a), Ext.from_array(self.field, b)) for a, b in pairs]
+
     def fold_top(self, a: U64, r: Ext) -> U64:
         return self.field.fold_top(a, r)
 
@@ -151,6 +170,18 @@ class ReferenceBackend(DenseLeaves, HostArrays):
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         folded = [Tiled(self.fold_top(t.dense().cells, r)) for t in tables]
         return self.fraction_round(folded, low, high, lam)
+
+    def fraction_rounds(
+        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
+    ) -> list[Ext]:
+        within, g = len(low) - 1, first
+        while talk.rounds:
+            at = min(talk.rounds - 1, within)
+            if g is None:
+                g = self.fraction_round(tables, low[at], high[talk.rounds - 1 - at], lam)[1]
+            r, g = talk.say(*g), None
+            tables = [Tiled(self.fold_top(t.cells, r)) for t in tables]
+        return [Ext.from_array(self.field, t.cells) for t in tables]
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

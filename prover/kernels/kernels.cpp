@@ -14,6 +14,7 @@ VL_MAP(vl_hash_pairs, HashPair)
 #include "device_ntt.h"
 #else
 #include "memory.h"
+#include "rounds.h"
 #include "sha16.h"
 #include "shani.h"
 

@@ -70,7 +70,7 @@ TRIGGERS: dict[Site, Callable[[World], object]] = {
     ("protocol.schedule.gkr", "prove_fraction_tree", "zero-challenge"): lambda w: prove_fraction_tree(
         Drawn(0), ConstraintSystem(), 1, None
     ),
-    ("protocol.schedule.sumcheck", "round_step", "zero-weight"): lambda w: sumcheck(
+    ("protocol.schedule.sumcheck", "sumcheck", "zero-weight"): lambda w: sumcheck(
         Drawn(1), "r", Form(GOLDILOCKS.zero), 1, None, [GOLDILOCKS.one]
     ),
     ("protocol.schedule.triples", "check_triples", "zero-challenge"): lambda w: check_triples(Drawn(0), ConstraintSystem(), nothing),

@@ -36,6 +36,7 @@ from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, 
     test_wrong_shapes_are_refused,
 )
 from tests.prover.test_cuda_proofs import KINDS, every_kind, prove  # noqa: F401
+from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
 from tests.support.cuda.emulated import Carried
 from tests.support.stage import PARAMS, Case, seed
 

@@ -13,7 +13,7 @@ from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, Ext, small_field
 from protocol.schedule.constraints import ConstraintSystem
 from protocol.schedule.gkr import prove_fraction_tree
-from protocol.schedule.sumcheck import round_step, sumcheck
+from protocol.schedule.sumcheck import sumcheck
 from protocol.schedule.triples import check_triples, lagrange
 from prover.argument.channel import ProvingChannel
 
@@ -152,14 +152,28 @@ def test_combinations_of_forms_are_sums_of_multiples(seed: int) -> None:
 
 def test_a_round_is_the_polynomial_through_its_three_values() -> None:
     """g(r) from g(0), g(1) and g(2), where claim = w0·g(0) + w1·g(1); at the nodes the values themselves."""
-    g, weights = [F.ext(11, 3), F.ext(5), F.ext(0, 9)], (F.ext(4, 1), F.ext(6))
+    g, e = [F.ext(11, 3), F.ext(5), F.ext(0, 9)], F.ext(6, 2)
     for r, expected in ((F.ext(0), g[0]), (F.ext(1), g[1]), (F.ext(2), g[2]), (F.ext(3), g[0] - 3 * g[1] + 3 * g[2])):
-        for used in ((F.one, F.one), weights):
+        for eq_point, claim in ((None, g[0] + g[1]), ([e], (1 - e) * g[0] + e * g[1])):
+            factor, c1, c2 = F.sumcheck_weights([r], eq_point)
+            assert factor * claim + c1 * g[1] + c2 * g[2] == expected
             channel = Unlucky(r)
-            claim = used[0] * g[0] + used[1] * g[1]
-            at, factor, parts = round_step(channel, "round", used, None, "pad")
-            assert at == r and channel.rounds == 1 and [next(iter(form.terms)) for _, form in parts] == [("pad", 0), ("pad", 1)]
-            assert factor * claim + parts[0][0] * g[1] + parts[1][0] * g[2] == expected
+            at, form = sumcheck(channel, "round", Form(claim), 1, None, eq_point)
+            assert at == [r] and channel.rounds == 1 and form == Form(factor * claim, {("pad", 0): c1, ("pad", 1): c2})
+
+
+@given(st.integers(0, 6), st.booleans(), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_rounds_added_up_once_are_rounds_one_after_the_other(count: int, with_eq: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    point, eq = ([Ext.from_array(F, k(rng)) for _ in range(count)] for _ in range(2))
+    messages = [Ext.from_array(F, k(rng)) for _ in range(2 * count)]
+    claim = start = Ext.from_array(F, k(rng))
+    for i, r in enumerate(point):
+        factor, c1, c2 = F.sumcheck_weights([r], [eq[i]] if with_eq else None)
+        claim = factor * claim + c1 * messages[2 * i] + c2 * messages[2 * i + 1]
+    factor, *coefs = F.sumcheck_weights(point, eq if with_eq else None)
+    assert sum((c * m for c, m in zip(coefs, messages, strict=True)), factor * start) == claim
 
 
 def test_only_a_prover_has_pads() -> None:
@@ -172,7 +186,7 @@ def test_no_pad_is_used_twice() -> None:
     forms = [f for i in range(5) for f in channel.secrets(f"{i}", i + 1, lambda i=i: [F.one] * (i + 1))]
     tails = channel.secrets("t", 3, lambda: [F.one] * 3, pool="tail")
     cells = [cell for f in [*forms, *tails] for cell in f.terms]
-    assert len(cells) == len(set(cells)) and channel.fresh_pad() not in {i for pool, i in cells if pool == "pad"}
+    assert len(cells) == len(set(cells)) and channel.take("pad", 1) not in {i for pool, i in cells if pool == "pad"}
 
 
 def test_clear_and_secret_messages_are_absorbed() -> None:
@@ -288,13 +302,9 @@ def test_challenges_that_prove_nothing_are_refused() -> None:
     with pytest.raises(VerificationError, match="zero-challenge at tree/lambda"):
         prove_fraction_tree(Unlucky(F.zero), ConstraintSystem(), 2, None)
     prove_fraction_tree(Unlucky(F.ext(0, 1)), ConstraintSystem(), 1, None)
-    for weights, refused in (((F.zero, F.one), True), ((F.one, F.zero), False), ((F.one, F.one), False)):
-        channel = CountingChannel(F)
-        if refused:
-            with pytest.raises(VerificationError, match="zero-weight at round"):
-                round_step(channel, "round", weights, None, "pad")
-        else:
-            round_step(channel, "round", weights, None, "pad")
+    with pytest.raises(VerificationError, match="zero-weight at round"):
+        sumcheck(CountingChannel(F), "round", Form(F.zero), 2, None, [F.zero, F.one])
+    sumcheck(CountingChannel(F), "round", Form(F.zero), 2, None, [F.zero, F.ext(0, 1)])
 
 
 @pytest.mark.parametrize(("tau", "refused"), [((0, 0), True), ((6, 0), True), ((7, 0), False), ((6, 1), False), ((0, 5), False)])

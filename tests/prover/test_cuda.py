@@ -37,6 +37,7 @@ from tests.prover.test_kernels_commit import (  # noqa: F401
     test_hash_in_portions,
     test_merkle_levels,
 )
+from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
 from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import Carried, emulated
 from tests.support.cuda.emulator import LaunchFailed

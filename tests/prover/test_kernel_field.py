@@ -60,3 +60,10 @@ def test_addresses(rng: np.random.Generator) -> None:  # noqa: F811
         assert address(a) == a.ctypes.data
     for a in (whole, whole[:, 2:4], elements(rng, 2)):
         assert planes(a) == (a.ctypes.data, a[1:].ctypes.data)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 13])
+def test_sumcheck_weights(cpu: CpuBackend, rng: np.random.Generator, rounds: int) -> None:  # noqa: F811
+    point, eq_point = ([scalar(rng) for _ in range(rounds)] for _ in range(2))
+    for e in (None, eq_point, [F.zero] * rounds, [F.ext(0, F.p - 1)] * rounds):
+        assert cpu.field.sumcheck_weights(point, e) == F.sumcheck_weights(point, e)

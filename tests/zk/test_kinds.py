@@ -126,6 +126,21 @@ def test_the_rank_test_notices(spoiled: str) -> None:
     assert [(b - a) % P for a, b in zip(start.words, moved.words, strict=True)] != predicted(name, start, shift)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_rounds_in_one_call_are_the_same_rounds(name: str) -> None:
+    """What is shown here of a ProvingChannel holds of the one that proves: under one seed it sends the same bytes."""
+    found = case(name)
+
+    def attempt() -> bytes:
+        return prove_task(
+            backend(), found.shape, found.statement(found.published()), list(found.committed().items()), found.values, found.published(),
+            PARAMS, SEED, lambda: None)
+
+    quick = attempt()
+    with patch("prover.argument.prove.FinishingChannel", ProvingChannel), patch("prover.argument.finish.FinishingChannel._finish", None):
+        assert attempt() == quick
+
+
 # what attempts draw and show ---------------------------------------------------------------------------------------------
 
 
