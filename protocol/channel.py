@@ -73,12 +73,11 @@ class Form:
     @staticmethod
     def combination(field: Field, parts: "Sequence[tuple[Ext, Form]]") -> "Form":
         """Σ coef·form."""
-        const, one, terms = field.zero, field.one, dict[Cell, Ext]()
+        const, terms = field.zero, dict[Cell, Ext]()
         for coef, form in parts:
             const = const + form.const * coef
             for cell, value in form.terms.items():
-                term = coef if value is one else value * coef  # most forms are messages
-                terms[cell] = terms[cell] + term if cell in terms else term
+                terms[cell] = terms[cell] + value * coef if cell in terms else value * coef
         return Form(const, terms)
 
     def scale(self, factor: Ext) -> "Form":
@@ -156,16 +155,17 @@ class Channel(ABC):
         one, read = self.field.one, self.field.ext_from_bytes
         return [Form(read(data[16 * i : 16 * i + 16], tag), {cell: one}) for i, cell in enumerate(cells)]
 
-    def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> list[tuple[Ext, list[Form]]]:
-        """Rounds of a sumcheck: (g(1), g(2)) as secrets, then the challenge, to which a prover binds."""
+    def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> tuple[list[Ext], list[Ext], list[Cell]]:
+        """Rounds of a sumcheck: (g(1), g(2)) as secrets, then the challenge, to which a prover binds. Returns the challenges, the
+        messages without their pads, and these."""
         self.rounds += rounds
-        out = []
+        point, sent = list[Ext](), list[Form]()
         for _ in range(rounds):
-            sent = self.secrets(tag, 2, lambda: prover.round() if prover else (), pool)
-            out.append((self.challenge(tag), sent))
+            sent += self.secrets(tag, 2, lambda: prover.round() if prover else (), pool)
+            point.append(self.challenge(tag))
             if prover:
-                prover.bind(out[-1][0])
-        return out
+                prover.bind(point[-1])
+        return point, [form.const for form in sent], [cell for form in sent for cell in form.terms]
 
     def multiply(self, x: Form, y: Form) -> Form:
         """The product of two forms, each one pad plus a constant (that is, as `secrets` returned them)."""

@@ -202,10 +202,10 @@ class Field:
         low, high = a[:, :half], a[:, half:]
         return self.add(low, self.kscale(self.sub(high, low), r))
 
-    def sumcheck_weights(self, point: list[Ext], eq_point: list[Ext] | None) -> list[Ext]:
-        """[k, c_1, c_2, …]: after rounds with these challenges the claim is k·claim + Σ c_i·(message i), as protocol/schedule/sumcheck.py
-        has it; a round's messages are g(1) and g(2)."""
-        half, factor, out = self.p // 2 + 1, self.one, list[Ext]()
+    def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
+        """(k, c, [c_1, …]): after rounds with these challenges the claim is k·claim + c with c = Σ c_i·(message i), as
+        protocol/schedule/sumcheck.py has it; a round's messages are g(1) and g(2)."""
+        half, factor, total, coefs = self.p // 2 + 1, self.one, self.zero, list[Ext]()
         for i in reversed(range(len(point))):
             r, square = point[i], point[i] * point[i]
             l1, l2 = r + r - square, (square - r) * half  # r(2 − r), r(r − 1)/2
@@ -213,9 +213,11 @@ class Field:
             if eq_point:
                 k = k * (1 - eq_point[i]).inverse()
                 w1k = k * eq_point[i]
-            out += [l2 * factor, (l1 - w1k) * factor]  # g(0) = (claim − w1·g(1))/w0
+            c1, c2 = (l1 - w1k) * factor, l2 * factor  # g(0) = (claim − w1·g(1))/w0
+            total = total + c1 * messages[2 * i] + c2 * messages[2 * i + 1]
+            coefs += [c2, c1]
             factor = factor * k
-        return [factor, *reversed(out)]
+        return factor, total, coefs[::-1]
 
     # ---- canonical bytes: words big-endian, 8 bytes each; K elements as c0, c1 ------------------------------------
 

@@ -19,8 +19,6 @@ def sumcheck(
     The claim is added up once behind the last round, each round's part times the factors of the rounds after it."""
     if eq_point and not all(1 - e for e in eq_point):
         raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
-    rounds = channel.play(tag, variables, prover, pool)
-    point = [r for r, _ in rounds]
-    factor, *coefs = channel.field.sumcheck_weights(point, eq_point)
-    messages = [form for _, sent in rounds for form in sent]
-    return point, Form.combination(channel.field, [(factor, claim), *zip(coefs, messages, strict=True)])
+    point, messages, pads = channel.play(tag, variables, prover, pool)
+    factor, const, coefs = channel.field.sumcheck_end(point, eq_point, messages)
+    return point, Form(factor * claim.const + const, claim.scale(factor).terms | dict(zip(pads, coefs, strict=True)))

@@ -84,7 +84,10 @@ class TaskShape:
     @cached_property
     def counts(self) -> Counts:
         """By running the reduction without data; a run of the schedule over a proof finds the same (`run_task`)."""
-        channel = CountingChannel(self.field)
+        return self.counts_on(CountingChannel(self.field))
+
+    def counts_on(self, channel: Channel) -> Counts:
+        """Those of a channel that has no data."""
         published = {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in self.graph.published}
         return Counts.of(channel, _reduce(channel, self, published, None), 0)
 

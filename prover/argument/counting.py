@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from protocol.channel import CountingChannel, Transcript
 from protocol.field import U64, Ext, Field
 from protocol.schedule.task import TaskShape
 
@@ -20,7 +21,17 @@ def count(shape: TaskShape) -> None:
     if "counts" not in vars(shape):
         blank = replace(shape, field=BlankField(shape.field))
         vars(blank)["plans"] = shape.plans  # of the graph alone
-        shape.adopt(blank.counts)
+        shape.adopt(blank.counts_on(CountingChannel(blank.field, _Unhashed())))
+
+
+class _Unhashed(Transcript):
+    """Every challenge is made of twos, for nobody looks at them."""
+
+    def absorb(self, tag: str, data: bytes) -> None:
+        """Nothing is drawn from it."""
+
+    def draw(self, tag: str, words: int, below: int) -> list[int]:
+        return [2] * words
 
 
 class _Same(Ext):
@@ -42,13 +53,11 @@ class BlankField(Field):
 
     def __init__(self, of: Field) -> None:
         super().__init__(of.p, of.w, of.generator, of.two_adicity)
-        self._stand_ins(_Same)
+        self._stand_in(_Same(0, 1, self))
 
-    def _stand_ins(self, scalar: type[Ext]) -> None:
-        """The scalar X, also for 0, and another one for 1: nobody multiplies by what is known to be 1."""
-        same = scalar(0, 1, self)
-        for name, value in (("same", same), ("zero", same), ("one", scalar(0, 1, self))):
-            object.__setattr__(self, name, value)
+    def _stand_in(self, same: Ext) -> None:
+        for name in ("same", "zero", "one"):
+            object.__setattr__(self, name, same)
 
     def ext(self, c0: int, c1: int = 0) -> Ext:
         return self.same
@@ -79,8 +88,8 @@ class BlankField(Field):
     def kscale(self, a: U64, r: Ext) -> U64:
         return _blank(a.shape)
 
-    def sumcheck_weights(self, point: list[Ext], eq_point: list[Ext] | None) -> list[Ext]:
-        return [self.same] * (1 + 2 * len(point))
+    def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
+        return self.same, self.same, [self.same] * len(messages)
 
     def eq_table(self, point: U64) -> U64:
         return _blank((2, 1 << point.shape[1]))

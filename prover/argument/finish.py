@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from protocol.channel import Form, RoundProver
+from protocol.channel import Cell, RoundProver
 from protocol.field import U64, Ext, Field
 from prover.argument.channel import ProvingChannel
 from prover.backend.talk import Talk
@@ -34,23 +34,23 @@ class FinishingChannel(ProvingChannel):
         super().__init__(field, pad_values, tail_values)
         self._rows = {"pad": np.ascontiguousarray(pad_values.T), "tail": np.ascontiguousarray(tail_values.T)}
 
-    def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> list[tuple[Ext, list[Form]]]:
+    def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> tuple[list[Ext], list[Ext], list[Cell]]:
         if not isinstance(prover, FinishingProver):
             return super().play(tag, rounds, prover, pool)
-        out = list[tuple[Ext, list[Form]]]()
-        while len(out) < rounds and not prover.can_finish():
-            out += super().play(tag, 1, prover, pool)
-        return out + self._finish(tag, rounds - len(out), prover, pool) if len(out) < rounds else out
+        point, messages, cells = list[Ext](), list[Ext](), list[Cell]()
+        while len(point) < rounds:
+            one_by_one = not prover.can_finish()
+            more = super().play(tag, 1, prover, pool) if one_by_one else self._finish(tag, rounds - len(point), prover, pool)
+            point, messages, cells = point + more[0], messages + more[1], cells + more[2]
+        return point, messages, cells
 
-    def _finish(self, tag: str, rounds: int, prover: FinishingProver, pool: str) -> list[tuple[Ext, list[Form]]]:
-        first = self.take(pool, 2 * rounds)
-        talk = Talk(self.field, self.transcript, tag, self._rows[pool][first : first + 2 * rounds].reshape(rounds, 4))
+    def _finish(self, tag: str, rounds: int, prover: FinishingProver, pool: str) -> tuple[list[Ext], list[Ext], list[Cell]]:
+        first, count = self.take(pool, 2 * rounds), 2 * rounds
+        talk = Talk(self.field, self.transcript, tag, self._rows[pool][first : first + count].reshape(rounds, 4))
         prover.finish(talk)
         self.proof += talk.messages
         self.sent += len(talk.messages)
         self.rounds += rounds
-        out, one, words = [], self.field.one, struct.unpack(f">{4 * rounds}Q", talk.messages)
-        for k, r in enumerate(talk.challenges):
-            forms = [Form(Ext(*words[4 * k + 2 * i : 4 * k + 2 * i + 2], self.field), {(pool, first + 2 * k + i): one}) for i in (0, 1)]
-            out.append((r, forms))
-        return out
+        words = struct.unpack(f">{2 * count}Q", talk.messages)
+        messages = [Ext(c0, c1, self.field) for c0, c1 in zip(words[::2], words[1::2], strict=True)]
+        return talk.challenges, messages, [(pool, first + i) for i in range(count)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from protocol.field import U64, Ext
+from protocol.field import Ext
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
 from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
@@ -73,13 +73,14 @@ class FractionTreeProver(FinishingProver):
         p, q = self.levels[-1]
         self.tables = [*p.halves(), *q.halves()]
         self.lam, self.left, self.next, self.bound = lam, level, None, list[Ext]()
-        if level:
-            free = as_point(point[1:])  # a round's weights are eq over the last variables: a tile's, and those of the tiles
-            cut = max(0, level - 1 - TILE_BITS)
-            self.low, self.high = self.backend.eq_suffixes(free[:, cut:]), self.backend.eq_suffixes(free[:, :cut])
+        self.free, self.low = as_point(point[1:]), list[Any]()
 
-    def _weights(self) -> tuple[U64, U64]:
+    def _weights(self) -> tuple[Any, Any]:
+        """Of the round under way: eq over the variables behind it, those of a tile and those of the tiles."""
         count = self.left - 1
+        if not self.low:
+            cut = max(0, count - TILE_BITS)
+            self.low, self.high = self.backend.eq_suffixes(self.free[:, cut:]), self.backend.eq_suffixes(self.free[:, :cut])
         return self.low[min(count, TILE_BITS)], self.high[max(0, count - TILE_BITS)]
 
     def round(self) -> Round:
@@ -98,8 +99,8 @@ class FractionTreeProver(FinishingProver):
         return self.left <= ROUNDS_AT_ONCE and all(isinstance(x.cells, np.ndarray) for x in self.tables)
 
     def finish(self, talk: Talk) -> None:
-        tables = [x.dense() for x in self.tables]
-        self.bound = self.backend.fraction_rounds(tables, self.next, self.low, self.high, self.lam, talk)
+        tables, point = [x.dense() for x in self.tables], self.free[:, self.free.shape[1] + 1 - self.left :]
+        self.bound = self.backend.fraction_rounds(tables, self.next, point, self.lam, talk)
 
     def ends(self) -> tuple[Ext, Ext, Ext, Ext]:
         p0, p1, q0, q1 = self.bound or (Ext.from_array(self.backend.field, x.dense().cells) for x in self.tables)

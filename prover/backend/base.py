@@ -128,12 +128,10 @@ class Backend(Protocol):
         """fold_top of four tables of 4h entries by r, then fraction_round on them, in one pass over memory. The tables are those of
         the round before, with the same lam, and the same low if its tiles were whole; the results may lie where they were."""
 
-    def fraction_rounds(
-        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
-    ) -> list[Ext]:
+    def fraction_rounds(self, tables: Sequence[Tiled], first: Round | None, point: U64, lam: Ext, talk: Talk) -> list[Ext]:
         """All rounds that a level has left, on four tables of 2^rounds entries on the host without tiles: the values at the end. `first`
-        is the first round's polynomial if it is known; low and high are `eq_suffixes` of the last TILE_BITS variables behind it and
-        of those before. The tables' cells are lost."""
+        is the first round's polynomial if it is known; point K(2, rounds − 1): the weights of each round are eq of the last ones, as
+        many as variables are left behind it. The tables' cells are lost."""
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""

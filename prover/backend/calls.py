@@ -53,17 +53,18 @@ class Kernels(HostArrays):
         self._call(name, n0, n1, *words, address(out), *tail, head=head, end=end)
         return [Ext(c0, c1, self.field) for c0, c1 in out.tolist()]
 
-    def _talk(self, name: str, talk: Talk, first: Round | None, *words: int, end: Sequence[int]) -> None:
-        """Kernels that run the rounds a talk has left (prover/kernels/rounds.h); the first polynomial's address follows the others."""
-        rounds = talk.rounds
-        state, tag = np.frombuffer(bytearray(talk.transcript.state), dtype=np.uint8), np.frombuffer(talk.tag.encode(), dtype=np.uint8)
-        pads = np.ascontiguousarray(talk.pads[len(talk.challenges) :])
-        shape(pads, (rounds, 4))
-        messages, challenges = np.empty(32 * rounds, dtype=np.uint8), np.empty((rounds, 2), dtype=np.uint64)
-        g = None if first is None else np.array([w for x in first for w in (x.c0, x.c1)], dtype=np.uint64)
-        head = (address(state), address(tag), tag.size, *(address(x) for x in (pads, messages, challenges)), rounds)
-        self._call(name, 1, 1, *head, *words, 0 if g is None else address(g), *end)
-        talk.said(state.tobytes(), messages.tobytes(), challenges)
+    def _talk(self, name: str, talk: Talk, first: Round | None, *words: int) -> None:
+        """Kernels that run the rounds a talk has left (prover/kernels/rounds.h): its words come first, then the first polynomial's."""
+        rounds, tag = talk.rounds, talk.tag.encode()
+        pads = talk.pads[len(talk.challenges) :]
+        if pads.shape != (rounds, 4) or pads.dtype != np.uint64 or not pads.flags.c_contiguous:
+            raise ValueError(f"pads of shape {pads.shape} for {rounds} rounds")
+        said = np.empty(4 + 6 * rounds, dtype=np.uint64)  # state, challenges, messages
+        said[:4] = np.frombuffer(talk.transcript.state, dtype=np.uint64)
+        begun = (0, 0, 0, 0, 0) if first is None else (1, first[0].c0, first[0].c1, first[1].c0, first[1].c1)
+        self._call(name, 1, 1, address(said), address(np.frombuffer(tag, dtype=np.uint8)), len(tag), address(pads), rounds, *begun, *words)
+        state, challenges, messages = said[:4], said[4 : 4 + 2 * rounds], said[4 + 2 * rounds :]
+        talk.said(state.tobytes(), messages.tobytes(), challenges.reshape(rounds, 2))
 
 
 def words(a: U64) -> U64:

@@ -186,8 +186,7 @@ class CpuBackend(Fractions):
             held.append((_planes(x.a, size), _planes(x.b, size)))
             items += [*_at(held[-1][0]), *_at(held[-1][1]), size, x.waiting, x.coef.c0, x.coef.c1, x.total.c0, x.total.c1]
         table = np.array(items, dtype=np.uint64)
-        end = (len(summands), passed.c0, passed.c1, waiting.c0, waiting.c1)
-        self._talk("vl_batch_rounds", talk, first, address(table), end=end)
+        self._talk("vl_batch_rounds", talk, first, address(table), len(summands), passed.c0, passed.c1, waiting.c0, waiting.c1)
         return [(Ext(*a[:, 0].tolist(), self.field), Ext(*b[:, 0].tolist(), self.field)) for a, b in held]
 
     def fold_top(self, a: U64, r: Ext) -> U64:

@@ -62,12 +62,12 @@ class KernelField(Field):
         self._call("vl_kscale", 1, out.size // 2, *planes(a), *planes(out), r.c0, r.c1)
         return out
 
-    def sumcheck_weights(self, point: list[Ext], eq_point: list[Ext] | None) -> list[Ext]:
-        given, at = (np.array([(x.c0, x.c1) for x in some], dtype=np.uint64) for some in (point, eq_point or ()))
-        out = np.empty((1 + 2 * len(point), 2), dtype=np.uint64)
-        out[0] = 1, 0
-        self._call("vl_sumcheck_weights", len(point), 1, address(given), address(at) if eq_point else 0, address(out))
-        return [Ext(c0, c1, self) for c0, c1 in out.tolist()]
+    def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
+        given = np.array([(x.c0, x.c1) for some in (point, eq_point or point, messages) for x in some], dtype=np.uint64)
+        out = np.empty((2 + 2 * len(point), 2), dtype=np.uint64)
+        self._call("vl_sumcheck_end", 1, 1, address(given), address(out), len(point), int(eq_point is not None))
+        factor, total, *coefs = [Ext(c0, c1, self) for c0, c1 in out.tolist()]
+        return factor, total, coefs
 
     def eq_table(self, point: U64) -> U64:
         out = np.empty((2, 1 << point.shape[1]), dtype=np.uint64)

@@ -17,7 +17,7 @@ from prover.backend.calls import shape as _shape
 from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.talk import Talk
-from prover.backend.tiled import TILE, U16, Narrow, Tiled, aligned
+from prover.backend.tiled import TILE, TILE_BITS, U16, Narrow, Tiled, aligned
 
 MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
 _NO_NARROW = bytes(8 * 18)
@@ -110,17 +110,10 @@ class Fractions(Kernels):
         g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, words)
         return [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)], g
 
-    def fraction_rounds(
-        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
-    ) -> list[Ext]:
-        cells = [_planes(t.cells, 1 << talk.rounds) for t in tables]
-        within, above = len(low) - 1, max(0, talk.rounds - len(low))
-        low = [_planes(x, 1 << k) for k, x in enumerate(low[: talk.rounds])]
-        high = [_planes(x, 1 << k) for k, x in enumerate(high[: above + 1])]
-        at = [np.array([_at(x) for x in some], dtype=np.uint64) for some in (low, high)]
-        mu = self._reciprocal(lam)
-        words = [word for x in cells for word in _at(x)] + [address(x) for x in at]
-        self._talk("vl_fraction_rounds", talk, first, *words, end=(within, mu.c0, mu.c1, lam.c0, lam.c1))
+    def fraction_rounds(self, tables: Sequence[Tiled], first: Round | None, point: U64, lam: Ext, talk: Talk) -> list[Ext]:
+        cells, point = [_planes(t.cells, 1 << talk.rounds) for t in tables], _planes(point, talk.rounds - 1)
+        mu, words = self._reciprocal(lam), [word for x in (*cells, point) for word in _at(x)]
+        self._talk("vl_fraction_rounds", talk, first, *words, TILE_BITS, mu.c0, mu.c1, lam.c0, lam.c1)
         return [Ext(*x[:, 0].tolist(), self.field) for x in cells]
 
     def _reciprocal(self, lam: Ext) -> Ext:

@@ -17,7 +17,8 @@ class HostArrays:
 
     field: Field
     xp: Any = np
-    kept_bytes = kept_bytes(host_memory())
+    memory = host_memory()
+    kept_bytes = kept_bytes(memory)
 
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)
@@ -28,7 +29,7 @@ class HostArrays:
     def release(self) -> None:
         """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of its
         memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
-        if host_resident() > host_memory() // 2:
+        if host_resident() > self.memory // 2:
             give_back()
 
     def embed(self, x: Any) -> U64:

@@ -7,7 +7,6 @@ by prover/cost and by the planner, which has to know what a prover will do.
 
 import ctypes
 import os
-from pathlib import Path
 
 _GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -39,6 +38,7 @@ def kept_bytes(memory: int) -> int:
 def text_of(file: str) -> str:
     """A file's text, empty where there is none."""
     try:
-        return Path(file).read_text()
+        with open(file) as held:
+            return held.read()
     except OSError:
         return ""

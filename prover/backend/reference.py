@@ -171,14 +171,11 @@ class ReferenceBackend(DenseLeaves, HostArrays):
         folded = [Tiled(self.fold_top(t.dense().cells, r)) for t in tables]
         return self.fraction_round(folded, low, high, lam)
 
-    def fraction_rounds(
-        self, tables: Sequence[Tiled], first: Round | None, low: Sequence[U64], high: Sequence[U64], lam: Ext, talk: Talk
-    ) -> list[Ext]:
-        within, g = len(low) - 1, first
+    def fraction_rounds(self, tables: Sequence[Tiled], first: Round | None, point: U64, lam: Ext, talk: Talk) -> list[Ext]:
+        suffixes, one, g = self.eq_suffixes(point), self.field.lift(np.ones(1, dtype=np.uint64)), first
         while talk.rounds:
-            at = min(talk.rounds - 1, within)
             if g is None:
-                g = self.fraction_round(tables, low[at], high[talk.rounds - 1 - at], lam)[1]
+                g = self.fraction_round(tables, suffixes[talk.rounds - 1], one, lam)[1]
             r, g = talk.say(*g), None
             tables = [Tiled(self.fold_top(t.cells, r)) for t in tables]
         return [Ext.from_array(self.field, t.cells) for t in tables]

@@ -59,7 +59,7 @@ class TallyField(BlankField):
     def __init__(self, of: Field) -> None:
         super().__init__(of)
         object.__setattr__(self, "noted", [0.0, 0.0, 0.0])
-        self._stand_ins(_Noted)
+        self._stand_in(_Noted(0, 1, self))
 
     @property
     def algebra(self) -> Algebra:
@@ -104,8 +104,8 @@ class TallyField(BlankField):
         self._note(K_PRODUCT * a.size / 2)
         return super().kscale(a, r)
 
-    def sumcheck_weights(self, point: list[Ext], eq_point: list[Ext] | None) -> list[Ext]:
-        return Field.sumcheck_weights(self, point, eq_point)  # on scalars, as a verifier does it
+    def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
+        return Field.sumcheck_end(self, point, eq_point, messages)  # on scalars, as a verifier does it
 
     def eq_table(self, point: U64) -> U64:
         self._note(K_PRODUCT * (1 << point.shape[1]))

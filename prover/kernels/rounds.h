@@ -44,17 +44,18 @@ class Sha {
 
 // What a caller gives of its channel, and what it gets back.
 struct Talk {
-    u8* state;  // of the transcript, 32 bytes
+    u64* said;  // the transcript's state (32 bytes), two words of each challenge, 32 bytes of each message
     const u8* tag;
     u64 tag_bytes;
     const u64* pads;  // those of g(1) and of g(2), four words a round
-    u8* messages;     // 32 bytes a round
-    u64* challenges;  // two words a round
-    u64 rounds;
+    u64 rounds, begun, first[4];  // the first round's g(1) and g(2), if it is begun
+
+    u64* challenge(u64 round) const { return said + 4 + 2 * round; }
+    u8* message(u64 round) const { return (u8*)(said + 4 + 2 * rounds + 4 * round); }
 
     // Sends g(1) and g(2), four words, under the pads of this round and draws its challenge.
     K<u64> say(u64 round, const u64* g) const {
-        u8* message = messages + 32 * round;
+        u8 *state = (u8*)said, *message = this->message(round);
         for (int i = 0; i < 4; ++i) {
             const u64 hidden = gsub(canon(g[i]), pads[4 * round + i]);
             for (int k = 0; k < 8; ++k) message[8 * i + k] = (u8)(hidden >> (56 - 8 * k));
@@ -62,7 +63,7 @@ struct Talk {
         const u8 absorbed = 1, drawn = 2, stream = 3;
         begin(absorbed).number(32).add(message, 32).digest(state);
         begin(drawn).number(17).number(2).number(GL_P, 9).digest(state);
-        u64 *out = challenges + 2 * round, found = 0;
+        u64 *out = challenge(round), found = 0;
         for (u64 block = 0; found < 2; ++block) {
             u8 text[32];
             Sha().add(state, 32).add(&stream, 1).number(block).digest(text);
@@ -78,7 +79,7 @@ struct Talk {
   private:
     Sha begin(u8 kind) const {
         Sha sha;
-        sha.add(state, 32).add(&kind, 1).number(tag_bytes).add(tag, tag_bytes);
+        sha.add((u8*)said, 32).add(&kind, 1).number(tag_bytes).add(tag, tag_bytes);
         return sha;
     }
 };
@@ -93,73 +94,73 @@ static K<u64> kinverse(K<u64> x) {  // of one that is not zero: its conjugate ov
     return K<u64>{gmul(x.a, power), gmul(gsub((u64)0, x.b), power)};
 }
 
-struct SumcheckWeights {  // Field.sumcheck_weights (protocol/field.py); scalars of K in two words each
-    const u64 *point, *eq_point;  // eq_point may be null
-    u64* out;
+struct SumcheckEnd {  // Field.sumcheck_end (protocol/field.py); scalars of K in two words each
+    const u64* given;  // the point, eq's point, two messages a round
+    u64* out;          // k, c, two coefficients a round
+    u64 rounds, with_eq;
 };
 
-VL_EXPORT void vl_sumcheck_weights(const SumcheckWeights* given, u64 count, u64) {
-    const u64 *point = given->point, *eq_point = given->eq_point, half = GL_P / 2 + 1;
-    u64* out = given->out;
+VL_EXPORT void vl_sumcheck_end(const SumcheckEnd* body, u64, u64) {
+    const SumcheckEnd b = *body;
+    const auto given = [&](u64 i) { return K<u64>{b.given[2 * i], b.given[2 * i + 1]}; };
+    const auto put = [&](u64 i, K<u64> x) { b.out[2 * i] = x.a, b.out[2 * i + 1] = x.b; };
     const K<u64> one{1, 0};
-    K<u64> factor = one;
-    const auto put = [&](u64 i, K<u64> x) { out[2 * i] = x.a, out[2 * i + 1] = x.b; };
-    for (u64 i = count; i--;) {
-        const K<u64> r{point[2 * i], point[2 * i + 1]}, square = kmul(r, r);
-        const K<u64> l1 = ksub(kadd(r, r), square), l2 = kmulf(ksub(square, r), half);
-        K<u64> k = ksub(ksub(one, l1), l2), from_one = k;
-        if (eq_point) {
-            const K<u64> e{eq_point[2 * i], eq_point[2 * i + 1]};
+    K<u64> factor = one, total{0, 0};
+    for (u64 i = b.rounds; i--;) {
+        const K<u64> r = given(i), square = kmul(r, r), l1 = ksub(kadd(r, r), square), l2 = kmulf(ksub(square, r), (u64)(GL_P / 2 + 1));
+        K<u64> k = ksub(ksub(one, l1), l2), w1k = k;
+        if (b.with_eq) {
+            const K<u64> e = given(b.rounds + i);
             k = kmul(k, kinverse(ksub(one, e)));
-            from_one = kmul(k, e);
+            w1k = kmul(k, e);
         }
-        put(1 + 2 * i, kmul(ksub(l1, from_one), factor));
-        put(2 + 2 * i, kmul(l2, factor));
+        const K<u64> c1 = kmul(ksub(l1, w1k), factor), c2 = kmul(l2, factor);
+        total = kadd(total, kmul_add(c1, given(2 * b.rounds + 2 * i), c2, given(2 * b.rounds + 2 * i + 1)));
+        put(2 + 2 * i, c1), put(3 + 2 * i, c2);
         factor = kmul(factor, k);
     }
-    put(0, factor);
+    put(0, factor), put(1, total);
 }
 
-// The rounds of a level of the tree of fractions (fractions.h) over tables of 2^rounds entries without tiles. The weights of the round
-// that has k variables left behind it: low[min(k, bits of a tile)] within tiles, high[k - that] by tile, two planes each.
+// The rounds of a level of the tree of fractions (fractions.h) over tables of 2^rounds entries without tiles. The weights of a round
+// are eq over as many of the point's last coordinates as variables are left behind it, in tiles of at most 2^tile_bits.
 struct FractionRounds {
     Talk talk;
     u64* cells[8];  // p0, p1, q0, q1, folded in place: entry 0 is the value at the bound point
-    const u64 *const *low, *const *high;
-    const u64* first;  // four words: the first round's g(1), g(2) where they are known
+    const u64 *point0, *point1;
     u64 tile_bits, mu0, mu1, lam0, lam1;
 };
 
 VL_EXPORT void vl_fraction_rounds(const FractionRounds* given, u64, u64) {
     const FractionRounds f = *given;
+    const u64 rounds = f.talk.rounds, within = std::min(rounds - 1, f.tile_bits), above = rounds - 1 - within;
+    std::vector<u64> tables((4ULL << within) + (4ULL << above));
+    u64 *low0 = tables.data(), *low1 = low0 + (2ULL << within), *high0 = low1 + (2ULL << within), *high1 = high0 + (2ULL << above);
+    low0[1] = high0[1] = 1;
+    const EqSuffixes low{f.point0 + above, f.point1 + above, low0, low1}, high{f.point0, f.point1, high0, high1};
+    vl_eq_suffixes(&low, within, 1), vl_eq_suffixes(&high, above, 1);
     u64 g[4];
-    const auto tables = [&](auto& body, u64 left) {  // a body's words, while `left` variables are to be bound
-        const u64 count = left - 1, low = std::min(count, f.tile_bits), high = count - low;
+    const auto prepare = [&](auto& body, u64 left) {  // a body's words, while `left` variables are to be bound
+        const u64 bits = std::min(left - 1, f.tile_bits), size = 1ULL << bits, tiles = 1ULL << (left - 1 - bits);
         for (int k = 0; k < 8; ++k) body.cells[k] = f.cells[k];
-        body.lo0 = f.low[2 * low], body.lo1 = f.low[2 * low + 1], body.hi0 = f.high[2 * high], body.hi1 = f.high[2 * high + 1];
-        body.out = g, body.size = 1ULL << low, body.half = 1ULL << high;
+        for (int k = 0; k < 4; ++k) body.table[k].x0 = f.cells[2 * k], body.table[k].x1 = f.cells[2 * k + 1];
+        body.lo0 = low0 + size, body.lo1 = low1 + size, body.hi0 = high0 + tiles, body.hi1 = high1 + tiles;
+        body.out = g, body.size = size, body.half = tiles;
         body.mu0 = f.mu0, body.mu1 = f.mu1, body.lam0 = f.lam0, body.lam1 = f.lam1;
     };
-    const auto plain = [&](int k) {
-        Table t{};
-        t.x0 = f.cells[2 * k], t.x1 = f.cells[2 * k + 1];
-        return t;
-    };
-    if (f.first) {
-        std::copy(f.first, f.first + 4, g);
+    if (f.talk.begun) {
+        std::copy(f.talk.first, f.talk.first + 4, g);
     } else {
         FractionSum<false> body{};
-        for (int k = 0; k < 4; ++k) body.table[k] = plain(k);
-        tables(body, f.talk.rounds);
+        prepare(body, rounds);
         fraction_sum(body, body.half, body.size);
     }
     FractionSum<true> body{};
-    for (int k = 0; k < 4; ++k) body.table[k] = plain(k);
-    for (u64 left = f.talk.rounds; left--;) {
-        const K<u64> r = f.talk.say(f.talk.rounds - 1 - left, g);
+    for (u64 left = rounds; left--;) {
+        const K<u64> r = f.talk.say(rounds - 1 - left, g);
         if (left) {
+            prepare(body, left);
             body.r0 = r.a, body.r1 = r.b;
-            tables(body, left);
             fraction_sum(body, body.half, body.size);
         } else {
             for (int k = 0; k < 8; k += 2) {
@@ -181,7 +182,6 @@ struct Summand {
 struct BatchRounds {
     Talk talk;
     Summand* summands;
-    const u64* first;  // four words: the first round's g(1), g(2)
     u64 count, passed0, passed1, waiting0, waiting1;
 };
 
@@ -190,7 +190,7 @@ VL_EXPORT void vl_batch_rounds(const BatchRounds* given, u64, u64) {
     K<u64> passed{b.passed0, b.passed1}, waiting{b.waiting0, b.waiting1};
     std::vector<ProductItem> items(b.count);
     u64 g[4];
-    std::copy(b.first, b.first + 4, g);
+    std::copy(b.talk.first, b.talk.first + 4, g);
     for (u64 round = 0; round < b.talk.rounds; ++round) {
         const K<u64> r = b.talk.say(round, g);
         passed = kmul(passed, ksub(K<u64>{1, 0}, r));

@@ -155,8 +155,8 @@ def test_a_round_is_the_polynomial_through_its_three_values() -> None:
     g, e = [F.ext(11, 3), F.ext(5), F.ext(0, 9)], F.ext(6, 2)
     for r, expected in ((F.ext(0), g[0]), (F.ext(1), g[1]), (F.ext(2), g[2]), (F.ext(3), g[0] - 3 * g[1] + 3 * g[2])):
         for eq_point, claim in ((None, g[0] + g[1]), ([e], (1 - e) * g[0] + e * g[1])):
-            factor, c1, c2 = F.sumcheck_weights([r], eq_point)
-            assert factor * claim + c1 * g[1] + c2 * g[2] == expected
+            factor, const, (c1, c2) = F.sumcheck_end([r], eq_point, g[1:])
+            assert const == c1 * g[1] + c2 * g[2] and factor * claim + const == expected
             channel = Unlucky(r)
             at, form = sumcheck(channel, "round", Form(claim), 1, None, eq_point)
             assert at == [r] and channel.rounds == 1 and form == Form(factor * claim, {("pad", 0): c1, ("pad", 1): c2})
@@ -170,10 +170,11 @@ def test_rounds_added_up_once_are_rounds_one_after_the_other(count: int, with_eq
     messages = [Ext.from_array(F, k(rng)) for _ in range(2 * count)]
     claim = start = Ext.from_array(F, k(rng))
     for i, r in enumerate(point):
-        factor, c1, c2 = F.sumcheck_weights([r], [eq[i]] if with_eq else None)
-        claim = factor * claim + c1 * messages[2 * i] + c2 * messages[2 * i + 1]
-    factor, *coefs = F.sumcheck_weights(point, eq if with_eq else None)
-    assert sum((c * m for c, m in zip(coefs, messages, strict=True)), factor * start) == claim
+        factor, const, _ = F.sumcheck_end([r], [eq[i]] if with_eq else None, messages[2 * i : 2 * i + 2])
+        claim = factor * claim + const
+    factor, const, coefs = F.sumcheck_end(point, eq if with_eq else None, messages)
+    assert factor * start + const == claim
+    assert sum((c * m for c, m in zip(coefs, messages, strict=True)), F.zero) == const
 
 
 def test_only_a_prover_has_pads() -> None:

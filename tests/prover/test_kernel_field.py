@@ -63,7 +63,8 @@ def test_addresses(rng: np.random.Generator) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 13])
-def test_sumcheck_weights(cpu: CpuBackend, rng: np.random.Generator, rounds: int) -> None:  # noqa: F811
+def test_sumcheck_end(cpu: CpuBackend, rng: np.random.Generator, rounds: int) -> None:  # noqa: F811
     point, eq_point = ([scalar(rng) for _ in range(rounds)] for _ in range(2))
+    messages = [scalar(rng) for _ in range(2 * rounds)]
     for e in (None, eq_point, [F.zero] * rounds, [F.ext(0, F.p - 1)] * rounds):
-        assert cpu.field.sumcheck_weights(point, e) == F.sumcheck_weights(point, e)
+        assert cpu.field.sumcheck_end(point, e, messages) == F.sumcheck_end(point, e, messages)

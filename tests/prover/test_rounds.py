@@ -11,7 +11,7 @@ from protocol.channel import Transcript
 from protocol.field import GOLDILOCKS as F
 from prover.backend.cpu import CpuBackend
 from prover.backend.talk import Summand, Talk
-from prover.backend.tiled import TILE_BITS, Tiled
+from prover.backend.tiled import Tiled
 from tests.prover.test_kernels import REFERENCE, P, copied, cpu, elements, rng, scalar  # noqa: F401 (cpu and rng are fixtures)
 
 
@@ -37,12 +37,10 @@ def test_rounds_of_fractions_in_one_call(cpu: CpuBackend, rng: np.random.Generat
     """From a level's beginning, and behind a first round; a level of more variables than a tile has, and of fewer."""
     tables, lam = [Tiled(elements(rng, 2, 1 << rounds)) for _ in range(4)], scalar(rng)
     point = elements(rng, 2, rounds - 1)
-    cut = max(0, rounds - 1 - TILE_BITS)
-    low, high = ([F.eq_table(x[:, x.shape[1] - k :]) for k in range(x.shape[1] + 1)] for x in (point[:, cut:], point[:, :cut]))
-    first = REFERENCE.fraction_round(tables, low[-1], high[-1], lam)[1] if known else None
+    first = REFERENCE.fraction_round(tables, F.eq_table(point), F.lift(np.ones(1, dtype=np.uint64)), lam)[1] if known else None
     mine, theirs = talked(rng, rounds)
-    found = cpu.fraction_rounds(copied(tables), first, low, high, lam, mine)
-    assert found == REFERENCE.fraction_rounds(tables, first, low, high, lam, theirs)
+    found = cpu.fraction_rounds(copied(tables), first, point, lam, mine)
+    assert found == REFERENCE.fraction_rounds(tables, first, point, lam, theirs)
     same_talk(mine, theirs)
 
 
@@ -62,8 +60,9 @@ def test_rounds_of_products_in_one_call(cpu: CpuBackend, rng: np.random.Generato
 
 
 def test_rounds_in_one_call_check_their_tables(cpu: CpuBackend, rng: np.random.Generator) -> None:  # noqa: F811
-    table, point = Tiled(elements(rng, 2, 4)), [F.eq_table(elements(rng, 2, k)) for k in (0, 1)]
-    with pytest.raises(ValueError, match="shape"):
-        cpu.fraction_rounds([table] * 4, None, point, point[:1], scalar(rng), talked(rng, 3)[0])
+    table = Tiled(elements(rng, 2, 4))
+    for rounds, variables in ((3, 2), (2, 2)):
+        with pytest.raises(ValueError, match="shape"):
+            cpu.fraction_rounds([table] * 4, None, elements(rng, 2, variables), scalar(rng), talked(rng, rounds)[0])
     with pytest.raises(ValueError, match="shape"):
         cpu.batch_rounds([Summand(table.cells, table.cells, F.one, 0, F.one)], (F.one, F.one), F.one, F.one, talked(rng, 1)[0])
