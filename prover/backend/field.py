@@ -45,6 +45,11 @@ class KernelField(Field):
         self._call("vl_sum_last", out.size, 1, address(a), address(out), a.shape[-1])
         return out
 
+    def powers(self, x: int, n: int) -> U64:
+        out = np.empty(n, dtype=np.uint64)
+        self._call("vl_powers", n, 1, x % self.p, address(out))
+        return out
+
     def kmul(self, a: U64, b: U64) -> U64:
         shape = (2, *_common(a.shape[1:], b.shape[1:]))
         a, b = _kfit(a, shape), _kfit(b, shape)

@@ -34,7 +34,7 @@ def make_plan(code: Code) -> Plan:
     reverse = _bit_reverse(log)
     root, step = f.root_of_unity(log), f.root_of_unity(code.n.bit_length() - 1)
     shifts = [code.shift * pow(step, c, f.p) % f.p for c in range(code.n // ell)]
-    scale = np.ascontiguousarray(_powers(f, f.array(shifts), ell)[:, reverse])  # an index array alone leaves it transposed
+    scale = np.ascontiguousarray(np.stack([f.powers(s, ell) for s in shifts])[:, reverse])  # an index array alone leaves it transposed
     return Plan(
         inverse=_twiddles(f, log, pow(root, -1, f.p), inverse=True),
         forward=_twiddles(f, log, root, inverse=False),
@@ -42,16 +42,6 @@ def make_plan(code: Code) -> Plan:
         powers=f.array([pow(s, ell, f.p) for s in shifts]),
         order=reverse,
     )
-
-
-def _powers(f: Field, bases: U64, n: int) -> U64:
-    """1, s, …, s^(n−1) of every base s, by doubling: (bases, n)."""
-    out, done, step = np.ones((len(bases), n), dtype=np.uint64), 1, bases
-    while done < n:
-        more = min(done, n - done)
-        out[:, done : done + more] = f.mul(out[:, :more], step[:, None])
-        done, step = done + more, f.mul(step, step)
-    return out
 
 
 def _twiddles(f: Field, log: int, root: int, inverse: bool) -> U64:

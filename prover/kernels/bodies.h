@@ -118,6 +118,11 @@ struct EqSuffixes {  // CPU: the tables eq of the last k variables of a point, e
     u64 *out0, *out1;
 };
 
+struct Powers {  // CPU: base^i for i < count
+    u64 base;
+    u64* out;
+};
+
 struct FoldTop {  // out = low + r·(high - low)
     const u64 *low0, *low1, *high0, *high1;
     u64 *out0, *out1;
@@ -330,6 +335,15 @@ VL_EXPORT void vl_eq_suffixes(const EqSuffixes* given, u64 count, u64) {
         const u64 n = 1ULL << k, at = count - 1 - k;
         run_map(EqStep{e.out0 + n, e.out1 + n, e.out0 + 2 * n, e.out1 + 2 * n, n, e.point0[at], e.point1[at]}, 1, n);
     }
+}
+VL_EXPORT void vl_powers(const Powers* given, u64 count, u64) {
+    const Powers p = *given;
+    parallel(count, 4 * count, [&](unsigned, u64 lo, u64 hi) {
+        u64 x = 1, base = p.base;
+        for (u64 rest = lo; rest; rest >>= 1, base = gmul(base, base))
+            if (rest & 1) x = gmul(x, base);
+        for (u64 i = lo; i < hi; ++i, x = gmul(x, p.base)) p.out[i] = x;
+    });
 }
 VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     const u64 r0 = given->r0, r1 = given->r1;

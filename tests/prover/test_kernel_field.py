@@ -68,3 +68,9 @@ def test_sumcheck_end(cpu: CpuBackend, rng: np.random.Generator, rounds: int) ->
     messages = [scalar(rng) for _ in range(2 * rounds)]
     for e in (None, eq_point, [F.zero] * rounds, [F.ext(0, F.p - 1)] * rounds):
         assert cpu.field.sumcheck_end(point, e, messages) == F.sumcheck_end(point, e, messages)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1000, 70_001])  # the last by several threads
+def test_powers(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:  # noqa: F811
+    for x in (0, 1, -1, 7, *elements(rng, 2).tolist()):
+        same(cpu.field.powers(x, n), F.powers(x, n))
