@@ -86,34 +86,44 @@ def run(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
 
 
 def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
+    """Plan, or take up what is there, then train and prove; Prefect's server starts meanwhile."""
     from flows.environment import embed
     from flows.server import embedded
 
-    with session.exclusive():
-        context = session.resume()
-        if context is None:
-            drafted = session.draft()
-            if not quiet:
-                from cli.calibrate import loss_line
-
-                _print_plan(drafted.estimate.to_json(session.rates(drafted)))
-                manifest = drafted.manifest
-                _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
-            context = session.begin(drafted)
-        elif not quiet:
-            _print(f"continuing run {context.run_id}")
     embed(session.config.folder, debug)
     if debug:
         from tasks.telemetry import log_format
 
         os.environ.setdefault("VERILORA_LOG", log_format())
+    with embedded() as ready:
+        with session.exclusive():
+            context = session.resume()
+            if context is None:
+                drafted = session.draft()
+                ready()  # rates are those of a machine that does nothing else
+                if not quiet:
+                    from cli.calibrate import loss_line
+
+                    _print_plan(drafted.estimate.to_json(session.rates(drafted)))
+                    manifest = drafted.manifest
+                    _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
+                context = session.begin(drafted)
+            elif not quiet:
+                _print(f"continuing run {context.run_id}")
+        ready()
+        _flow(path, session, quiet)
+    return session.summary()
+
+
+def _flow(path: Path, session: "Session", quiet: bool) -> None:
+    """The flow under a progress bar, on a server that answers."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from flows.finetune import finetune  # Prefect reads its environment when it is imported
+
     last = TextColumn("{task.fields[last]}")
     columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
-    with embedded(), Progress(*columns, console=errors, disable=quiet) as progress:
-        from flows.finetune import finetune  # Prefect reads its environment when it is imported
-
+    with Progress(*columns, console=errors, disable=quiet) as progress:
         bars: dict[str, TaskID] = {name: progress.add_task(name, total=None, last="starting") for name in ("train", "prove")}
 
         def show(seen: Any) -> None:
@@ -121,7 +131,6 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
 
         session.on_progress = show
         finetune(str(path))
-    return session.summary()
 
 
 def _overflow(session: "Session") -> str:

@@ -1,10 +1,11 @@
 """The embedded Prefect server: a child process on a free port of loopback, which ends when its parent does, however that happens.
 
-    parent  with embedded(): sets PREFECT_API_URL and holds one end of a pipe        child  python -m flows.server PORT: serves until
-                                                                                            the pipe is closed
+    parent  with embedded() as ready: holds one end of a pipe; ready() waits          child  python -m flows.server PORT: serves until
+            and sets PREFECT_API_URL                                                        the pipe is closed
 
-Prefect's own temporary server survives a parent that is killed. Where PREFECT_API_URL names a server, that one is used. Called by
-`verilora run` before Prefect is imported, because Prefect reads its environment then.
+Prefect's own temporary server survives a parent that is killed. It takes 10 s to start, during which the parent has other things to do.
+Where PREFECT_API_URL names a server, that one is used. Called by `verilora run` before Prefect is imported, because Prefect reads its
+environment then.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _STARTUP_SECONDS = 180.0  # a first start migrates its database: 14-24 s on 2 idle cores
 _ATTEMPTS = 3  # a port that was free may be taken meanwhile
@@ -28,37 +29,62 @@ class ServerError(Exception):
 
 
 @contextlib.contextmanager
-def embedded() -> Iterator[None]:
-    """A Prefect server for as long as the block runs; nothing if the environment names one."""
+def embedded() -> Iterator[Callable[[], None]]:
+    """A Prefect server that starts beside the block and ends with it. The block calls what it gets before it imports Prefect: that waits
+    until the server answers, ServerError if it does not start. No server if the environment names one."""
     if os.environ.get("PREFECT_API_URL"):
-        yield
+        yield lambda: None
         return
-    process, port = _start()
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    server = _Server()
     try:
-        yield
+        yield server.ready
     finally:
-        del os.environ["PREFECT_API_URL"]
-        _stop(process)
+        server.stop()
 
 
-def _start() -> "tuple[subprocess.Popen[bytes], int]":
-    said = b""
-    for _ in range(_ATTEMPTS):
+class _Server:
+    """The child; `url` is set once it has answered."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._spawn()
+
+    def _spawn(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT, start_new_session=True,  # Ctrl-C is the parent's business
+            self.port = int(probe.getsockname()[1])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=os.environ | _ENVIRONMENT, start_new_session=True,  # Ctrl-C is the parent's business
         )
-        if _answers(process, port):
-            _drain(process)
-            return process, port
-        said = process.stderr.read() if process.stderr and process.poll() is not None else b"no answer"
-        _stop(process)
-    last = said.decode(errors="replace").strip().splitlines()[-1:]
-    raise ServerError(f"the embedded Prefect server did not start ({''.join(last)[:300]}): see --debug, or set PREFECT_API_URL to a server")
+
+    def ready(self) -> None:
+        said = b""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._spawn()
+            if _answers(self.process, self.port):
+                _drain(self.process)
+                self.url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+                return
+            said = self.process.stderr.read() if self.process.stderr and self.process.poll() is not None else b"no answer"
+            self.stop()
+        last = "".join(said.decode(errors="replace").strip().splitlines()[-1:])[:300]
+        raise ServerError(f"the embedded Prefect server did not start ({last}): see --debug, or set PREFECT_API_URL to a server")
+
+    def stop(self) -> None:
+        """One that has not answered has nothing in hand: its database changes in transactions."""
+        if self.url:
+            del os.environ["PREFECT_API_URL"]
+        else:
+            self.process.kill()
+        if self.process.stdin:
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
@@ -80,16 +106,6 @@ def _drain(process: "subprocess.Popen[bytes]") -> None:
             pass
 
     threading.Thread(target=read, name="prefect-server-stderr", daemon=True).start()
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.stdin:
-        process.stdin.close()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def serve(port: int) -> None:

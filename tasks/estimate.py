@@ -8,6 +8,7 @@ of proof parameters is here too, because it is the profile with the fewest proof
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -210,9 +211,10 @@ def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[
 
 def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
     params, kinds, classes = PROFILES[manifest.profile], [], list(_classes(manifest, shapes))
+    layout = cache(lambda name: commitment_layout(manifest, name))  # of a commitment that several tasks open, once
     for kind in dict.fromkeys(c.task.kind for c in classes):
         group = [c for c in classes if c.task.kind == kind]
-        inputs = [_inputs(manifest, c.task) for c in group]
+        inputs = [[layout(name) for _, name in c.task.commitments] for c in group]
         sizes = [proof_size(params, c.counted.shape, found) for c, found in zip(group, inputs, strict=True)]
         bits = [_soundness(manifest, params, c.counted.shape, found).bits for c, found in zip(group, inputs, strict=True)]
         each = [forecast(c.counted, params, found, place) for c, found in zip(group, inputs, strict=True)]
@@ -225,14 +227,12 @@ def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
     return Estimate(manifest.profile, manifest.parts, manifest.budgets, manifest.rotation_windows, tuple(kinds))
 
 
-def _inputs(manifest: RunManifest, task: Task) -> list[CommitmentLayout]:
-    return [commitment_layout(manifest, name) for _, name in task.commitments]
-
-
 def kind_memory(manifest: RunManifest, kind: str, place: Place = EVERYTHING) -> Memory:
     """The largest task of one kind; `manifest` has a profile and budgets."""
-    params = PROFILES[manifest.profile]
-    found = (forecast(c.counted, params, _inputs(manifest, c.task), place).memory for c in _classes(manifest, {}, kind))
+    params, found = PROFILES[manifest.profile], list[Memory]()
+    for each in _classes(manifest, {}, kind):
+        inputs = [commitment_layout(manifest, name) for _, name in each.task.commitments]
+        found.append(forecast(each.counted, params, inputs, place).memory)
     return max(found, key=lambda m: m.peak)
 
 

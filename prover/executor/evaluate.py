@@ -85,12 +85,17 @@ def most_alive(graph: Graph, wanted: Iterable[Tensor], given: Iterable[Tensor]) 
     which whoever calls holds."""
     held = [t.index for t in given]
     run = _Evaluation(graph, {}, ReferenceOps(), dict.fromkeys(held, np.zeros(0, dtype=np.int64)), 0)
-    alive, most = set[int](), 0
+    alive, cells, most = set[int](), 0, 0
     free = {*held, *(i for i, op in enumerate(graph.ops) if isinstance(op, Input))}
     for i, gone in run.steps([t.index for t in wanted]):
-        alive |= {t.index for t in run.hints[i].outputs} if i in run.hints and i not in run.given else {i}
-        most = max(most, sum(graph.tensors[j].cells for j in alive - free))
-        alive -= set(gone)
+        made = {t.index for t in run.hints[i].outputs} if i in run.hints and i not in run.given else {i}
+        new = made - alive - free
+        alive |= new
+        cells += sum(graph.tensors[j].cells for j in new)
+        most = max(most, cells)
+        ended = alive.intersection(gone)
+        alive -= ended
+        cells -= sum(graph.tensors[j].cells for j in ended)
     return most
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from examples.services import ROOT, left, tree
+from flows.environment import SETTINGS
+from flows.server import embedded
 from storage.fsck import fsck
 from tests.crash.test_kill import Remains
 from tests.crash.worker import live, shift
@@ -33,7 +35,8 @@ embed(Path(sys.argv[1]))
 import flows.server as server
 if sys.argv[2] == "starting":
     server._answers = lambda process, port: time.sleep(600)
-with server.embedded():
+with server.embedded() as ready:
+    ready()
     print("ready", flush=True)
     time.sleep(600)
 """
@@ -150,3 +153,19 @@ def test_no_embedded_server_outlives_its_parent(tmp_path: Path, when: str) -> No
         parent.kill()
         parent.wait()
     until("the server ends with its parent", lambda: not list(left(tmp_path)))
+
+
+@pytest.mark.cluster
+def test_a_server_that_was_stopped_while_it_started_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is refused ends a server that is still making its database."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for name, value in {**SETTINGS, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    database = tmp_path / "prefect.db-wal"
+    for size in (1, 10**6, 2 * 10**6):
+        with embedded():
+            until("its database grows", lambda size=size: database.exists() and database.stat().st_size >= size)  # type: ignore[misc]
+    with embedded() as ready:
+        ready()
+        assert "PREFECT_API_URL" in os.environ
+    assert "PREFECT_API_URL" not in os.environ

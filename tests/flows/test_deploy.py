@@ -34,7 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         patch.delenv("PREFECT_API_URL", raising=False)
         for name, value in {**SETTINGS, "PREFECT_HOME": str(home), "HOME": str(home), "PYTHONPATH": str(ROOT)}.items():
             patch.setenv(name, value)
-        with embedded():
+        with embedded() as ready:
+            ready()
             yield dict(os.environ)
 
 
