@@ -57,7 +57,7 @@ class Kernels(HostArrays):
         """Kernels that run the rounds a talk has left (prover/kernels/rounds.h): its words come first, then the first polynomial's."""
         rounds, tag = talk.rounds, talk.tag.encode()
         pads = talk.pads[len(talk.challenges) :]
-        if pads.shape != (rounds, 4) or pads.dtype != np.uint64 or not pads.flags.c_contiguous:
+        if not rounds or pads.shape != (rounds, 4) or pads.dtype != np.uint64 or not pads.flags.c_contiguous:
             raise ValueError(f"pads of shape {pads.shape} for {rounds} rounds")
         said = np.empty(4 + 6 * rounds, dtype=np.uint64)  # state, challenges, messages
         said[:4] = np.frombuffer(talk.transcript.state, dtype=np.uint64)

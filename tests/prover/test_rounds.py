@@ -64,5 +64,7 @@ def test_rounds_in_one_call_check_their_tables(cpu: CpuBackend, rng: np.random.G
     for rounds, variables in ((3, 2), (2, 2)):
         with pytest.raises(ValueError, match="shape"):
             cpu.fraction_rounds([table] * 4, None, elements(rng, 2, variables), scalar(rng), talked(rng, rounds)[0])
+    with pytest.raises(ValueError, match="pads of shape"):
+        cpu.fraction_rounds([Tiled(elements(rng, 2, 1))] * 4, None, elements(rng, 2, 0), scalar(rng), talked(rng, 0)[0])
     with pytest.raises(ValueError, match="shape"):
         cpu.batch_rounds([Summand(table.cells, table.cells, F.one, 0, F.one)], (F.one, F.one), F.one, F.one, talked(rng, 1)[0])
