@@ -25,8 +25,8 @@ struct Columns {  // Σ_i 2^(22i)·at[i], and in the same way what lies 32 bits 
         const Limb ten = at[1] >> 10, twenty = at[2] >> 20, high_ten = high[1] >> 10, high_twenty = high[2] >> 20;
         const Limb shifted = (high[2] & 0xFFFFF) << 12, wraps = twenty + high_ten + shifted;
         Halves sum{at[0] + ((at[1] & 0x3FF) << 22), high[0] + ten + ((at[2] & 0xFFFFF) << 12) + ((high[1] & 0x3FF) << 22)};
-        sum += Halves{(1ULL << 60) + 1 - wraps - high_twenty, GL_EPS - (1 << 28) + wraps};
-        return reduce_halves(sum);
+        sum += Halves{(1ULL << 60) + 1 + GL_EPS - wraps - high_twenty, GL_EPS - (1 << 28) + wraps};
+        return reduce_raised(sum);
     }
 };
 
