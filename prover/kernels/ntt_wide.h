@@ -55,9 +55,7 @@ VL_FN void dif4(VL_WIDE& a, VL_WIDE& b, VL_WIDE& c, VL_WIDE& d, VL_WIDE w1, VL_W
     d = reduce_signed(product(reduce_signed(s1 + s3), w3));
 }
 
-VL_FN void dif8(VL_WIDE* r, const VL_WIDE* w) {
-    Halves h[8];
-    for (int k = 0; k < 8; ++k) h[k] = halves(r[k]);
+VL_FN void dif8(Halves* h) {
     for (int k = 0; k < 4; ++k) sum_difference(h[k], h[k + 4]);
     sum_difference(h[0], h[2]);
     sum_difference(h[1], h[3]);
@@ -70,6 +68,11 @@ VL_FN void dif8(VL_WIDE* r, const VL_WIDE* w) {
     const Halves e = h[2];
     h[2] = e - h[3], h[3] = e + h[3];
     sum_difference(h[0], h[1]);
+}
+VL_FN void dif8(VL_WIDE* r, const VL_WIDE* w) {
+    Halves h[8];
+    for (int k = 0; k < 8; ++k) h[k] = halves(r[k]);
+    dif8(h);
     for (int k = 0; k < 8; ++k) r[k] = reduce_signed(h[k]);
     for (int k = 1; k < 8; ++k) r[k] = reduce_signed(product(r[k], w[k - 1]));
 }
