@@ -25,7 +25,7 @@ class CosetPlan:
     forward: U64
 
 
-def make_coset_plan(code: Code) -> CosetPlan:
+def make_coset_plan(code: Code, lanes: int) -> CosetPlan:
     f, ell = code.field, code.ell
     log = ell.bit_length() - 1
     eights = -log % 4
@@ -36,21 +36,21 @@ def make_coset_plan(code: Code) -> CosetPlan:
     for radix in radices:
         if above:
             inverse.append(backward[np.outer(_reversed(above), np.arange(size) * (ell // (size * above)))].reshape(-1))
-        forward.append(_forward(f, points[: 4 * size // radix], radix))
+        forward.append(_forward(f, np.resize(points[: 4 * size // radix], max(4 * size // radix, lanes)), radix, lanes))
         size, above = size // radix, radix
         for _ in range(radix.bit_length() - 1):
             points = f.mul(points, points)
     last = f.mul(inverse[-1], np.asarray(np.uint64(pow(ell, -1, f.p))))
-    inverse[-1] = last.reshape(-1, 4, above).transpose(0, 2, 1).reshape(-1)
+    inverse[-1] = last.reshape(-1, lanes, above).transpose(0, 2, 1).reshape(-1)
     return CosetPlan(np.concatenate(inverse), np.concatenate(forward))
 
 
-def _forward(f: Field, points: U64, radix: int) -> U64:
+def _forward(f: Field, points: U64, radix: int, lanes: int) -> U64:
     powers = [np.ones_like(points)]
     for _ in range(radix - 1):
         powers.append(f.mul(powers[-1], points))
     chosen = np.stack([powers[e] for e in _reversed(radix)[1:]])
-    return np.ascontiguousarray(chosen.reshape(radix - 1, -1, 4).transpose(1, 0, 2)).reshape(-1)
+    return np.ascontiguousarray(chosen.reshape(radix - 1, -1, lanes).transpose(1, 0, 2)).reshape(-1)
 
 
 def _reversed(radix: int) -> list[int]:

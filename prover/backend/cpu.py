@@ -50,7 +50,7 @@ class CpuBackend(Fractions):
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("codewords need contiguous rows of 64-bit words")
         words = [address(x) for x in (messages, rho, out)]
-        if code.n == 4 * code.ell and code.ell >= coset_plan.SMALLEST and words[2] % 32 == 0 and hasattr(self._library, "vl_encode_cosets"):
+        if code.n == 4 * code.ell and code.ell >= coset_plan.SMALLEST and words[2] % 64 == 0 and hasattr(self._library, "vl_encode_cosets"):
             cosets = self._coset_plan(code)
             words += [address(x) for x in (cosets.inverse, cosets.forward, plan.powers, plan.order)]
             self._call("vl_encode_cosets", rows, 1, *words, code.ell, code.blinding)
@@ -66,7 +66,7 @@ class CpuBackend(Fractions):
 
     def _coset_plan(self, code: Code) -> coset_plan.CosetPlan:
         if code.ell not in self._coset_plans:
-            self._coset_plans[code.ell] = coset_plan.make_coset_plan(replace(code, field=self.field))
+            self._coset_plans[code.ell] = coset_plan.make_coset_plan(replace(code, field=self.field), self._library.vl_lanes())
         return self._coset_plans[code.ell]
 
     def message_of(self, code: Code, coefs: U64) -> U64:

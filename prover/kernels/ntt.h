@@ -285,7 +285,7 @@ VL_EXPORT void vl_transform(const Transform* given, u64 rows, u64) {
 }
 
 #include "encode.h"
-#if defined(VL_WIDE) && !defined(VL_512)
+#ifdef VL_WIDE
 #include "cosets.h"
 #endif
 #endif

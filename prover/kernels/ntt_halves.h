@@ -1,4 +1,5 @@
-// Butterflies of radix 16 on halves (halves.h), for AVX2; those of radix 8 and 4 are in ntt_wide.h.
+// Transforms of 16 or 8 words in lanes, on halves (halves.h) from the products with twiddles to the reductions; for cosets.h. Those of 8 are
+// in ntt_wide.h.
 //
 // 2 is a root of unity of order 192 with 2^96 = -1, so a transform of 16 words without twiddles only shifts and adds. Its halves are
 // never reduced: each input reaches an output by one shift of less than 32 bits, so an output's halves, sums of 16 shifted ones of up
