@@ -1,10 +1,11 @@
 """Tables of the encoding in prover/kernels/cosets.h, for a code of rate 1/4; made once and kept by the CPU backend.
 
-A pass of radix R takes blocks of s words; sizes from the top are ell = 16^b·8^a, radix 8 first. h = g^4 generates the ell-th roots, g the
-codeword's domain, e(k) is the bit-reversed place k < R. (R, S: this pass's radix, the radix of the pass above.)
-inverse: for each pass below the top, h^(−j·e(k)·ell/s') for place k < S of a block of s' = S·s words and j < s; of the last, divided by
-ell, 4 blocks of R words are transposed.
-forward: for each pass from the top, (shift·g^(4j + c))^(e(k)·ell/s): [j < s/R][0 < k < R][c < 4].
+A pass of radix R cuts blocks of s words into R parts; from the top, s begins with ell = 8^a·16^b, and passes of radix 8 come first. h
+generates the ell-th roots of unity, g with g^4 = h the codeword's domain, i < 4·s/R counts the words of a part on the four cosets, e is the
+bit-reversed k < R.
+inverse: for each pass but the top one, whose blocks are parts of the pass above it (R, s of that one): h^(−j·e·ell/s), [k < R][j < s/R];
+those of the last pass divided by ell, and 8 or 4 of its blocks, as many as a vector has lanes, transposed.
+forward: for each pass from the top (shift·g^i)^(e·ell/s), [i / lanes][0 < k < R][i mod lanes]; four words fill a longer vector twice.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def make_coset_plan(code: Code, lanes: int) -> CosetPlan:
     for radix in radices:
         if above:
             inverse.append(backward[np.outer(_reversed(above), np.arange(size) * (ell // (size * above)))].reshape(-1))
-        forward.append(_forward(f, np.resize(points[: 4 * size // radix], max(4 * size // radix, lanes)), radix, lanes))
+        words = 4 * size // radix
+        forward.append(_forward(f, np.resize(points[:words], max(words, lanes)), radix, lanes))
         size, above = size // radix, radix
         for _ in range(radix.bit_length() - 1):
-            points = f.mul(points, points)
+            points = f.mul(points, points)  # (shift·g^i)^(ell/s)
     last = f.mul(inverse[-1], np.asarray(np.uint64(pow(ell, -1, f.p))))
     inverse[-1] = last.reshape(-1, lanes, above).transpose(0, 2, 1).reshape(-1)
     return CosetPlan(np.concatenate(inverse), np.concatenate(forward))

@@ -1,5 +1,5 @@
-// Transforms of 16 or 8 words in lanes, on halves (halves.h) from the products with twiddles to the reductions; for cosets.h. Those of 8 are
-// in ntt_wide.h.
+// Transforms of 16 or 8 words in lanes, on halves (halves.h) from the products with twiddles to the reductions; for cosets.h. Those of
+// 8 are in ntt_wide.h.
 //
 // 2 is a root of unity of order 192 with 2^96 = -1, so a transform of 16 words without twiddles only shifts and adds. Its halves are
 // never reduced: each input reaches an output by one shift of less than 32 bits, so an output's halves, sums of 16 shifted ones of up
