@@ -11,6 +11,7 @@ import numpy as np
 from protocol import merkle
 from protocol.code import Code
 from protocol.field import I64, U64, Ext
+from prover.backend import coset_plan
 from prover.backend.base import U8, Round
 from prover.backend.calls import AnyArray
 from prover.backend.calls import halves as _halves
@@ -35,6 +36,7 @@ class CpuBackend(Fractions):
     def __init__(self, level: str | None = None) -> None:
         super().__init__(level)
         self._plans: dict[tuple[int, int], Plan] = {}
+        self._coset_plans: dict[int, coset_plan.CosetPlan] = {}
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -48,15 +50,25 @@ class CpuBackend(Fractions):
         _shape(out, (rows, code.n))
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("codewords need contiguous rows of 64-bit words")
-        tables = (plan.inverse, plan.forward, plan.scale, plan.powers, plan.order)
-        words = [address(x) for x in (messages, rho, out, *tables)]
-        self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
+        words = [address(x) for x in (messages, rho, out)]
+        if code.n == 4 * code.ell and code.ell >= coset_plan.SMALLEST and words[2] % 64 == 0 and hasattr(self._library, "vl_encode_cosets"):
+            cosets = self._coset_plan(code)
+            words += [address(x) for x in (cosets.inverse, cosets.forward, plan.powers, plan.order)]
+            self._call("vl_encode_cosets", rows, 1, *words, code.ell, code.blinding)
+        else:
+            words += [address(x) for x in (plan.inverse, plan.forward, plan.scale, plan.powers, plan.order)]
+            self._call("vl_encode", rows, 1, *words, code.ell, code.n // code.ell, code.blinding)
         return out
 
     def _plan(self, code: Code) -> Plan:
         if (code.ell, code.n) not in self._plans:
             self._plans[code.ell, code.n] = make_plan(replace(code, field=self.field))
         return self._plans[code.ell, code.n]
+
+    def _coset_plan(self, code: Code) -> coset_plan.CosetPlan:
+        if code.ell not in self._coset_plans:
+            self._coset_plans[code.ell] = coset_plan.make_coset_plan(replace(code, field=self.field), self._library.vl_lanes())
+        return self._coset_plans[code.ell]
 
     def message_of(self, code: Code, coefs: U64) -> U64:
         plan, count = self._plan(code), -(-coefs.shape[-1] // code.ell)

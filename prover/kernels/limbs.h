@@ -25,15 +25,15 @@ struct Columns {  // Σ_i 2^(22i)·at[i], and in the same way what lies 32 bits 
         const Limb ten = at[1] >> 10, twenty = at[2] >> 20, high_ten = high[1] >> 10, high_twenty = high[2] >> 20;
         const Limb shifted = (high[2] & 0xFFFFF) << 12, wraps = twenty + high_ten + shifted;
         Halves sum{at[0] + ((at[1] & 0x3FF) << 22), high[0] + ten + ((at[2] & 0xFFFFF) << 12) + ((high[1] & 0x3FF) << 22)};
-        sum += Halves{(1ULL << 60) + 1 - wraps - high_twenty, GL_EPS - (1 << 28) + wraps};
-        return reduce_halves(sum);
+        sum += Halves{(1ULL << 60) + 1 + GL_EPS - wraps - high_twenty, GL_EPS - (1 << 28) + wraps};
+        return reduce_raised(sum);
     }
 };
 
 VL_FN void cross_mac(Columns& real, Columns& cross, K<VL_WIDE> x, K<VL_WIDE> y) {
     const Cut xa(x.a);
     Cut xb(x.b);
-    const Halves ya{limb(y.a), limb(y.a) >> 32}, yb{limb(y.b), limb(y.b) >> 32};
+    const Halves ya{limb(y.a), upper(limb(y.a))}, yb{limb(y.b), upper(limb(y.b))};
     real.mac(xa, ya);
     cross.mac(xa, yb);
     cross.mac(xb, ya);
@@ -105,7 +105,7 @@ struct KSum<VL_WIDE> {
     VL_FN void clear() { low.clear(), high.clear(), cross.clear(); }
     VL_FN void mac(K<VL_WIDE> x, K<VL_WIDE> y) {
         const Cut xa(x.a), xb(x.b);
-        const Halves ya{limb(y.a), limb(y.a) >> 32}, yb{limb(y.b), limb(y.b) >> 32};
+        const Halves ya{limb(y.a), upper(limb(y.a))}, yb{limb(y.b), upper(limb(y.b))};
         low.mac(xa, ya);
         high.mac(xb, yb);
         cross.mac(xa, yb);
@@ -120,7 +120,7 @@ struct SmallSum<VL_WIDE> {
     Columns a, b;
     VL_FN void clear() { a.clear(), b.clear(); }
     VL_FN void mac(K<VL_WIDE> w, VL_WIDE x) {
-        const Halves y{limb(x), limb(x) >> 32};
+        const Halves y{limb(x), upper(limb(x))};
         a.mac(Cut(w.a), y), b.mac(Cut(w.b), y);
     }
     VL_FN K<u64> value() const { return add_lanes(K<VL_WIDE>{a.value(), b.value()}); }

@@ -285,4 +285,7 @@ VL_EXPORT void vl_transform(const Transform* given, u64 rows, u64) {
 }
 
 #include "encode.h"
+#ifdef VL_WIDE
+#include "cosets.h"
+#endif
 #endif

@@ -30,6 +30,21 @@ VL_FN void dit8(VL_WIDE* r, const VL_WIDE* w) {
     for (int k = 0; k < 8; ++k) r[k] = reduce_signed(h[k]);
 }
 
+VL_FN void dif8(Halves* h) {
+    for (int k = 0; k < 4; ++k) sum_difference(h[k], h[k + 4]);
+    sum_difference(h[0], h[2]);
+    sum_difference(h[1], h[3]);
+    h[3] = times48(h[3]);
+    h[6] = times48(h[6]);
+    // w^-1 = 2^72, w^-2 = -2^48, w^-3 = 2^24: b·w^-1 + d·w^-3, and (b·w^-1 - d·w^-3)·w^-2
+    const Halves a = h[4] - h[6], c = h[4] + h[6], b = h[5], d = h[7];
+    const Halves x = times72(b) + times24(d), y = times24(b) + times72(d);
+    h[4] = a + x, h[5] = a - x, h[6] = c + y, h[7] = c - y;
+    const Halves e = h[2];
+    h[2] = e - h[3], h[3] = e + h[3];
+    sum_difference(h[0], h[1]);
+}
+
 #ifndef VL_512  // these are slower there, where masks make sums of words cheap
 VL_FN void dit4(Halves& a, Halves& b, Halves& c, Halves& d) {
     sum_difference(a, b);
@@ -58,18 +73,7 @@ VL_FN void dif4(VL_WIDE& a, VL_WIDE& b, VL_WIDE& c, VL_WIDE& d, VL_WIDE w1, VL_W
 VL_FN void dif8(VL_WIDE* r, const VL_WIDE* w) {
     Halves h[8];
     for (int k = 0; k < 8; ++k) h[k] = halves(r[k]);
-    for (int k = 0; k < 4; ++k) sum_difference(h[k], h[k + 4]);
-    sum_difference(h[0], h[2]);
-    sum_difference(h[1], h[3]);
-    h[3] = times48(h[3]);
-    h[6] = times48(h[6]);
-    // w^-1 = 2^72, w^-2 = -2^48, w^-3 = 2^24: b·w^-1 + d·w^-3, and (b·w^-1 - d·w^-3)·w^-2
-    const Halves a = h[4] - h[6], c = h[4] + h[6], b = h[5], d = h[7];
-    const Halves x = times72(b) + times24(d), y = times24(b) + times72(d);
-    h[4] = a + x, h[5] = a - x, h[6] = c + y, h[7] = c - y;
-    const Halves e = h[2];
-    h[2] = e - h[3], h[3] = e + h[3];
-    sum_difference(h[0], h[1]);
+    dif8(h);
     for (int k = 0; k < 8; ++k) r[k] = reduce_signed(h[k]);
     for (int k = 1; k < 8; ++k) r[k] = reduce_signed(product(r[k], w[k - 1]));
 }
