@@ -206,6 +206,8 @@ def test_how_much_a_manifest_can_ask_for(manifest: RunManifest) -> None:
     with pytest.raises(VerificationError, match="window_steps.*2\\^24"):
         replace(manifest, **big | {"window_steps": 2})
     replace(manifest, **big | {"steps": 1, "loss_tokens": (1,), "window_steps": 9})  # a window is no longer than the run
+    with pytest.raises(VerificationError, match="manifest at parts"):  # a divisor, but too many
+        replace(manifest, **SMALL | {"batch_size": 1 << 12, "gradient_accumulation": 2, "examples": 1 << 13, "parts": 1 << 13})
     steps = 1 << 20
     many = replace(manifest, **SMALL | {"steps": steps, "loss_tokens": (1,) * steps, "window_steps": 2})  # of two layers
     with pytest.raises(VerificationError, match="manifest at steps"):
