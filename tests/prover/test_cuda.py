@@ -7,6 +7,8 @@ import pytest
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
+from prover.backend.cuda import CudaBackend
+from prover.backend.device import half_planes, planes
 from prover.backend.tiled import TILE, Tiled
 from tests.prover.test_kernels import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
     REFERENCE,
@@ -94,14 +96,62 @@ def test_small_tables_are_handed_to_the_host(rng: np.random.Generator) -> None: 
     assert stand_in.Counted.launches == before
 
 
-def test_a_round_is_one_launch_and_one_small_copy(rng: np.random.Generator) -> None:  # noqa: F811
+def test_a_round_is_one_launch_and_one_wait(rng: np.random.Generator) -> None:  # noqa: F811
     h = 4 * TILE
     tables = [Tiled(DEVICE_ONLY.to_device(elements(rng, 2, 4 * h))) for _ in range(4)]
     low, high = map(DEVICE_ONLY.to_device, weights(rng, h))
     counted = stand_in.Counted
-    counted.bytes = counted.copies = counted.launches = 0
+    counted.waits = counted.copies = counted.launches = 0
     DEVICE_ONLY.fraction_fold_round(tables, scalar(rng), low, high, scalar(rng))
-    assert (counted.launches, counted.copies, counted.bytes) == (1, 1, 32)
+    assert (counted.launches, counted.waits, counted.copies) == (1, 1, 0)
+
+
+def test_a_layer_waits_for_nothing_until_the_host_needs_it(rng: np.random.Generator) -> None:  # noqa: F811
+    counted, backend = stand_in.Counted, emulated(64, 32)
+    for size, waits in ((4 * TILE, 0), (128, 1)):
+        p, q = (Tiled(backend.to_device(elements(rng, 2, size))) for _ in range(2))
+        counted.waits = counted.copies = counted.launches = 0
+        backend.fraction_layer(p, q)
+        assert (counted.launches, counted.waits, counted.copies) == (1, waits, 0)
+
+
+def test_weights_are_brought_over_once_a_level(rng: np.random.Generator) -> None:  # noqa: F811
+    """Tables of eq on the host weigh tables on the device: the same sums as with copies of their own."""
+    backend, lam, h = emulated(64, 32), scalar(rng), 4 * TILE
+    point = elements(rng, 2, h.bit_length() - 1)
+    low, high = backend.eq_suffixes(point[:, 2:]), backend.eq_suffixes(point[:, :2])
+    tables = [Tiled(backend.to_device(elements(rng, 2, 2 * h))) for _ in range(4)]
+    for k in (2, 1, 0):
+        size = TILE << k
+        parts = [Tiled(t.cells[:, : 2 * size]) for t in tables]
+        expected = backend.fraction_round(parts, F.eq_table(point[:, 2:]), F.eq_table(point[:, 2 - k : 2]), lam)[1]
+        same(backend.fraction_round(parts, low[9], high[k], lam)[1], expected)
+
+
+def test_small_arrays_pass_through_pinned_memory(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """They may be changed at once, and there may be more of them than fit."""
+    monkeypatch.setattr("prover.backend.device.STAGING", 1 << 10)
+    backend, size = CudaBackend(stand_in.module(), 0, 32), 24
+    arrays = [integers(rng, 3, size)[:, ::2] for _ in range(20)] + [np.arange(3) > k for k in range(3)] + [np.full((), 7), np.zeros((0, 2))]
+    expected, there = [a.copy() for a in arrays], []
+    for a in arrays:
+        there.append(backend.to_device(a))
+        a[...] = 0
+    for a, b in zip(there, expected, strict=True):
+        assert a.dtype == b.dtype and a.flags.c_contiguous
+        np.testing.assert_array_equal(backend.to_host(a), b)
+
+
+def test_the_emulated_device_is_late(rng: np.random.Generator) -> None:  # noqa: F811
+    """A kernel has written nothing before the host waits, and reads what pinned memory holds by then."""
+    a = elements(rng, 2, 64)
+    there, out = DEVICE_ONLY.to_device(a), DEVICE_ONLY._pinned(2, 32)
+    before = out.copy()
+    DEVICE_ONLY._staging[...] = 0
+    DEVICE_ONLY._call("vl_fold_top", 1, 32, *half_planes(there), *planes(out), 1, 0)
+    same(out, before)
+    DEVICE_ONLY._wait()
+    same(out, np.zeros_like(out))
 
 
 def test_the_emulated_device_is_strict() -> None:
@@ -117,6 +167,7 @@ def test_the_emulated_device_is_strict() -> None:
     def run(words: int, n0: int) -> None:
         body = np.array([out.data.ptr] * words, dtype=np.uint64).view(f"V{8 * words}")
         launch((1,), (32,), (body, np.uint64(n0), np.uint64(1)))
+        stand_in.settle()
 
     run(1, 32)
     run(1, 0)
