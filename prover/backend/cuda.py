@@ -39,6 +39,7 @@ class CudaBackend(DeviceTree):
         super().__init__(xp, hand_over, threads)
         self._plans: dict[Code, DevicePlan] = {}
         self._ones = self.lift(xp.ones(1 << 12, dtype=np.uint64))
+        self._tables_of: dict[int, tuple[Any, Any, tuple[int, ...]]] = {}  # what the last product round left here, and its addresses
         self._pairs: dict[int, tuple[I64, I64, int, Any]] = {}  # the last row pairs, there and here: a round is followed by two folds
 
     # ---- commitment ----------------------------------------------------------------------------------------------
@@ -218,27 +219,35 @@ class CudaBackend(DeviceTree):
     def _product_rounds(
         self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
     ) -> tuple[list[tuple[Any, Any]], Round]:
-        sizes = []
+        known, self._tables_of = self._tables_of, {}
+        rows, sizes = list[tuple[Any, Any, tuple[int, ...]]](), list[int]()
         for (a, b), folded in zip(tables, fold, strict=True):
-            size = a.shape[1] >> folded
-            check_shape(self._on_device(b), a.shape)
-            if size > 1 and size % 2 or size << folded != a.shape[1]:
-                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
+            n = a.shape[1]
+            size = n >> folded
+            if size > 1 and size % 2 or size << folded != n:
+                raise ValueError(f"a table of {n} entries has no halves")
+            row = known.get(id(a))
+            if row is None or row[0] is not a or row[1] is not b:
+                a = self._planes(a)
+                b = self._planes(b, n)
+                row = a, b, (*planes(a), *planes(b))
+            rows.append(row)
             sizes.append(size)
         room = self._pinned(2, 2 * sum(size for size in sizes if size <= self.hand_over))  # for all that goes to the host
-        pairs, out, first, at = [], [], 0, 0
-        for (a, b), coef, folded, size in zip(tables, coefs, fold, sizes, strict=True):
-            a, b = self._planes(a), self._planes(b)
+        words, out, first, at = list[int](), [], 0, 0
+        for (a, b, places), coef, folded, size in zip(rows, coefs, fold, sizes, strict=True):
+            to = places  # in place
             if size <= self.hand_over:
                 made = room[:, at : at + size], room[:, at + size : at + 2 * size]
-                at += 2 * size
+                at, to = at + 2 * size, (*planes(made[0]), *planes(made[1]))
             else:
                 made = (a[:, :size], b[:, :size]) if folded else (a, b)
-            pairs.append((*planes(a), *planes(b), *planes(made[0]), *planes(made[1]), size, int(folded), coef.c0, coef.c1, first))
+                self._tables_of[id(made[0])] = *made, places
+            words += (*places, *to, size, int(folded), coef.c0, coef.c1, first)
             out.append(made)
             first += max(1, size // 2)
-        held = self.to_device(np.array(pairs, dtype=np.uint64))
-        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(pairs))
+        held = self.to_device(np.array(words, dtype=np.uint64))
+        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(rows))
         return out, (g[0], g[1])
 
     @where_arrays_are

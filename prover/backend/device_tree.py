@@ -16,10 +16,12 @@ import numpy as np
 from protocol.field import U64, Ext
 from prover.backend.base import Round
 from prover.backend.device import DeviceArrays, check_shape, planes, where_arrays_are
+from prover.backend.device_level import NO_TILES, Level, tile_words
+from prover.backend.field import address
 from prover.backend.tiled import TILE, Tiled
 
 VARIABLES = 32  # of the largest table of eq, as in EqLevels
-_NO_TILES = (0, 0, 0)
+_NO_RESULT = (0,) * 20  # words of four tables
 
 
 class DeviceTree(DeviceArrays):
@@ -65,7 +67,7 @@ class DeviceTree(DeviceArrays):
                     if there is None:
                         there = self.to_device(base)
                         self._suffixes = tuple((b, there if k == i else t) for i, (b, t) in enumerate(self._suffixes))
-                    offset = planes(x)[0] - planes(base)[0]
+                    offset = address(x[:1]) - address(base)
                     first, second = planes(there)
                     return x.shape[1], (first + offset, second + offset), there
             x = self.to_device(x)
@@ -80,27 +82,36 @@ class DeviceTree(DeviceArrays):
         tables, size = self._tables((p0, p1, q0, q1), p0.size)
         tiled = any(t.uniform is not None for t in tables)
         made = [self._made(self._place(p0.size), tiled) for _ in range(2)]
-        words = [word for t in (*tables, *made) for word in _table(t)]
+        words = [word for t in (*tables, *made) for word in (*planes(t.cells), *tile_words(t))]
         self._call("vl_fraction_layer", p0.size // size, size, *words, size)
         if p0.size <= self.hand_over:
             self._wait()
         return made[0], made[1]
 
     @where_arrays_are
-    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
+    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[Sequence[Tiled], Round]:
         held, size = self._tables(tables, low.shape[1] * high.shape[1])
-        notes, g = self._fraction_sum("vl_fraction_round", held, held, size, low, high, lam, self.field.zero)
-        return [t if noted else Tiled(t.cells) for t, noted in zip(held, notes, strict=True)], g
+        level = Level.of(held)
+        g, notes = self._fraction_sum("vl_fraction_round", level, _NO_RESULT, size, low, high, lam, self.field.zero)
+        return level.noted(notes), g
 
-    @where_arrays_are
-    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
+    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: Any, high: Any, lam: Ext) -> tuple[Sequence[Tiled], Round]:
         half = low.shape[1] * high.shape[1]
-        held, size = self._tables(tables, half)
-        over = 2 * half <= self.hand_over
-        made = [  # in place: a thread reads an entry before it writes the one that replaces it
-            self._made(self._pinned(2, 2 * half) if over else t.cells[:, : 2 * half], t.uniform is not None) for t in held]
-        notes, g = self._fraction_sum("vl_fraction_fold_round", held, made, size, low, high, lam, r, 2)
-        return [t if noted else Tiled(t.cells) for t, noted in zip(made, notes, strict=True)], g
+        if isinstance(tables, Level) and half >= TILE:
+            level, size = tables, TILE
+        elif isinstance(tables[0].cells, np.ndarray):
+            return self.host.fraction_fold_round(tables, r, low, high, lam)
+        else:
+            held, size = self._tables(tables, half)
+            level = Level.of(held)
+        if 2 * half > self.hand_over:
+            made = level.halved(self.xp)  # in place: a thread reads an entry before it writes the one that replaces it
+            g, notes = self._fraction_sum("vl_fraction_fold_round", level, made.words(), size, low, high, lam, r, 2)
+            return made.noted(notes), g
+        over = self._pinned(4, 2, 2 * half)
+        words = [word for cells in over for word in (*planes(cells), *NO_TILES)]
+        g, _ = self._fraction_sum("vl_fraction_fold_round", level, words, size, low, high, lam, r, 2)
+        return [Tiled(cells) for cells in over], g
 
     def _made(self, cells: Any, tiled: bool) -> Tiled:
         """A table to be written, with room for flags unless it is written in full; one tile alone would have no halves."""
@@ -110,19 +121,17 @@ class DeviceTree(DeviceArrays):
         return Tiled(cells, self.xp.empty(count, dtype=np.bool_), self.xp.empty((2, count), dtype=np.uint64))
 
     def _fraction_sum(
-        self, name: str, held: Sequence[Tiled], made: Sequence[Tiled], size: int, low: Any, high: Any, lam: Ext, r: Ext, folds: int = 1
-    ) -> tuple[list[int], Round]:
+        self, name: str, level: Level, made: Sequence[int], size: int, low: Any, high: Any, lam: Ext, r: Ext, folds: int = 1
+    ) -> tuple[Round, list[int]]:
         if self._inverse[0] != lam:
             self._inverse = lam, lam.inverse()
         mu = self._inverse[1]
         (within, lo, _low), (tiles, hi, _high) = self._weights(low), self._weights(high)
-        if size != within:
-            raise ValueError(f"weights within tiles of {within} entries where {size} are needed")
-        for t in held:
-            check_shape(t.cells, (2, 2 * folds * size * tiles))
-        words = [word for t in (*held, *made) for word in _table(t)]
-        g, notes = self._sum_noted(name, 2, tiles, size, (*words, *lo, *hi), size, tiles, mu.c0, mu.c1, r.c0, r.c1)
-        return notes, (g[0] * lam, g[1] * lam)
+        if size != within or level.size != 2 * folds * size * tiles:
+            raise ValueError(f"weights of {tiles} tiles of {within} entries for tables of {level.size}")
+        words = (*level.words(), *made, *lo, *hi)
+        g, notes = self._sum_noted(name, 2, tiles, size, words, size, tiles, mu.c0, mu.c1, r.c0, r.c1)
+        return (g[0] * lam, g[1] * lam), notes
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
         """Tables as a kernel reads them, and the size of its tiles."""
@@ -134,9 +143,3 @@ class DeviceTree(DeviceArrays):
                 check_shape(self._on_device(t.uniform), (t.size // TILE,))
                 check_shape(self._on_device(t.values), (2, t.size // TILE))
         return held, min(half, TILE)
-
-
-def _table(t: Tiled) -> tuple[int, ...]:
-    if t.uniform is None or t.values is None:
-        return (*planes(t.cells), *_NO_TILES)
-    return (*planes(t.cells), t.uniform.data.ptr, *planes(t.values))
