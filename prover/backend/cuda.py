@@ -27,6 +27,7 @@ from prover.backend.host import check_portion
 
 SCRATCH = 1 << 28  # bytes for transforms at a time
 FEW = 4  # columns of a linear combination
+COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
 
 
@@ -148,7 +149,10 @@ class CudaBackend(DeviceTree):
         x = self._contiguous(x, np.int64)
         if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
-        self._call("vl_count", 1, x.size, x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size)
+        if counts.size >= 1 << 32:
+            raise ValueError(f"a table of {counts.size} rows")
+        blocks = min(self._grid, -(-x.size // (COUNTED * self.threads)))
+        self._launch("vl_count", blocks, 1, x.size, (x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size))
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:

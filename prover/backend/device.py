@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ import numpy as np
 
 from protocol.code import Code
 from protocol.field import U64, Ext
+from prover.backend.base import U8
 from prover.backend.cpu import CpuBackend
 from prover.backend.field import address
 from prover.backend.field import planes as host_planes
@@ -36,6 +38,7 @@ BLOCKS = 16  # blocks in flight per multiprocessor: each thread then walks over 
 SUM_WORDS, NOTES = 4, 4  # of the largest sum; launch.h
 STAGING = 1 << 24  # bytes of pinned memory through which small arrays pass
 SMALL = 1 << 18  # bytes of such an array
+LARGE = 1 << 18  # bytes of an array whose way back is worth pinned memory
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -70,12 +73,14 @@ class DeviceArrays(DenseLeaves):
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
-        self.kept_bytes = kept_bytes(int(xp.cuda.Device().mem_info[1]))
+        self._memory = int(xp.cuda.Device().mem_info[1])
+        self.kept_bytes = kept_bytes(self._memory)
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
         self._grid = BLOCKS * int(xp.cuda.Device().attributes["MultiProcessorCount"])
         self._lock, self._staging_lock = threading.Lock(), threading.Lock()
         self._staging, self._staged = self._pinned(STAGING // 8).view(np.uint8), 0
+        self._staging_at = address(self._staging)
         self._result = self._pinned(NOTES + SUM_WORDS)
         room = np.zeros(2 + NOTES + SUM_WORDS * self._grid, dtype=np.uint64)
         room[1] = address(self._result)
@@ -96,22 +101,36 @@ class DeviceArrays(DenseLeaves):
             if self._staged + a.nbytes > STAGING:
                 self.xp.cuda.Device().synchronize()  # every copy out of this memory is done
                 self._staged = 0
-            place = self._staging[self._staged : self._staged + a.nbytes]
-            place.view(a.dtype).reshape(a.shape)[...] = a
-            out.data.copy_from_host_async(address(place), a.nbytes)
+            self._staging[self._staged : self._staged + a.nbytes].view(a.dtype).reshape(a.shape)[...] = a
+            out.data.copy_from_host_async(self._staging_at + self._staged, a.nbytes)
             self._staged += -(-a.nbytes // 64) * 64
         return out
 
     def to_host(self, a: Any) -> Any:
-        return self.xp.asnumpy(a)
+        """A large array comes back as a read-only one in pinned memory, at several times the speed."""
+        if not isinstance(a, self.xp.ndarray) or a.nbytes < LARGE:
+            return self.xp.asnumpy(a)
+        out = self._pinned_bytes(a.nbytes).view(a.dtype).reshape(a.shape)
+        self.xp.ascontiguousarray(a).get(out=out)
+        out.flags.writeable = False  # a copy to the device, should there be one, would not wait
+        return out
 
     def release(self) -> None:
-        """Nothing: the pool finds its arrays again."""
+        """The library's pool finds its arrays again, but torch keeps what it has freed, witness values among it: each leaves the other what
+        it does not use, the pool if that is much."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        pool = self.xp.get_default_memory_pool()
+        if pool.free_bytes() > self._memory // 4:
+            pool.free_all_blocks()
+
+    def _pinned_bytes(self, size: int) -> U8:
+        return np.frombuffer(self.xp.cuda.alloc_pinned_memory(max(1, size)), dtype=np.uint8, count=size)
 
     def _pinned(self, *shape: int) -> U64:
         """Fresh words of the host that kernels write to; they are there after a wait."""
-        memory = self.xp.cuda.alloc_pinned_memory(8 * math.prod(shape))
-        return np.frombuffer(memory, dtype=np.uint64, count=math.prod(shape)).reshape(shape)
+        return self._pinned_bytes(8 * math.prod(shape)).view(np.uint64).reshape(shape)
 
     def _place(self, size: int) -> Any:
         """Fresh memory for a table K (2, size), on the host if it is small."""

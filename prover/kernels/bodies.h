@@ -38,20 +38,6 @@ struct Count {  // counts[x - first] += 1 where that is a place
     const i64* x;
     u64* counts;
     u64 first, size;
-    VL_FN u64 cost() const { return 1; }
-    template <class V>
-    VL_FN void at(u64, u64 j) const {
-        for (u64 k = j; k < j + Lanes<V>::count; ++k) {
-            const u64 place = (u64)x[k] - first;
-            if (place < size) {
-#ifdef VL_CUDA
-                atomicAdd(counts + place, 1ULL);
-#else
-                ++counts[place];
-#endif
-            }
-        }
-    }
 };
 
 struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
@@ -309,11 +295,13 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
 
 VL_MAP(vl_mul, Mul)
 VL_MAP(vl_embed, Embed)
-#ifdef VL_CUDA
-VL_MAP(vl_count, Count)
-#else
-VL_EXPORT void vl_count(const Count* body, u64, u64 n) {  // one thread: two would count in the same places
-    for (u64 j = 0; j < n; ++j) body->at<u64>(0, j);
+#ifndef VL_CUDA
+VL_EXPORT void vl_count(const Count* given, u64, u64 n) {  // one thread: two would count in the same places
+    const Count c = *given;
+    for (u64 j = 0; j < n; ++j) {
+        const u64 place = (u64)c.x[j] - c.first;
+        if (place < c.size) ++c.counts[place];
+    }
 }
 #endif
 VL_MAP(vl_sum_last, SumLast)

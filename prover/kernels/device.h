@@ -18,6 +18,31 @@ struct Few {  // const + Σ_k coefs[k]·columns[k] for up to four columns, addre
     }
 };
 
+// ---- multiplicities ---------------------------------------------------------------------------------------------------
+
+// Bodies of bodies.h's Count, index j. Most looked-up integers are small and many equal, and a word of memory takes one addition after
+// another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
+enum { SLOTS = 1 << 11 };
+extern "C" __global__ void vl_count(Count body, u64, u64 n) {
+    __shared__ u32 owner[SLOTS], count[SLOTS];  // owner: 1 + place, 0 of none
+    for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x) owner[k] = count[k] = 0;
+    __syncthreads();
+    for (u64 j = blockIdx.x * (u64)blockDim.x + threadIdx.x; j < n; j += (u64)gridDim.x * blockDim.x) {
+        const u64 place = (u64)body.x[j] - body.first;
+        if (place >= body.size) continue;
+        const u32 slot = place % SLOTS, mine = (u32)place + 1;
+        u32 found = *(volatile u32*)(owner + slot);
+        if (!found) found = atomicCAS(owner + slot, 0u, mine);
+        if (!found || found == mine)
+            atomicAdd(count + slot, 1u);
+        else
+            atomicAdd(body.counts + place, 1ULL);
+    }
+    __syncthreads();
+    for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x)
+        if (count[k]) atomicAdd(body.counts + (owner[k] - 1), (u64)count[k]);
+}
+
 // ---- eq -------------------------------------------------------------------------------------------------------------
 
 struct EqLevels {  // index j < 2^count: entry j of the tables eq of the last k variables of a point, k ≤ count, each at entry 2^k

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -66,6 +69,17 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
     for each in (x, f):
         same(cpu.lift(each), REFERENCE.lift(each))
     same(cpu.embed(x), REFERENCE.embed(x))
+
+
+def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
+    """Places that share a slot, of many blocks, and integers without a place."""
+    x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
+    rng.shuffle(x)
+    mine = rng.integers(0, 5, 9000)
+    theirs = mine.copy()
+    cpu.count(x, 0, mine)
+    REFERENCE.count(x, 0, theirs)
+    same(mine, theirs)
 
 
 def test_a_row_of_the_largest_kind(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
@@ -140,6 +154,29 @@ def test_small_arrays_pass_through_pinned_memory(rng: np.random.Generator, monke
     for a, b in zip(there, expected, strict=True):
         assert a.dtype == b.dtype and a.flags.c_contiguous
         np.testing.assert_array_equal(backend.to_host(a), b)
+
+
+def test_large_arrays_come_back_through_pinned_memory(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("prover.backend.device.LARGE", 64)
+    for array in (integers(rng, 3, 40), elements(rng, 2, 9), rng.integers(0, 256, (9, 32), dtype=np.uint8)):
+        there = DEVICE_ONLY.to_device(array)
+        same(DEVICE_ONLY.to_host(there), array)
+        same(DEVICE_ONLY.to_host(there[:, 1:]), array[:, 1:])
+        assert not DEVICE_ONLY.to_host(there).flags.writeable and DEVICE_ONLY.to_host(array) is array
+
+
+@pytest.mark.parametrize("free,emptied", [(1 << 30, 0), (3 << 31, 1)])
+def test_memory_that_torch_or_the_pool_keeps_is_free_for_the_other(monkeypatch: pytest.MonkeyPatch, free: int, emptied: int) -> None:
+    backend, calls = CudaBackend(stand_in.module(memory=1 << 34), 0, 32), []
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, empty_cache=lambda: calls.append("torch")))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(backend.xp, "get_default_memory_pool", lambda: SimpleNamespace(
+        free_bytes=lambda: free, free_all_blocks=lambda: calls.append("pool")))
+    backend.release()
+    assert calls == ["torch"] + ["pool"] * emptied
+    torch.cuda.is_initialized = lambda: False
+    backend.release()
+    assert calls.count("torch") == 1
 
 
 def test_the_emulated_device_is_late(rng: np.random.Generator) -> None:  # noqa: F811

@@ -88,11 +88,16 @@ class ndarray:
         return len(self._memory)
 
     # to the host, in the open
-    def get(self) -> np.ndarray:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         Counted.bytes += self.nbytes
         Counted.copies += 1
         Counted.waits += 1
-        return self._held.copy()
+        if out is None:
+            return self._held.copy()
+        if not self._memory.flags.c_contiguous or (out.shape, out.dtype) != (self.shape, self.dtype):
+            raise ValueError("only into a host array of the same kind")
+        out[...] = self._held
+        return out
 
     def tolist(self) -> Any:
         return self.get().tolist()
@@ -222,7 +227,7 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 
 def alloc_pinned_memory(size: int) -> np.ndarray:
     """At least so many bytes of the host, for `numpy.frombuffer`; the device reads and writes them by their address."""
-    return np.full(max(size, 1) + 512, GARBAGE, dtype=np.uint8)
+    return np.full(-(-size // 512) * 512, GARBAGE, dtype=np.uint8)
 
 
 def from_dlpack(a: Any) -> ndarray:
@@ -268,7 +273,9 @@ def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
     device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory), synchronize=synchronize)
     stream = SimpleNamespace(synchronize=synchronize)
     cuda = SimpleNamespace(Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory)
+    pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     return _Module(
-        __name__="cupy", ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
+        __name__="cupy", get_default_memory_pool=lambda: pool,
+        ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
         from_dlpack=from_dlpack, RawModule=RawModule, cuda=cuda,
         **{name: _function(name) for name in names})
