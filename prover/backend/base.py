@@ -33,6 +33,7 @@ class Backend(Protocol):
     name: str
     xp: Any
     kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
+    strip_bytes: int  # of codewords made at a time
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""

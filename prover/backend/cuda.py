@@ -25,7 +25,7 @@ from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
 
-SCRATCH = 1 << 28  # bytes for transforms at a time
+SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
 FEW = 4  # columns of a linear combination
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
@@ -118,6 +118,8 @@ class CudaBackend(DeviceTree):
         if leaves.shape[0] & (leaves.shape[0] - 1) or not len(leaves):
             raise ValueError(f"{leaves.shape[0]} leaves are not a power of two")
         while levels[-1].shape[0] > 1:
+            if levels[-1].shape[0] <= self.hand_over // 4:  # towards the root: all levels go to the host
+                return levels + self.host.merkle_levels(self.to_host(levels[-1]))[1:]
             out = self.xp.empty((levels[-1].shape[0] // 2, merkle.DIGEST_BYTES), dtype=np.uint8)
             self._call("vl_hash_pairs", 1, out.shape[0], levels[-1].data.ptr, tag.data.ptr, out.data.ptr)
             levels.append(out)

@@ -70,6 +70,8 @@ def _body(words: int) -> np.dtype[Any]:
 class DeviceArrays(DenseLeaves):
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
 
+    strip_bytes = 1 << 28  # a strip is as many launches whatever its size
+
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's

@@ -15,6 +15,7 @@ from prover.backend.tiled import Tiled
 class HostArrays:
     """The part of base.py about places and conversions."""
 
+    strip_bytes = 1 << 26
     field: Field
     xp: Any = np
     kept_bytes = kept_bytes(host_memory())
