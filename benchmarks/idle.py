@@ -25,6 +25,11 @@ _NORESERVE = 0x4000
 counted: Counter[str] = Counter()
 
 
+def _count(kind: str, size: int) -> None:
+    counted[kind] += 1
+    counted[f"bytes {kind}"] += size
+
+
 class _Space:
     """Addresses without memory behind them."""
 
@@ -82,7 +87,8 @@ class ndarray:
         return True
 
     def get(self, out: np.ndarray | None = None) -> np.ndarray:
-        counted.update({"back": 1, "waits": 1, "bytes back": self.nbytes})
+        _count("back", self.nbytes)
+        counted["waits"] += 1
         found = np.zeros(self.shape, self.dtype) if out is None else out
         found[...] = 0
         return found
@@ -115,7 +121,7 @@ class ndarray:
 
 
 def _queued(_: int, size: int) -> None:
-    counted.update({"queued": 1, "bytes queued": size})
+    _count("queued", size)
 
 
 def _reduction(name: str, dtype: Any = None) -> Callable[..., ndarray]:
@@ -165,7 +171,7 @@ def concatenate(arrays: Sequence[ndarray], axis: int = 0) -> ndarray:
 def asarray(a: Any) -> ndarray:
     if isinstance(a, ndarray):
         return a
-    counted.update({"copies": 1, "bytes copied": a.nbytes})
+    _count("copies", a.nbytes)
     return _fresh(a.shape, a.dtype)
 
 

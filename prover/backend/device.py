@@ -11,6 +11,7 @@ stream, the null stream unless a caller chose another, where torch works too.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import struct
@@ -103,8 +104,12 @@ class DeviceArrays(DenseLeaves):
             if self._staged + a.nbytes > STAGING:
                 self.xp.cuda.Device().synchronize()  # every copy out of this memory is done
                 self._staged = 0
-            self._staging[self._staged : self._staged + a.nbytes].view(a.dtype).reshape(a.shape)[...] = a
-            out.data.copy_from_host_async(self._staging_at + self._staged, a.nbytes)
+            place = self._staging_at + self._staged
+            if a.flags.c_contiguous:
+                ctypes.memmove(place, address(a), a.nbytes)
+            else:
+                self._staging[self._staged : self._staged + a.nbytes].view(a.dtype).reshape(a.shape)[...] = a
+            out.data.copy_from_host_async(place, a.nbytes)
             self._staged += -(-a.nbytes // 64) * 64
         return out
 
