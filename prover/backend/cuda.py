@@ -67,13 +67,16 @@ class CudaBackend(DeviceTree):
     def _encode_rows(self, plan: DevicePlan, messages: Any, rho: Any, out: Any) -> None:
         code, rows = plan.code, messages.shape[0]
         cosets, log = code.n // code.ell, code.ell.bit_length() - 1
-        coefs = messages.copy()
-        size, at = code.ell, plan.inverse.data.ptr + 64  # after the eight words of the CPU's last levels
+        coefs = self.xp.empty(messages.shape, dtype=np.uint64)
+        size, at, source = code.ell, plan.inverse.data.ptr + 64, messages.data.ptr  # after the eight words of the CPU's last levels
         for radix in plan.radices:
             q = size // radix
-            self._call(f"vl_dif{radix}", rows * code.ell // size, q, coefs.data.ptr, at, q)
-            at, size = at + 8 * (radix - 1) * q, q
-        self._blocks("vl_ntt_inverse", rows * code.ell // size, coefs.data.ptr, at, size)
+            if source == messages.data.ptr:
+                self._call(f"vl_ntt_first{radix}", rows, q, source, coefs.data.ptr, at, q)
+            else:
+                self._call(f"vl_dif{radix}", rows * code.ell // size, q, source, at, q)
+            at, size, source = at + 8 * (radix - 1) * q, q, coefs.data.ptr
+        self._blocks("vl_ntt_inverse", rows * code.ell // size, source, coefs.data.ptr, at, size)
         values = self.xp.empty((rows, code.n), dtype=np.uint64)
         at = plan.forward.data.ptr + 64 + 8 * (code.ell - size)
         words = (coefs.data.ptr, rho.data.ptr, values.data.ptr, at, plan.scale.data.ptr, plan.powers.data.ptr)

@@ -13,7 +13,6 @@ from prover.executor.torch_ops import TorchOps
 from prover.witness.task import task_values
 from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
     rng,
-    test_a_row_of_the_largest_kind,
     test_all_edge_products,
     test_conversions,
     test_count,
@@ -31,6 +30,7 @@ from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, 
     test_outer,
     test_outer_sum,
     test_product_rounds,
+    test_rows_that_do_not_fit_a_block,
     test_sums_carry,
     test_sums_of_a_tile_carry,
     test_tables,

@@ -10,6 +10,7 @@ import pytest
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
+from prover.backend.cpu import CpuBackend
 from prover.backend.cuda import CudaBackend
 from prover.backend.device import half_planes, planes
 from prover.backend.tiled import TILE, Tiled
@@ -46,7 +47,7 @@ from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import Carried, emulated
 from tests.support.cuda.emulator import LaunchFailed
 
-DEVICE_ONLY = emulated(hand_over=0, threads=32)
+DEVICE_ONLY, CPU = emulated(hand_over=0, threads=32), CpuBackend()
 
 
 @pytest.fixture(scope="module", params=[(0, 32), (64, 128)], ids=["device alone", "handing over"])
@@ -82,11 +83,12 @@ def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator)
     same(mine, theirs)
 
 
-def test_a_row_of_the_largest_kind(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
-    """2^16 words: two passes through memory before a block finishes."""
-    code = Code(F, 1 << 16, 1 << 17, 70)
-    messages, blinding = elements(rng, 1, code.ell), elements(rng, 1, code.blinding)
-    same(cpu.encode(code, messages, blinding), REFERENCE.encode(code, messages, blinding))
+@pytest.mark.parametrize("log", [12, 13, 14, 15, 16, 17, 19, 20])
+def test_rows_that_do_not_fit_a_block(cpu: Carried, rng: np.random.Generator, log: int) -> None:  # noqa: F811
+    """Passes through memory before a block finishes: none, of radix 2 and 4, 8, of two at once, and more below these."""
+    code, rows = Code(F, 1 << log, 2 << log, 70), 2 if log < 17 else 1
+    messages, blinding = elements(rng, rows, code.ell), elements(rng, rows, code.blinding)
+    same(cpu.encode(code, messages, blinding), CPU.encode(code, messages, blinding))
 
 
 def test_rows_are_encoded_in_portions(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
