@@ -143,9 +143,13 @@ class CudaBackend(DeviceTree):
         return self.lincomb_ints([x.reshape(-1)], [self.field.one], self.field.zero).reshape(2, *x.shape)
 
     @where_arrays_are
-    def embed(self, x: Any) -> Any:
+    def embed(self, x: Any, out: Any = None) -> Any:
         x = self._contiguous(x, np.int64)
-        out = self.xp.empty(x.shape, dtype=np.uint64)
+        if out is None:
+            out = self.xp.empty(x.shape, dtype=np.uint64)
+        check_shape(self._on_device(out), tuple(x.shape))
+        if not out.flags.c_contiguous or out.dtype != np.uint64:
+            raise ValueError("field elements need contiguous words")
         self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
         return out
 

@@ -32,8 +32,12 @@ class HostArrays:
         if host_resident() > host_memory() // 2:
             give_back()
 
-    def embed(self, x: Any) -> U64:
-        return self.field.embed(x)
+    def embed(self, x: Any, out: U64 | None = None) -> U64:
+        made = self.field.embed(x)
+        if out is None:
+            return made
+        out[...] = made
+        return out
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))

@@ -119,7 +119,11 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
             raise ValueError(f"{slot.name}: shape {values.shape}, the layout says {slot.tensor.shape}")
-        place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
+        place = place_of(layout, slot.name)
+        if place is None or values.dtype == np.uint64:
+            place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
+        else:
+            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place])
     return rows
 
 

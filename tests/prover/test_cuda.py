@@ -70,6 +70,12 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
     for each in (x, f):
         same(cpu.lift(each), REFERENCE.lift(each))
     same(cpu.embed(x), REFERENCE.embed(x))
+    mine, theirs = f.reshape(-1), f.reshape(-1).copy()
+    for backend, out in ((cpu, mine), (REFERENCE, theirs)):
+        backend.embed(x[0], out[1 : 1 + n])
+    same(mine, theirs)
+    with pytest.raises(ValueError, match="shape"):
+        cpu.embed(x, f[:1])
 
 
 def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
