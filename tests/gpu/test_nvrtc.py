@@ -80,3 +80,4 @@ def test_registers_suffice(arch: str) -> None:
 def test_a_header_is_pasted_once() -> None:
     source = single_source()
     assert "#include \"" not in source and source.count("struct KMul {") == 1
+    assert source.isascii(), "CuPy writes it to a file in whatever encoding the locale has"
