@@ -130,7 +130,9 @@ class DeviceTree(DeviceArrays):
         if size != within or level.size != 2 * folds * size * tiles:
             raise ValueError(f"weights of {tiles} tiles of {within} entries for tables of {level.size}")
         words = (*level.words(), *made, *lo, *hi)
-        g, notes = self._sum_noted(name, 2, tiles, size, words, size, tiles, mu.c0, mu.c1, r.c0, r.c1)
+        square = lam * lam
+        scalars = [word for x in (mu, lam, square, r) for word in (x.c0, x.c1)]
+        g, notes = self._sum_noted(name, 2, tiles, size, words, size, tiles, *scalars)
         return (g[0] * lam, g[1] * lam), notes
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:

@@ -49,7 +49,8 @@ struct FractionLayer {  // index (tile, entry): (p0·q1 + p1·q0) / (q0·q1); a 
 
 // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2 over index (tile, entry), μ = 1/λ, three products an entry; the caller multiplies by λ.
 // The high halves of the tables lie `half` tiles on. FOLD: the tables are first folded by r (their upper halves lie 2·half tiles on)
-// into `made`, whose cells may be theirs. Notes which tables have uniform tiles.
+// into `made`, whose cells may be theirs. Notes which tables have uniform tiles. Where numerators are 1, as those of lookups are, the sum is
+// μ·((q0 + λ)·(q1 + λ) − λ²); where all is uniform, a tile's first entry has the weight of all (Σ lo = 1) and the others are left out.
 template <bool FOLD>
 struct FractionSum {
     enum { SUMS = 2 };
@@ -57,7 +58,13 @@ struct FractionSum {
     Made made[4];
     const u64 *lo0, *lo1, *hi0, *hi1;
     u64* out;
-    u64 size, half, mu0, mu1, r0, r1;
+    u64 size, half, mu0, mu1, lam0, lam1, square0, square1, r0, r1;
+    VL_FN bool settled(u64 i) const {  // and nothing of it has to be written but flags and values
+        bool same = !FOLD || made[0].uniform;
+        for (int k = 0; k < 4; ++k)
+            for (int n = 0; n < (FOLD ? 4 : 2); ++n) same = same && table[k].same(i + n * half);
+        return same;
+    }
     template <int k>
     VL_FN K<u64> entry(u64 tile, u64 j) const {
         const Table& t = table[k];
@@ -75,6 +82,7 @@ struct FractionSum {
         if (same && !j) *note(out, k) = 1;
         return x;
     }
+    static VL_FN bool ones(Pair<u64> p) { return p.one.a == 1 && p.two.a == 1 && !(p.one.b | p.two.b); }
     template <int k>
     VL_FN Pair<u64> pair(u64 i, u64 j) const {
         const K<u64> low = entry<k>(i, j);
@@ -82,11 +90,21 @@ struct FractionSum {
     }
     template <class V>
     VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
-        const K<u64> eq = kmul(kspread<u64>(hi0[i], hi1[i]), kload<u64>(lo0, lo1, j));
+        const bool alone = settled(i);
+        if (alone && j) return;
+        K<u64> eq = kload<u64>(hi0, hi1, i);
+        if (!alone) eq = kmul(eq, kload<u64>(lo0, lo1, j));
+        const K<u64> lam{lam0, lam1}, square{square0, square1};
         const KScale<u64> mu(K<u64>{mu0, mu1});
         const Pair<u64> p0 = pair<0>(i, j), p1 = pair<1>(i, j), q0 = pair<2>(i, j), q1 = pair<3>(i, j);
-        sums[0].mac(eq, kmul_add(q1.one, mu.times_plus(q0.one, p0.one), p1.one, q0.one));
-        sums[1].mac(eq, kmul_add(q1.two, mu.times_plus(q0.two, p0.two), p1.two, q0.two));
+        if (ones(p0) && ones(p1)) {
+            eq = kmul(eq, mu.r);
+            sums[0].mac(eq, ksub(kmul(kadd(q0.one, lam), kadd(q1.one, lam)), square));
+            sums[1].mac(eq, ksub(kmul(kadd(q0.two, lam), kadd(q1.two, lam)), square));
+        } else {
+            sums[0].mac(eq, kmul_add(q1.one, mu.times_plus(q0.one, p0.one), p1.one, q0.one));
+            sums[1].mac(eq, kmul_add(q1.two, mu.times_plus(q0.two, p0.two), p1.two, q0.two));
+        }
     }
 };
 
