@@ -160,7 +160,7 @@ class CudaBackend(DeviceTree):
             raise ValueError("counts need contiguous signed words")
         if counts.size >= 1 << 32:
             raise ValueError(f"a table of {counts.size} rows")
-        blocks = min(self._grid, -(-x.size // (COUNTED * self.threads)))
+        blocks = min(self._sum_grid, -(-x.size // (COUNTED * self.threads)))
         self._launch("vl_count", blocks, 1, x.size, (x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size))
 
     @where_arrays_are
@@ -169,7 +169,7 @@ class CudaBackend(DeviceTree):
         x = self._contiguous(x, np.int64 if kind == "int" else np.uint64)
         outer, n, inner = x.shape[-3:]
         w = self._planes(w, n)
-        wanted = self._grid * self.threads // max(1, outer * (self.threads if inner == 1 else inner))
+        wanted = self._sum_grid * self.threads // max(1, outer * (self.threads if inner == 1 else inner))
         parts = max(1, min(wanted, n // 64))  # as many as there are idle threads, each worth its launch
         size = -(-n // parts) if n else 1
         out = self.xp.empty((2, outer * parts, inner), dtype=np.uint64)

@@ -35,7 +35,9 @@ from prover.kernels.source import single_source
 
 HAND_OVER = 1 << 12  # entries
 THREADS = 128  # of a block, VL_THREADS in launch.h; the sums of fractions hold 135 registers each
-BLOCKS = 16  # blocks in flight per multiprocessor: each thread then walks over several entries
+# Blocks of a launch per multiprocessor; each thread walks over several entries. As many as fit at once, times a whole number, leave none
+# of a launch's last blocks alone: 3 or 5 fit of sums, whose blocks are added up in the end, 4 to 16 of others.
+SUM_BLOCKS, BLOCKS = 15, 48
 SUM_WORDS, NOTES = 4, 4  # of the largest sum; launch.h
 STAGING = 1 << 24  # bytes of pinned memory through which small arrays pass
 SMALL = 1 << 18  # bytes of such an array
@@ -80,12 +82,13 @@ class DeviceArrays(DenseLeaves):
         self.kept_bytes = kept_bytes(self._memory)
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
-        self._grid = BLOCKS * int(xp.cuda.Device().attributes["MultiProcessorCount"])
+        multiprocessors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
+        self._grid, self._sum_grid = BLOCKS * multiprocessors, SUM_BLOCKS * multiprocessors
         self._lock, self._staging_lock = threading.Lock(), threading.Lock()
         self._staging, self._staged = self._pinned(STAGING // 8).view(np.uint8), 0
         self._staging_at = address(self._staging)
         self._result = self._pinned(NOTES + SUM_WORDS)
-        room = np.zeros(2 + NOTES + SUM_WORDS * self._grid, dtype=np.uint64)
+        room = np.zeros(2 + NOTES + SUM_WORDS * self._sum_grid, dtype=np.uint64)
         room[1] = address(self._result)
         self._sums = xp.asarray(room)
 
@@ -171,7 +174,7 @@ class DeviceArrays(DenseLeaves):
         if not n0 * n1:
             return [self.field.zero] * sums, [0] * NOTES
         with self._lock:  # one place for sums
-            self._call(name, n0, n1, *words, self._sums.data.ptr, *tail)
+            self._launch(name, min(self._sum_grid, -(-n0 * n1 // self.threads)), n0, n1, (*words, self._sums.data.ptr, *tail))
             self._wait()
             notes, found = self._result[:NOTES].tolist(), self._result[NOTES : NOTES + 2 * sums].tolist()
         return [Ext(c0, c1, self.field) for c0, c1 in zip(found[::2], found[1::2], strict=True)], notes
