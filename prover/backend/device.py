@@ -78,8 +78,7 @@ class DeviceArrays(DenseLeaves):
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
-        self._memory = int(xp.cuda.Device().mem_info[1])
-        self.kept_bytes = kept_bytes(self._memory)
+        self.kept_bytes = kept_bytes(int(xp.cuda.Device().mem_info[1]))
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
         multiprocessors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
@@ -126,13 +125,15 @@ class DeviceArrays(DenseLeaves):
         return out
 
     def release(self) -> None:
-        """The library's pool finds its arrays again, but torch keeps what it has freed, witness values among it: each leaves the other what
-        it does not use, the pool if that is much."""
-        torch = sys.modules.get("torch")
+        """Once less than half of the device's memory is free, torch gives back what it has freed and keeps, witness values among it, and so
+        does the library's pool if that is much: neither finds the other's. Before, both are quicker with it."""
+        free, memory = self.xp.cuda.Device().mem_info
+        if free > memory // 2:
+            return
+        torch, pool = sys.modules.get("torch"), self.xp.get_default_memory_pool()
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        pool = self.xp.get_default_memory_pool()
-        if pool.free_bytes() > self._memory // 4:
+        if pool.free_bytes() > memory // 8:
             pool.free_all_blocks()
 
     def _pinned_bytes(self, size: int) -> U8:
