@@ -39,7 +39,7 @@ from prover.cost.work import Place, Work
 
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
-COPY_WORDS = {"cuda": 1 << 28}  # words copied at a time; elsewhere 2^24
+SIZES, LARGE = (24, 20, 20), {"cuda": (28, 24, 26)}  # binary logarithms of words copied, terms of a sum, cells encoded at a time
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,17 @@ def copy_bandwidth(backend: Backend, words: int) -> float:
 
 def device_rates(backend: Backend, params: Params) -> DeviceRates:
     """Measured by the prover's own kernels."""
-    bandwidth = copy_bandwidth(backend, COPY_WORDS.get(backend.name, 1 << 24))
+    words, terms, cells = LARGE.get(backend.name, SIZES)
+    bandwidth = copy_bandwidth(backend, 1 << words)
     products = []
-    for log_size in (16, 18, 24 if backend.name == "cuda" else 20):
+    for log_size in sorted({min(16, terms), min(18, terms), terms}):
         a, b = (backend.to_device(random_elements((2, 1 << log_size), seed)) for seed in (1, 2))
         products.append(4 * (1 << log_size) / median_seconds(synchronised(backend, lambda a=a, b=b: backend.kdot(a, b))))  # type: ignore[misc]
-    code, rows = params.code(1), max(8, (1 << (26 if backend.name == "cuda" else 20)) // params.ell)
+    code, rows = params.code(1), max(8, (1 << cells) // params.ell)
     message, rho = (backend.to_device(random_elements((rows, n))) for n in (code.ell, code.blinding))
     butterflies = rows * code.ell * ((code.ell.bit_length() - 1) / 2 + 2 * (code.n.bit_length() - 1))
     products.append(butterflies / median_seconds(synchronised(backend, lambda: backend.encode(code, message, rho)), 3))
-    codeword, salts = backend.encode(code, message, rho), np.zeros((code.n, 32), dtype=np.uint8)
+    codeword, salts = backend.encode(code, message, rho), backend.to_device(np.zeros((code.n, 32), dtype=np.uint8))
     blocks = code.n * (1 + -(-(8 * rows + 9) // 64))
     compressions = blocks / median_seconds(synchronised(backend, lambda: backend.hash_columns(codeword, salts)), 3)
     return DeviceRates(bandwidth, max(products), compressions)

@@ -225,6 +225,10 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     return a if a._memory.flags.c_contiguous and dtype in (None, a.dtype) else ndarray(np.ascontiguousarray(a._held, dtype=dtype))
 
 
+def copyto(to: ndarray, a: ndarray) -> None:
+    to._held[...] = a._held
+
+
 def alloc_pinned_memory(size: int) -> np.ndarray:
     """At least so many bytes of the host, for `numpy.frombuffer`; the device reads and writes them by their address."""
     return np.full(-(-size // 512) * 512, GARBAGE, dtype=np.uint8)
@@ -272,10 +276,12 @@ def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
              "argmax")
     device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory), synchronize=synchronize)
     stream = SimpleNamespace(synchronize=synchronize)
-    cuda = SimpleNamespace(Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory)
+    runtime = SimpleNamespace(deviceSynchronize=synchronize, getDeviceProperties=lambda _: {"name": b"emulated"})
+    cuda = SimpleNamespace(
+        runtime=runtime, Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory)
     pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     return _Module(
         __name__="cupy", get_default_memory_pool=lambda: pool,
         ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
-        from_dlpack=from_dlpack, RawModule=RawModule, cuda=cuda,
+        from_dlpack=from_dlpack, RawModule=RawModule, cuda=cuda, copyto=copyto, empty_like=lambda a: empty(a.shape, a.dtype),
         **{name: _function(name) for name in names})
