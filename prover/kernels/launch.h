@@ -2,8 +2,8 @@
 //
 // A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
-// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
-// values go to the body's `out` (two words each; on CUDA `out` is the room of add_over_grid, which says where they go).
+// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_HOST_MAP one that CUDA does without, VL_SUM a map with
+// SUMS sums over K whose values go to the body's `out` (two words each; on CUDA `out` is the room of add_over_grid, which says where).
 // run_rows is the CPU's for bodies with a form of their own there, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row
 // by row.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
@@ -81,6 +81,8 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
         for (Walk at(n0, n1); at.inside(); at.next()) body.template at<u64>(at.i, at.j);       \
     }
+
+#define VL_HOST_MAP(NAME, BODY)
 
 #define VL_SUM(NAME, BODY)                                                                     \
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
@@ -178,6 +180,7 @@ static void run_rows(const B& given, u64 n0, u64 n1) {
 #define VL_EXPORT extern "C" __attribute__((visibility("default")))
 #define VL_MAP(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
+#define VL_HOST_MAP VL_MAP
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
 #endif
