@@ -330,6 +330,7 @@ class CudaBackend(DeviceTree):
         if pairs.size and not -1 <= int(pairs.min()) <= int(pairs.max()) < rows:
             raise ValueError(f"row indices outside -1 … {rows - 1}")
         while len(self._pairs) >= ROW_PAIRS:
-            self._pairs.pop(next(iter(self._pairs)))
-        self._pairs[id(lo)] = lo, hi, rows, self.to_device(pairs)
-        return self._pairs[id(lo)][3]
+            self._pairs.pop(next(iter(self._pairs)), None)  # another thread may have been here
+        there = self.to_device(pairs)
+        self._pairs[id(lo)] = lo, hi, rows, there
+        return there
