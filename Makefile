@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-verify bench-gpu bench-planner bench-peers cross wheel crash gateway cluster-demo gateway-test clean
+.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-verify bench-gpu bench-planner bench-launches bench-peers cross wheel crash gateway cluster-demo gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ bench-gpu: $(STAMP)  ## the device's rates, kernels and whole steps of 1.1B, 7B 
 
 bench-planner: $(STAMP)  ## memory and processor time of tasks: foretold beside measured
 	$(BIN)/python -m benchmarks.planner
+
+bench-launches: $(STAMP)  ## what proofs of real shapes ask of a GPU, counted on one that computes nothing
+	$(BIN)/python -m benchmarks.launches
 
 bench-peers: $(STAMP)  ## the same statements proved here and by ezkl, which is installed first (half an hour, 10 GB)
 	$(BIN)/pip install --quiet '.[peers]'

@@ -4,6 +4,7 @@
     python -m benchmarks.gpu --backend cpu --shape toy --tokens 16
 
     rates      copy bandwidth, products in F (the best of inner products and transforms), compressions of SHA-256, by the prover's kernels
+    fixed      microseconds of a launch, a sum with its wait, a small copy there and back (launches.py counts them)
     kernels    seconds of a unit of each kind of work (prover/cost/rates.py), cells and leaves a second, share of the bound
     layer      layer 0 of one step: forward, backward, AdamW update
     whole      embedding, every layer, head and loss: all proofs of one step
@@ -38,7 +39,7 @@ from prover.cost.work import Place, Work
 
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
-COPY_WORDS = {"cuda": 1 << 28}  # words copied at a time; elsewhere 2^24
+SIZES, LARGE = (24, 20, 20), {"cuda": (28, 24, 26)}  # binary logarithms of words copied, terms of a sum, cells encoded at a time
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,36 @@ def copy_bandwidth(backend: Backend, words: int) -> float:
 
 def device_rates(backend: Backend, params: Params) -> DeviceRates:
     """Measured by the prover's own kernels."""
-    bandwidth = copy_bandwidth(backend, COPY_WORDS.get(backend.name, 1 << 24))
+    words, terms, cells = LARGE.get(backend.name, SIZES)
+    bandwidth = copy_bandwidth(backend, 1 << words)
     products = []
-    for log_size in (16, 18, 24 if backend.name == "cuda" else 20):
+    for log_size in sorted({min(16, terms), min(18, terms), terms}):
         a, b = (backend.to_device(random_elements((2, 1 << log_size), seed)) for seed in (1, 2))
         products.append(4 * (1 << log_size) / median_seconds(synchronised(backend, lambda a=a, b=b: backend.kdot(a, b))))  # type: ignore[misc]
-    code, rows = params.code(1), max(8, (1 << (26 if backend.name == "cuda" else 20)) // params.ell)
+    code, rows = params.code(1), max(8, (1 << cells) // params.ell)
     message, rho = (backend.to_device(random_elements((rows, n))) for n in (code.ell, code.blinding))
     butterflies = rows * code.ell * ((code.ell.bit_length() - 1) / 2 + 2 * (code.n.bit_length() - 1))
     products.append(butterflies / median_seconds(synchronised(backend, lambda: backend.encode(code, message, rho)), 3))
-    codeword, salts = backend.encode(code, message, rho), np.zeros((code.n, 32), dtype=np.uint8)
+    codeword, salts = backend.encode(code, message, rho), backend.to_device(np.zeros((code.n, 32), dtype=np.uint8))
     blocks = code.n * (1 + -(-(8 * rows + 9) // 64))
     compressions = blocks / median_seconds(synchronised(backend, lambda: backend.hash_columns(codeword, salts)), 3)
     return DeviceRates(bandwidth, max(products), compressions)
+
+
+def fixed_costs(backend: Backend, times: int = 1000) -> dict[str, float]:
+    """Microseconds by the host's clock, one after the other as in a proof."""
+    held, integers = np.zeros((2, 16), dtype=np.uint64), np.zeros(16, dtype=np.int64)
+    there, numbers, out = backend.to_device(held), backend.to_device(integers), backend.xp.empty((2, 16), dtype=np.uint64)
+    one, zero = backend.field.one, backend.field.zero
+    works: dict[str, Callable[[], object]] = {
+        "launch": lambda: backend.lincomb_ints([numbers], [one], zero, out), "sum": lambda: backend.kdot(there, there),
+        "copy there": lambda: backend.to_device(held), "copy back": lambda: backend.to_host(there),
+    }
+    found = {}
+    for name, work in works.items():
+        repeated = synchronised(backend, lambda work=work: [work() for _ in range(times)])  # type: ignore[misc]
+        found[name] = 1e6 / times * median_seconds(repeated)
+    return found
 
 
 def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, Any]:
@@ -177,7 +195,10 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     rates = device_rates(backend, params)
     print(f"{_device(backend)}: copy {rates.bandwidth / 1e9:.1f} GB/s, {rates.products / 1e9:.2f} G products/s, "
           f"{rates.compressions * 64 / 1e9:.2f} GB/s of SHA-256; {params.name}")
-    found: dict[str, Any] = {"backend": backend.name, "rates": asdict(rates), "kernels": kernels(backend, params, rates), "steps": []}
+    fixed = fixed_costs(backend)
+    print("  " + ", ".join(f"{name} {microseconds:.1f} µs" for name, microseconds in fixed.items()))
+    found: dict[str, Any] = {
+        "backend": backend.name, "rates": asdict(rates), "fixed": fixed, "kernels": kernels(backend, params, rates), "steps": []}
     for name, figures in found["kernels"].items():
         share = f"   {figures['share']:.0%} of the bound" if "share" in figures else ""
         speed = "too fast to tell" if figures["per_second"] is None else f"{figures['per_second'] / 1e6:12.3f} M/s"

@@ -42,5 +42,5 @@ class SecretStream:
             words = np.frombuffer(self.octets(label, 8 * (count + spare)), dtype=np.uint64)
             good = words[words <= limit][:count]
             if len(good) == count:
-                return (good % np.uint64(self.field.p)).reshape(shape)
+                return (good if limit < self.field.p else good % np.uint64(self.field.p)).reshape(shape)
             spare = 2 * spare + count  # toy fields reject more often

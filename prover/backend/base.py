@@ -34,6 +34,7 @@ class Backend(Protocol):
     name: str
     xp: Any
     kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
+    strip_bytes: int  # of codewords made at a time
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""
@@ -44,8 +45,8 @@ class Backend(Protocol):
     def release(self) -> None:
         """A phase begins whose arrays are other ones: what the last one left free may go back to the system."""
 
-    def embed(self, x: I64) -> U64:
-        """Signed integers to F, any shape."""
+    def embed(self, x: I64, out: U64 | None = None) -> U64:
+        """Signed integers to F, any shape, into a contiguous `out` if given."""
 
     def lift(self, x: I64 | U64) -> U64:
         """i64 or F (…) to K (2, …)."""

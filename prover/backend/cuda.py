@@ -1,11 +1,11 @@
 """The CUDA backend: base.py's methods on the kernels of prover/kernels compiled by NVRTC, launched through CuPy; Goldilocks.
 
-Arrays are CuPy arrays and stay on the device; a sum ends in one copy of at most 32 bytes (launch.h). Never run on a real device
-so far: tests run the same text on an emulated one (docs/decisions/0022-a-gpu-that-is-not-there.md).
+Arrays are CuPy arrays and stay on the device; a sum ends in 32 bytes that the kernel writes to the host's memory (launch.h). Never run
+on a real device so far: tests run the same text on an emulated one (docs/decisions/0022-a-gpu-that-is-not-there.md).
 
 Hand-over: launches and copies take microseconds, however little there is to do, so a table of at most `hand_over` entries that a
-fold or a layer leaves is copied to the host, and a method whose arrays lie there is the CPU backend's. Of a sumcheck over 2^m
-entries only the first m - 12 rounds are the device's, each one launch per table group and one copy of a few words.
+fold or a layer leaves is written to the host's memory, and a method whose arrays lie there is the CPU backend's. Of a sumcheck over
+2^m entries only the first m - 12 rounds are the device's, each one launch per table group and one wait.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import numpy as np
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import I64, U64, Ext
+from protocol.field import I64, Ext
 from prover.backend.base import Round
-from prover.backend.device import HAND_OVER, THREADS, DeviceArrays, check_shape, half_planes, planes, where_arrays_are
+from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
+from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
-from prover.backend.tiled import TILE, Tiled
 
-SCRATCH = 1 << 28  # bytes for transforms at a time
+SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
 FEW = 4  # columns of a linear combination
+COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
+ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
 
 
-class CudaBackend(DeviceArrays):
+class CudaBackend(DeviceTree):
     """Backend over Goldilocks on the current device."""
 
     name = "cuda"
@@ -37,8 +39,9 @@ class CudaBackend(DeviceArrays):
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         super().__init__(xp, hand_over, threads)
         self._plans: dict[Code, DevicePlan] = {}
-        self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
-        self._weights: tuple[Any, Any] = (None, None)  # the last weights within tiles, there and here: they serve all rounds
+        self._ones = self.lift(xp.ones(1 << 12, dtype=np.uint64))
+        self._tables_of: dict[int, tuple[Any, Any, tuple[int, ...]]] = {}  # what the last product round left here, and its addresses
+        self._pairs: dict[int, tuple[I64, I64, int, Any]] = {}  # the last row pairs, there and here: a round is followed by two folds
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -64,13 +67,16 @@ class CudaBackend(DeviceArrays):
     def _encode_rows(self, plan: DevicePlan, messages: Any, rho: Any, out: Any) -> None:
         code, rows = plan.code, messages.shape[0]
         cosets, log = code.n // code.ell, code.ell.bit_length() - 1
-        coefs = messages.copy()
-        size, at = code.ell, plan.inverse.data.ptr + 64  # after the eight words of the CPU's last levels
+        coefs = self.xp.empty(messages.shape, dtype=np.uint64)
+        size, at, source = code.ell, plan.inverse.data.ptr + 64, messages.data.ptr  # after the eight words of the CPU's last levels
         for radix in plan.radices:
             q = size // radix
-            self._call(f"vl_dif{radix}", rows * code.ell // size, q, coefs.data.ptr, at, q)
-            at, size = at + 8 * (radix - 1) * q, q
-        self._blocks("vl_ntt_inverse", rows * code.ell // size, coefs.data.ptr, at, size)
+            if source == messages.data.ptr:
+                self._call(f"vl_ntt_first{radix}", rows, q, source, coefs.data.ptr, at, q)
+            else:
+                self._call(f"vl_dif{radix}", rows * code.ell // size, q, source, at, q)
+            at, size, source = at + 8 * (radix - 1) * q, q, coefs.data.ptr
+        self._blocks("vl_ntt_inverse", rows * code.ell // size, source, coefs.data.ptr, at, size)
         values = self.xp.empty((rows, code.n), dtype=np.uint64)
         at = plan.forward.data.ptr + 64 + 8 * (code.ell - size)
         words = (coefs.data.ptr, rho.data.ptr, values.data.ptr, at, plan.scale.data.ptr, plan.powers.data.ptr)
@@ -115,6 +121,8 @@ class CudaBackend(DeviceArrays):
         if leaves.shape[0] & (leaves.shape[0] - 1) or not len(leaves):
             raise ValueError(f"{leaves.shape[0]} leaves are not a power of two")
         while levels[-1].shape[0] > 1:
+            if levels[-1].shape[0] <= self.hand_over // 4:  # towards the root: all levels go to the host
+                return levels + self.host.merkle_levels(self.to_host(levels[-1]))[1:]
             out = self.xp.empty((levels[-1].shape[0] // 2, merkle.DIGEST_BYTES), dtype=np.uint8)
             self._call("vl_hash_pairs", 1, out.shape[0], levels[-1].data.ptr, tag.data.ptr, out.data.ptr)
             levels.append(out)
@@ -129,13 +137,19 @@ class CudaBackend(DeviceArrays):
     @where_arrays_are
     def lift(self, x: Any) -> Any:
         if x.dtype == np.uint64:
-            return self.xp.stack([x, self.xp.zeros_like(x)])
+            out = self.xp.zeros((2, *x.shape), dtype=np.uint64)
+            out[0] = x
+            return out
         return self.lincomb_ints([x.reshape(-1)], [self.field.one], self.field.zero).reshape(2, *x.shape)
 
     @where_arrays_are
-    def embed(self, x: Any) -> Any:
+    def embed(self, x: Any, out: Any = None) -> Any:
         x = self._contiguous(x, np.int64)
-        out = self.xp.empty(x.shape, dtype=np.uint64)
+        if out is None:
+            out = self.xp.empty(x.shape, dtype=np.uint64)
+        check_shape(self._on_device(out), tuple(x.shape))
+        if not out.flags.c_contiguous or out.dtype != np.uint64:
+            raise ValueError("field elements need contiguous words")
         self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
         return out
 
@@ -144,7 +158,10 @@ class CudaBackend(DeviceArrays):
         x = self._contiguous(x, np.int64)
         if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
-        self._call("vl_count", 1, x.size, x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size)
+        if counts.size >= 1 << 32:
+            raise ValueError(f"a table of {counts.size} rows")
+        blocks = min(self._sum_grid, -(-x.size // (COUNTED * self.threads)))
+        self._launch("vl_count", blocks, 1, x.size, (x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size))
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:
@@ -152,7 +169,7 @@ class CudaBackend(DeviceArrays):
         x = self._contiguous(x, np.int64 if kind == "int" else np.uint64)
         outer, n, inner = x.shape[-3:]
         w = self._planes(w, n)
-        wanted = self._grid * self.threads // max(1, outer * (self.threads if inner == 1 else inner))
+        wanted = self._sum_grid * self.threads // max(1, outer * (self.threads if inner == 1 else inner))
         parts = max(1, min(wanted, n // 64))  # as many as there are idle threads, each worth its launch
         size = -(-n // parts) if n else 1
         out = self.xp.empty((2, outer * parts, inner), dtype=np.uint64)
@@ -164,8 +181,9 @@ class CudaBackend(DeviceArrays):
             self._call(f"vl_fold_part_{kind}", outer * parts, inner, *words)
         if parts == 1:
             return out
-        ones = self.lift(self.xp.ones(parts, dtype=np.uint64))
-        return self.fold_axis(out.reshape(2, outer, parts, inner), ones)
+        if self._ones.shape[1] < parts:
+            self._ones = self.lift(self.xp.ones(parts, dtype=np.uint64))
+        return self.fold_axis(out.reshape(2, outer, parts, inner), self._ones[:, :parts])
 
     @where_arrays_are
     def weight(self, x: Any, u: Any, v: Any) -> Any:
@@ -189,25 +207,6 @@ class CudaBackend(DeviceArrays):
         a = self._planes(a)
         b = self._planes(b, a.shape[1])
         return self._sum("vl_kdot", 1, 1, a.shape[1], (*planes(a), *planes(b)))[0]
-
-    def eq_table(self, point: U64) -> Any:
-        return self.to_device(self._eq_suffixes(point)[-1])
-
-    def eq_suffixes(self, point: U64) -> list[Any]:
-        """Tables of at most `hand_over` entries lie on the host, as the tables that they weigh do."""
-        return self._eq_suffixes(point)
-
-    def _eq_suffixes(self, point: U64) -> list[Any]:
-        m = point.shape[1]
-        small = min(m, self.hand_over.bit_length() - 1) if self.hand_over else 0
-        tables: list[Any] = self.host.eq_suffixes(np.ascontiguousarray(point[:, m - small :]))
-        if not self.hand_over:
-            tables = [self.to_device(tables[0])]
-        for k, (r0, r1) in enumerate(reversed(point[:, : m - small].T.tolist()), small):
-            below = self.to_device(tables[k])
-            tables.append(self.xp.empty((2, 2 << k), dtype=np.uint64))
-            self._call("vl_eq_step", 1, 1 << k, *planes(below), *planes(tables[-1]), 1 << k, r0, r1)
-        return tables
 
     @where_arrays_are
     def product_round(self, a: Any, b: Any) -> Round:
@@ -233,26 +232,45 @@ class CudaBackend(DeviceArrays):
     def _product_rounds(
         self, tables: Sequence[tuple[Any, Any]], coefs: Sequence[Ext], fold: Sequence[bool], r: Ext | None
     ) -> tuple[list[tuple[Any, Any]], Round]:
-        pairs, out, first = [], [], 0
-        for (a, b), coef, folded in zip(tables, coefs, fold, strict=True):
-            a = self._planes(a)
-            b = self._planes(b, a.shape[1])
-            size = a.shape[1] // 2 if folded else a.shape[1]
-            if size > 1 and size % 2 or size << folded != a.shape[1]:
-                raise ValueError(f"a table of {a.shape[1]} entries has no halves")
-            pairs.append((*planes(a), *planes(b), size, int(folded), coef.c0, coef.c1, first))
-            out.append((a[:, :size], b[:, :size]))
+        known, self._tables_of = self._tables_of, {}
+        rows, sizes = list[tuple[Any, Any, tuple[int, ...]]](), list[int]()
+        for (a, b), folded in zip(tables, fold, strict=True):
+            n = a.shape[1]
+            size = n >> folded
+            if size > 1 and size % 2 or size << folded != n:
+                raise ValueError(f"a table of {n} entries has no halves")
+            row = known.get(id(a))
+            if row is None or row[0] is not a or row[1] is not b:
+                a = self._planes(a)
+                b = self._planes(b, n)
+                row = a, b, (*planes(a), *planes(b))
+            rows.append(row)
+            sizes.append(size)
+        room = self._pinned(2, 2 * sum(size for size in sizes if size <= self.hand_over))  # for all that goes to the host
+        words, out, first, at = list[int](), [], 0, 0
+        for (a, b, places), coef, folded, size in zip(rows, coefs, fold, sizes, strict=True):
+            to = places  # in place
+            if size <= self.hand_over:
+                made = room[:, at : at + size], room[:, at + size : at + 2 * size]
+                at, to = at + 2 * size, (*planes(made[0]), *planes(made[1]))
+            else:
+                made = (a[:, :size], b[:, :size]) if folded else (a, b)
+                self._tables_of[id(made[0])] = *made, places
+            words += (*places, *to, size, int(folded), coef.c0, coef.c1, first)
+            out.append(made)
             first += max(1, size // 2)
-        held = self.to_device(np.array(pairs, dtype=np.uint64))
-        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(pairs))
-        return [(self._settled(a), self._settled(b)) for a, b in out], (g[0], g[1])
+        held = self.to_device(np.array(words, dtype=np.uint64))
+        g = self._sum("vl_product_pairs", 2, 1, first, (held.data.ptr,), *((r.c0, r.c1) if r else (0, 0)), len(rows))
+        return out, (g[0], g[1])
 
     @where_arrays_are
     def fold_top(self, a: Any, r: Ext) -> Any:
         a = self._planes(a)
-        out = self.xp.empty((2, a.shape[1] // 2), dtype=np.uint64)
-        self._call("vl_fold_top", 1, out.shape[1], *half_planes(a), *planes(out), r.c0, r.c1)
-        return self._settled(out)
+        halves, out = half_planes(a), self._place(a.shape[1] // 2)
+        self._call("vl_fold_top", 1, out.shape[1], *halves, *planes(out), r.c0, r.c1)
+        if isinstance(out, np.ndarray):
+            self._wait()
+        return out
 
     @where_arrays_are
     def lincomb_ints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, out: Any = None) -> Any:
@@ -262,7 +280,7 @@ class CudaBackend(DeviceArrays):
         size = held[0].size
         for column in held:
             check_shape(column, (size,))
-        out = self._result(out, size)
+        out = self._result_of(out, size)
         none = [0] * (FEW - len(held))
         scalars = (*(c.c0 for c in coefs), *none, *(c.c1 for c in coefs), *none)
         words = (*(c.data.ptr for c in held), *none, *scalars, *planes(out), len(held), const.c0, const.c1)
@@ -274,90 +292,9 @@ class CudaBackend(DeviceArrays):
         u, v = self._words(u), self._words(v)
         _, terms, n0 = check_shape(u, (2, -1, -1))
         n1 = check_shape(v, (2, terms, -1))[2]
-        out = self._result(out, n0 * n1)
+        out = self._result_of(out, n0 * n1)
         self._call("vl_outer_sum", n0, n1, *planes(u), *planes(v), *planes(out), terms, n0, n1)
         return out
-
-    # ---- the tree of fractions -----------------------------------------------------------------------------------
-
-    @where_arrays_are
-    def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
-        (p0, p1), (q0, q1) = p.halves(), q.halves()
-        tables, size = self._tables((p0, p1, q0, q1), p0.size)
-        p_cells, q_cells = (self.xp.empty((2, p0.size), dtype=np.uint64) for _ in range(2))
-        made = self._layer_tiles(tables, p_cells, q_cells)
-        words = [word for t in tables for word in _table(t)]
-        flags = [0 if t.uniform is None else t.uniform.data.ptr for t in made]
-        self._call("vl_fraction_layer", p0.size // size, size, *words, *planes(p_cells), *planes(q_cells), *flags, size)
-        return self._settled_tiles(made[0].simplest()), self._settled_tiles(made[1].simplest())
-
-    def _layer_tiles(self, tables: Sequence[Tiled], p_cells: Any, q_cells: Any) -> tuple[Tiled, Tiled]:
-        """The uniform tiles of the layer above."""
-        if any(t.uniform is None for t in tables):
-            return Tiled(p_cells), Tiled(q_cells)
-        count = p_cells.shape[1] // TILE
-        made = [self._fresh_tiles(cells, count) for cells in (p_cells, q_cells)]
-        words = [word for t in tables for word in (t.uniform.data.ptr, *planes(t.values))]  # type: ignore[union-attr, arg-type]
-        flags = [t.uniform.data.ptr for t in made]  # type: ignore[union-attr]
-        self._call("vl_tile_layer", 1, count, *words, *flags, *planes(made[0].values), *planes(made[1].values))
-        return made[0], made[1]
-
-    def _fresh_tiles(self, cells: Any, count: int) -> Tiled:
-        return Tiled(cells, self.xp.empty(count, dtype=np.bool_), self.xp.empty((2, count), dtype=np.uint64))
-
-    @where_arrays_are
-    def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
-        return list(tables), self._fraction_sum("vl_fraction_round", tables, tables, low, high, lam, self.field.zero, 2)
-
-    @where_arrays_are
-    def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: Any, high: Any, lam: Ext) -> tuple[list[Tiled], Round]:
-        tables, _ = self._tables(tables, low.shape[1] * high.shape[1])
-        made = [self._folded_tiles(t, r) for t in tables]
-        g = self._fraction_sum("vl_fraction_fold_round", tables, made, low, high, lam, r, 4)
-        return [self._settled_tiles(t.simplest()) for t in made], g
-
-    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
-        cells = t.cells[:, : t.size // 2]  # in place: a thread reads an entry before it writes the one that replaces it
-        if t.uniform is None or t.values is None:
-            return Tiled(cells)
-        count = t.size // TILE // 2
-        made = self._fresh_tiles(cells, count)
-        halves = [word for part in (slice(count), slice(count, None)) for word in (t.uniform[part].data.ptr, *planes(t.values[:, part]))]
-        self._call("vl_tile_fold", 1, count, *halves, made.uniform.data.ptr, *planes(made.values), r.c0, r.c1)  # type: ignore[union-attr]
-        return made
-
-    def _fraction_sum(
-        self, name: str, tables: Sequence[Tiled], made: Sequence[Tiled], low: Any, high: Any, lam: Ext, r: Ext, parts: int
-    ) -> Round:
-        weights, inverse = self._weights, self._inverse
-        if weights[0] is not low:
-            self._weights = weights = low, self.to_device(low)
-        if inverse[0] != lam:
-            self._inverse = inverse = lam, lam.inverse()
-        low, high, mu = self._planes(weights[1]), self._planes(self.to_device(high)), inverse[1]
-        half = low.shape[1] * high.shape[1]
-        held, size = self._tables(tables, half)
-        for t in held:
-            check_shape(t.cells, (2, parts * half))
-        if size != low.shape[1]:
-            raise ValueError(f"weights within tiles of {low.shape[1]} entries where {size} are needed")
-        cells = [word for t in made for word in planes(t.cells)]
-        values = [word for t in made for word in ((0, 0) if t.values is None else planes(t.values))]
-        words = [*(word for t in held for word in _table(t)), *cells, *values, *planes(low), *planes(high)]
-        tail = (size, half // size, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
-        g = self._sum(name, 2, half // size, size, words, *tail)
-        return g[0] * lam, g[1] * lam
-
-    def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:
-        """Tables as a kernel reads them, and the size of its tiles."""
-        held = list(tables) if half >= TILE else [t.dense() for t in tables]
-        for t in held:
-            if self._planes(t.cells) is not t.cells:
-                raise ValueError("a table of fractions needs contiguous planes of 64-bit words")
-            if t.uniform is not None and t.values is not None:
-                check_shape(self._on_device(t.uniform), (t.size // TILE,))
-                check_shape(self._on_device(t.values), (2, t.size // TILE))
-        return held, min(half, TILE)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -385,13 +322,15 @@ class CudaBackend(DeviceArrays):
         return ("f", f, (f.data.ptr, 0)) if f.ndim == 2 else ("k", f, planes(f))
 
     def _indices(self, lo: I64, hi: I64, rows: int) -> Any:
-        """Pairs of row indices, checked on the host, in one copy."""
+        """Pairs of row indices, checked on the host, in one copy; those of a round are met again when its tables are folded."""
+        known = self._pairs.get(id(lo))
+        if known is not None and known[0] is lo and known[1] is hi and known[2] == rows:
+            return known[3]
         pairs = np.stack([lo, hi]).astype(np.int64)
         if pairs.size and not -1 <= int(pairs.min()) <= int(pairs.max()) < rows:
             raise ValueError(f"row indices outside -1 … {rows - 1}")
-        return self.to_device(pairs)
-
-def _table(t: Tiled) -> tuple[int, ...]:
-    if t.uniform is None or t.values is None:
-        return (*planes(t.cells), 0, 0, 0)
-    return (*planes(t.cells), t.uniform.data.ptr, *planes(t.values))
+        while len(self._pairs) >= ROW_PAIRS:
+            self._pairs.pop(next(iter(self._pairs)), None)  # another thread may have been here
+        there = self.to_device(pairs)
+        self._pairs[id(lo)] = lo, hi, rows, there
+        return there

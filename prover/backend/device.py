@@ -2,11 +2,20 @@
 
 A kernel takes its body (a struct of 8-byte words) by value, then the two extents of its index space (prover/kernels/launch.h).
 An argument on the host where the device's is needed is a TypeError, never a silent copy.
+
+What is fixed costs more than what is computed wherever there is little to compute, so it is kept small: a sum is one launch, whose last
+block writes its words to memory of the host, and one wait; small arrays reach the device by one queued copy. Memory of the host that
+the device reads or writes is pinned, and pinned memory has the same address on both sides. All of it is in the order of the current
+stream, the null stream unless a caller chose another, where torch works too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import math
+import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,17 +23,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from protocol.code import Code
-from protocol.field import Ext
+from protocol.field import U64, Ext
+from prover.backend.base import U8
 from prover.backend.cpu import CpuBackend
+from prover.backend.field import address
+from prover.backend.field import planes as host_planes
 from prover.backend.host import DenseLeaves
 from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
 
 HAND_OVER = 1 << 12  # entries
-THREADS = 128  # of a block, VL_THREADS in launch.h; the sums of fractions hold 138 registers each
-BLOCKS = 16  # blocks in flight per multiprocessor: each thread then walks over several entries
-SUM_WORDS = 4  # of the largest sum
+THREADS = 128  # of a block, VL_THREADS in launch.h; the sums of fractions hold 135 registers each
+# Blocks of a launch per multiprocessor; each thread walks over several entries. As many as fit at once, times a whole number, leave none
+# of a launch's last blocks alone: 3 or 5 fit of sums, whose blocks are added up in the end, 4 to 16 of others.
+SUM_BLOCKS, BLOCKS = 15, 48
+SUM_WORDS, NOTES = 4, 4  # of the largest sum; launch.h
+STAGING = 1 << 24  # bytes of pinned memory through which small arrays pass
+SMALL = 1 << 18  # bytes of such an array
+LARGE = 1 << 18  # bytes of an array whose way back is worth pinned memory
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -48,37 +65,87 @@ def where_arrays_are(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
+@functools.cache
+def _body(words: int) -> np.dtype[Any]:
+    return np.dtype(f"V{8 * words}")
+
+
 class DeviceArrays(DenseLeaves):
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
+
+    strip_bytes = 1 << 28  # a strip is as many launches whatever its size
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
         self.kept_bytes = kept_bytes(int(xp.cuda.Device().mem_info[1]))
-        self._lock = threading.Lock()
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
-        self._grid = BLOCKS * int(xp.cuda.Device().attributes["MultiProcessorCount"])
-        self._sums = xp.zeros(1 + SUM_WORDS * (1 + self._grid), dtype=np.uint64)
+        multiprocessors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
+        self._grid, self._sum_grid = BLOCKS * multiprocessors, SUM_BLOCKS * multiprocessors
+        self._lock, self._staging_lock = threading.Lock(), threading.Lock()
+        self._staging, self._staged = self._pinned(STAGING // 8).view(np.uint8), 0
+        self._staging_at = address(self._staging)
+        self._result = self._pinned(NOTES + SUM_WORDS)
+        room = np.zeros(2 + NOTES + SUM_WORDS * self._sum_grid, dtype=np.uint64)
+        room[1] = address(self._result)
+        self._sums = xp.asarray(room)
 
     # ---- places --------------------------------------------------------------------------------------------------
 
     def to_device(self, a: Any) -> Any:
         """Arrays of another library on this device, as torch's, are shared, not copied."""
-        return self.xp.asarray(a) if isinstance(a, np.ndarray | self.xp.ndarray) else self.xp.from_dlpack(a)
+        if isinstance(a, np.ndarray):
+            return self._queued(a) if 0 < a.nbytes <= SMALL else self.xp.asarray(a)
+        return a if isinstance(a, self.xp.ndarray) else self.xp.from_dlpack(a)
+
+    def _queued(self, a: Any) -> Any:
+        """A small array's copy: it waits for nothing, and the array may be changed at once."""
+        out = self.xp.empty(a.shape, dtype=a.dtype)
+        with self._staging_lock:
+            if self._staged + a.nbytes > STAGING:
+                self.xp.cuda.Device().synchronize()  # every copy out of this memory is done
+                self._staged = 0
+            place = self._staging_at + self._staged
+            if a.flags.c_contiguous:
+                ctypes.memmove(place, address(a), a.nbytes)
+            else:
+                self._staging[self._staged : self._staged + a.nbytes].view(a.dtype).reshape(a.shape)[...] = a
+            out.data.copy_from_host_async(place, a.nbytes)
+            self._staged += -(-a.nbytes // 64) * 64
+        return out
 
     def to_host(self, a: Any) -> Any:
-        return self.xp.asnumpy(a)
+        """A large array comes back as a read-only one in pinned memory, at several times the speed."""
+        if not isinstance(a, self.xp.ndarray) or a.nbytes < LARGE:
+            return self.xp.asnumpy(a)
+        out = self._pinned_bytes(a.nbytes).view(a.dtype).reshape(a.shape)
+        self.xp.ascontiguousarray(a).get(out=out)
+        out.flags.writeable = False  # a copy to the device, should there be one, would not wait
+        return out
 
     def release(self) -> None:
-        """Nothing: the pool finds its arrays again."""
+        """Once less than half of the device's memory is free, torch gives back what it has freed and keeps, witness values among it, and so
+        does the library's pool if that is much: neither finds the other's. Before, both are quicker with it."""
+        free, memory = self.xp.cuda.Device().mem_info
+        if free > memory // 2:
+            return
+        torch, pool = sys.modules.get("torch"), self.xp.get_default_memory_pool()
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        if pool.free_bytes() > memory // 8:
+            pool.free_all_blocks()
 
-    def _settled(self, table: Any) -> Any:
-        """A table that a fold or a layer left, on the host if it is small."""
-        return self.to_host(table) if table.shape[1] <= self.hand_over else table
+    def _pinned_bytes(self, size: int) -> U8:
+        return np.frombuffer(self.xp.cuda.alloc_pinned_memory(max(1, size)), dtype=np.uint8, count=size)
 
-    def _settled_tiles(self, t: Tiled) -> Tiled:
-        return t.placed(self.to_host) if t.size <= self.hand_over else t
+    def _pinned(self, *shape: int) -> U64:
+        """Fresh words of the host that kernels write to; they are there after a wait."""
+        return self._pinned_bytes(8 * math.prod(shape)).view(np.uint64).reshape(shape)
+
+    def _place(self, size: int) -> Any:
+        """Fresh memory for a table K (2, size), on the host if it is small."""
+        return self._pinned(2, size) if size <= self.hand_over else self.xp.empty((2, size), dtype=np.uint64)
 
     # ---- rounds whose tables lie on the host ---------------------------------------------------------------------
 
@@ -99,18 +166,27 @@ class DeviceArrays(DenseLeaves):
         self._launch(name, min(self._grid, blocks), blocks, 1, words)
 
     def _launch(self, name: str, grid: int, n0: int, n1: int, words: Sequence[int]) -> None:
-        if n0 and n1:
-            body = np.array(words, dtype=np.uint64).view(f"V{8 * len(words)}")  # an array of size one goes in by value
+        if n0 and n1:  # an array of size one goes in by value
+            body = np.frombuffer(struct.pack(f"{len(words)}Q", *words), dtype=_body(len(words)))
             self._kernel(name)((grid,), (self.threads,), (body, np.uint64(n0), np.uint64(n1)))
 
+    def _wait(self) -> None:
+        """Until all that was launched is done."""
+        self.xp.cuda.get_current_stream().synchronize()
+
     def _sum(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> list[Ext]:
-        """Kernels with sums over K: the result's address follows the array addresses. The one wait for the device."""
+        """Kernels with sums over K: the address of their room follows the array addresses. Waits for the device."""
+        return self._sum_noted(name, sums, n0, n1, words, *tail)[0]
+
+    def _sum_noted(self, name: str, sums: int, n0: int, n1: int, words: Sequence[int], *tail: int) -> tuple[list[Ext], list[int]]:
+        """The same with the kernel's notes."""
         if not n0 * n1:
-            return [self.field.zero] * sums
+            return [self.field.zero] * sums, [0] * NOTES
         with self._lock:  # one place for sums
-            self._call(name, n0, n1, *words, self._sums.data.ptr, *tail)
-            values = self.to_host(self._sums[1 : 1 + 2 * sums])
-        return [Ext.from_array(self.field, value) for value in values.reshape(sums, 2)]
+            self._launch(name, min(self._sum_grid, -(-n0 * n1 // self.threads)), n0, n1, (*words, self._sums.data.ptr, *tail))
+            self._wait()
+            notes, found = self._result[:NOTES].tolist(), self._result[NOTES : NOTES + 2 * sums].tolist()
+        return [Ext(c0, c1, self.field) for c0, c1 in zip(found[::2], found[1::2], strict=True)], notes
 
     # ---- arguments -----------------------------------------------------------------------------------------------
 
@@ -125,7 +201,7 @@ class DeviceArrays(DenseLeaves):
     def _words(self, a: Any) -> Any:
         return self._contiguous(a, np.uint64)
 
-    def _result(self, out: Any, size: int) -> Any:
+    def _result_of(self, out: Any, size: int) -> Any:
         """The K array (2, size) that a kernel writes: a fresh one unless given."""
         if out is None:
             return self.xp.empty((2, size), dtype=np.uint64)
@@ -142,13 +218,16 @@ class DeviceArrays(DenseLeaves):
 
 def check_shape(a: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Kernels trust their extents, so every array is checked; -1 stands for any."""
-    if a.ndim != len(wanted) or any(w not in (-1, d) for w, d in zip(wanted, a.shape, strict=True)):
-        raise ValueError(f"array of shape {a.shape} where {wanted} is needed")
-    return tuple(a.shape)
+    shape = tuple(a.shape)
+    if shape != wanted and (len(shape) != len(wanted) or any(w not in (-1, d) for w, d in zip(wanted, shape, strict=True))):
+        raise ValueError(f"array of shape {shape} where {wanted} is needed")
+    return shape
 
 
 def planes(a: Any) -> tuple[int, int]:
-    """Addresses of the two planes of a K array."""
+    """Addresses of the two planes of a K array, there or in pinned memory."""
+    if isinstance(a, np.ndarray):
+        return host_planes(a)
     first = int(a.data.ptr)
     return first, first + a.strides[0]
 

@@ -25,3 +25,5 @@ class DevicePlan:
         while size > NTT_BLOCK:
             self.radices.append(8)
             size //= 8
+        if first > 1 and len(self.radices) > 1:  # both while the words are at hand
+            self.radices[:2] = [8 * first]

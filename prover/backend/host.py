@@ -15,6 +15,7 @@ from prover.backend.tiled import Tiled
 class HostArrays:
     """The part of base.py about places and conversions."""
 
+    strip_bytes = 1 << 26
     field: Field
     xp: Any = np
     memory = host_memory()
@@ -32,8 +33,12 @@ class HostArrays:
         if host_resident() > self.memory // 2:
             give_back()
 
-    def embed(self, x: Any) -> U64:
-        return self.field.embed(x)
+    def embed(self, x: Any, out: U64 | None = None) -> U64:
+        made = self.field.embed(x)
+        if out is None:
+            return made
+        out[...] = made
+        return out
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))

@@ -1,8 +1,9 @@
 """The hiding row commitment, prover's side (protocol.md 2): rows → codewords → salted column leaves → root.
 
 Deterministic given the seed, so a commitment is reopened, or checked by whoever is given the seed, by recomputing it.
-Codewords are made and hashed in strips of rows. One of at most `kept_bytes` (by default what the backend says) is kept for its
-columns; of a larger one only the columns' hash states are, and opened columns are encoded again: the bytes are the same.
+Codewords are made and hashed in strips of rows, as large as suits the backend. One of at most `kept_bytes` (by default what the backend
+says) is kept for its columns; of a larger one only the columns' hash states are, and opened columns are encoded again: the bytes are
+the same.
 Called by tasks (boundary commitments) and by prover/argument (the witness).
 """
 
@@ -21,8 +22,6 @@ from protocol.schedule.opening import Query
 from prover.backend.base import Backend
 from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
-
-STRIP_BYTES = 1 << 26  # of codewords made at a time; at least eight rows, as a block of SHA-256 has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codew
     """(first row, F (r, n)) of the codeword with `extra` below it, a multiple of eight rows each but the last; written into
     `codeword` if given, else all into the same place."""
     total, count = len(rows) + len(extra), len(rows)
-    step = max(8, STRIP_BYTES // (8 * code.n) // 8 * 8)
+    step = max(8, backend.strip_bytes // (8 * code.n) // 8 * 8)  # a block of SHA-256 holds eight rows
     room = aligned(min(step, total), code.n, xp=backend.xp) if codeword is None else None
     for start in range(0, total, step):
         end = min(start + step, total)
@@ -120,7 +119,11 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
             raise ValueError(f"{slot.name}: shape {values.shape}, the layout says {slot.tensor.shape}")
-        place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
+        place = place_of(layout, slot.name)
+        if place is None or values.dtype == np.uint64:
+            place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
+        else:
+            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place])
     return rows
 
 

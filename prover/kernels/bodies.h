@@ -38,20 +38,6 @@ struct Count {  // counts[x - first] += 1 where that is a place
     const i64* x;
     u64* counts;
     u64 first, size;
-    VL_FN u64 cost() const { return 1; }
-    template <class V>
-    VL_FN void at(u64, u64 j) const {
-        for (u64 k = j; k < j + Lanes<V>::count; ++k) {
-            const u64 place = (u64)x[k] - first;
-            if (place < size) {
-#ifdef VL_CUDA
-                atomicAdd(counts + place, 1ULL);
-#else
-                ++counts[place];
-#endif
-            }
-        }
-    }
 };
 
 struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
@@ -312,20 +298,22 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
     }
 };
 
-VL_MAP(vl_mul, Mul)
+VL_HOST_MAP(vl_mul, Mul)
 VL_MAP(vl_embed, Embed)
-#ifdef VL_CUDA
-VL_MAP(vl_count, Count)
-#else
-VL_EXPORT void vl_count(const Count* body, u64, u64 n) {  // one thread: two would count in the same places
-    for (u64 j = 0; j < n; ++j) body->at<u64>(0, j);
+#ifndef VL_CUDA
+VL_EXPORT void vl_count(const Count* given, u64, u64 n) {  // one thread: two would count in the same places
+    const Count c = *given;
+    for (u64 j = 0; j < n; ++j) {
+        const u64 place = (u64)c.x[j] - c.first;
+        if (place < c.size) ++c.counts[place];
+    }
 }
 #endif
-VL_MAP(vl_sum_last, SumLast)
-VL_MAP(vl_kscale, KScaleBy)
+VL_HOST_MAP(vl_sum_last, SumLast)
+VL_HOST_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
 VL_SUM(vl_kdot, KDot)
-VL_MAP(vl_eq_step, EqStep)
+VL_HOST_MAP(vl_eq_step, EqStep)
 VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
 #ifndef VL_CUDA
@@ -363,15 +351,15 @@ VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     for (int k = 0; k < 2; ++k) given->out[2 * k] = total[k].a, given->out[2 * k + 1] = total[k].b;
 }
 #endif
-VL_MAP(vl_fold_axis_int, FoldAxis<0>)
-VL_MAP(vl_fold_axis_f, FoldAxis<1>)
-VL_MAP(vl_fold_axis_k, FoldAxis<2>)
-VL_MAP(vl_fold_last_int, FoldLast<0>)
-VL_MAP(vl_fold_last_f, FoldLast<1>)
-VL_MAP(vl_fold_last_k, FoldLast<2>)
+VL_HOST_MAP(vl_fold_axis_int, FoldAxis<0>)
+VL_HOST_MAP(vl_fold_axis_f, FoldAxis<1>)
+VL_HOST_MAP(vl_fold_axis_k, FoldAxis<2>)
+VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
+VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
+VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
 VL_MAP(vl_weight, Weight)
 VL_MAP(vl_outer_sum, OuterSum)
-VL_MAP(vl_lincomb_ints, Lincomb)
+VL_HOST_MAP(vl_lincomb_ints, Lincomb)
 VL_SUM(vl_open_round_f, OpenRound<1>)
 VL_SUM(vl_open_round_k, OpenRound<2>)
 VL_MAP(vl_open_fold_f, OpenFold<1>)

@@ -18,62 +18,72 @@ struct Few {  // const + Σ_k coefs[k]·columns[k] for up to four columns, addre
     }
 };
 
-// ---- tiles of the tree of fractions (prover/backend/tiled.py) -----------------------------------------------------
+// ---- multiplicities ---------------------------------------------------------------------------------------------------
 
-struct TileFlags {  // flags and values of one table's tiles
-    const u8* uniform;
-    const u64 *v0, *v1;
-    VL_FN K<u64> value(u64 i) const { return kload<u64>(v0, v1, i); }
-    VL_FN bool zero(u64 i) const { return uniform[i] && !(v0[i] | v1[i]); }
-};
-
-struct TileLayer {  // index j: which tiles of (p0·q1 + p1·q0, q0·q1) are uniform, and their values; one with a uniform zero is
-    TileFlags p0, p1, q0, q1;
-    u8 *p_uniform, *q_uniform;
-    u64 *p_out0, *p_out1, *q_out0, *q_out1;
-    template <class V>
-    VL_FN void at(u64, u64 j) const {
-        const bool left = (p0.uniform[j] && q1.uniform[j]) || p0.zero(j), right = (p1.uniform[j] && q0.uniform[j]) || p1.zero(j);
-        p_uniform[j] = left && right;
-        q_uniform[j] = q0.uniform[j] && q1.uniform[j];
-        kstore(p_out0, p_out1, j, kadd(kmul(p0.value(j), q1.value(j)), kmul(p1.value(j), q0.value(j))));
-        kstore(q_out0, q_out1, j, kmul(q0.value(j), q1.value(j)));
+// Bodies of bodies.h's Count, index j. Most looked-up integers are small and many equal, and a word of memory takes one addition after
+// another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
+enum { SLOTS = 1 << 11 };
+extern "C" __global__ void vl_count(Count body, u64, u64 n) {
+    __shared__ u32 owner[SLOTS], count[SLOTS];  // owner: 1 + place, 0 of none
+    for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x) owner[k] = count[k] = 0;
+    __syncthreads();
+    for (u64 j = blockIdx.x * (u64)blockDim.x + threadIdx.x; j < n; j += (u64)gridDim.x * blockDim.x) {
+        const u64 place = (u64)body.x[j] - body.first;
+        if (place >= body.size) continue;
+        const u32 slot = place % SLOTS, mine = (u32)place + 1;
+        u32 found = *(volatile u32*)(owner + slot);
+        if (!found) found = atomicCAS(owner + slot, 0u, mine);
+        if (!found || found == mine)
+            atomicAdd(count + slot, 1u);
+        else
+            atomicAdd(body.counts + place, 1ULL);
     }
-};
+    __syncthreads();
+    for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x)
+        if (count[k]) atomicAdd(body.counts + (owner[k] - 1), (u64)count[k]);
+}
 
-struct TileFold {  // index j: a tile of fold_top is uniform where both halves' are
-    TileFlags low, high;
-    u8* uniform;
+// ---- eq -------------------------------------------------------------------------------------------------------------
+
+struct EqLevels {  // index j < 2^count: entry j of the tables eq of the last k variables of a point, k ≤ count, each at entry 2^k
+    u64 point0[32], point1[32];  // the last variable first
     u64 *out0, *out1;
-    u64 r0, r1;
+    u64 count;
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        uniform[j] = low.uniform[j] && high.uniform[j];
-        kstore(out0, out1, j, kadd(low.value(j), kmul(ksub(high.value(j), low.value(j)), kspread<u64>(r0, r1))));
+        K<V> eq = kspread<V>(1, 0);
+        for (u64 k = 0;; ++k) {
+            if (j < 1ULL << k) kstore(out0, out1, (1ULL << k) + j, eq);
+            if (k == count) return;
+            const K<V> ones = kmul(eq, kspread<V>(point0[k], point1[k]));
+            eq = j >> k & 1 ? ones : ksub(eq, ones);
+        }
     }
 };
 
 // ---- one round of a batch of product sumchecks ------------------------------------------------------------------------
 
-struct ProductPair {  // the address words of ProductItem (bodies.h), and where its entries begin among those of all pairs
-    u64 *a0, *a1, *b0, *b1;
+struct ProductPair {  // tables a and b, where they are put, and where their entries begin among those of all pairs
+    const u64 *a0, *a1, *b0, *b1;
+    u64 *to_a0, *to_a1, *to_b0, *to_b1;
     u64 size, fold, coef0, coef1, first;
 };
 
-// Index j: an entry of the lower half of one of `count` pairs. Folds it and its partner by r where `fold` says so, in place, and
-// adds coef·A·B at X = 1, 2.
+// Index j: an entry of the lower half of one of `count` pairs. Folds it and its partner by r where `fold` says so, puts them in their
+// place, which may be their own or the host's, and adds coef·A·B at X = 1, 2.
 struct ProductPairs {
     enum { SUMS = 2 };
     const ProductPair* pairs;
     u64* out;
     u64 r0, r1, count;
-    VL_FN K<u64> folded(u64* x0, u64* x1, u64 j, u64 size, bool fold) const {
+    VL_FN K<u64> folded(const u64* x0, const u64* x1, u64* to0, u64* to1, u64 j, u64 size, bool fold) const {
         K<u64> low = kload<u64>(x0, x1, j);
-        if (!fold) return low;
-        low = kadd(low, kmul(ksub(kload<u64>(x0, x1, j + size), low), kspread<u64>(r0, r1)));
-        kstore(x0, x1, j, low);
+        if (fold) low = kadd(low, kmul(ksub(kload<u64>(x0, x1, j + size), low), kspread<u64>(r0, r1)));
+        if (fold || to0 != x0) kstore(to0, to1, j, low);
         return low;
     }
+    VL_FN K<u64> left(const ProductPair& x, u64 j) const { return folded(x.a0, x.a1, x.to_a0, x.to_a1, j, x.size, x.fold); }
+    VL_FN K<u64> right(const ProductPair& x, u64 j) const { return folded(x.b0, x.b1, x.to_b0, x.to_b1, j, x.size, x.fold); }
     template <class V>
     VL_FN void at(u64, u64 index, KAcc<V>* sums) const {
         u64 lo = 0, hi = count - 1;  // the last pair that begins at or before this index
@@ -86,13 +96,12 @@ struct ProductPairs {
         }
         const ProductPair& x = pairs[lo];
         const u64 j = index - x.first, half = x.size / 2;
-        K<u64> a = folded(x.a0, x.a1, j, x.size, x.fold), b = folded(x.b0, x.b1, j, x.size, x.fold);
+        const K<u64> a = left(x, j), b = right(x, j);
         if (!half) return;  // one entry, which only had to be folded
-        const Pair<u64> left = at_one_two(a, folded(x.a0, x.a1, j + half, x.size, x.fold));
-        const Pair<u64> right = at_one_two(b, folded(x.b0, x.b1, j + half, x.size, x.fold));
+        const Pair<u64> p = at_one_two(a, left(x, j + half)), q = at_one_two(b, right(x, j + half));
         const K<u64> coef = kspread<u64>(x.coef0, x.coef1);
-        sums[0].mac(kmul(left.one, coef), right.one);
-        sums[1].mac(kmul(left.two, coef), right.two);
+        sums[0].mac(kmul(p.one, coef), q.one);
+        sums[1].mac(kmul(p.two, coef), q.two);
     }
 };
 
@@ -140,8 +149,7 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
     }
 
 VL_MAP(vl_lincomb_few, Few)
-VL_MAP(vl_tile_layer, TileLayer)
-VL_MAP(vl_tile_fold, TileFold)
+VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)
 VL_MAP(vl_fold_part_int, FoldPart<0>)
 VL_MAP(vl_fold_part_f, FoldPart<1>)

@@ -2,31 +2,25 @@
 //
 // A table is cut into tiles of `size` entries; a uniform tile has one value for all its entries and its cells are neither
 // read nor written. Looked-up leaves all have the numerator 1 and free leaves are 0/1, so most tiles near the leaves are
-// uniform. On the CPU a tile may also be narrow, small integers in place of its cells (narrow.h). The weight eq is a product: hi by tile, lo within the tile (Σ lo = 1), so no table of eq has the length of p.
+// uniform. A tile may also be narrow, small integers in place of its cells (narrow.h). The weight eq is a product: hi by tile, lo
+// within the tile (Σ lo = 1), so no table of eq has the length of p. CPU only; device_tree.h has a GPU's form.
 #pragma once
-#include "bodies.h"
-#ifndef VL_CUDA
 #include "narrow.h"
-#endif
 
 struct Table {
     const u64 *x0, *x1;
     const u8* uniform;  // null: no tile is
     const u64 *v0, *v1;
-#ifndef VL_CUDA
     const u8* narrow_tiles;  // null: no tile is
     const u64 *b0, *b1;
     const u16* words;
     VL_FN bool narrow(u64 tile) const { return narrow_tiles && narrow_tiles[tile]; }
     VL_FN K<u64> base(u64 tile) const { return kload<u64>(b0, b1, tile); }
-#endif
     VL_FN bool same(u64 tile) const { return uniform && uniform[tile]; }
     VL_FN bool one(u64 tile) const { return same(tile) && v0[tile] == 1 && v1[tile] == 0; }
     template <class V>
     VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
-#ifndef VL_CUDA
         if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_short<V>(words + tile * size + j)), spread<V>(b1[tile])};
-#endif
         return same(tile) ? kspread<V>(v0[tile], v1[tile]) : kload<V>(x0, x1, tile * size + j);
     }
 };
@@ -47,7 +41,6 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
         }
         if (!(q_uniform && q_uniform[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
     }
-#ifndef VL_CUDA
     template <class V>
     void row(u64 i, u64 j, u64 end) const {
         if (end - j >= Lanes<V>::count && p0.one(i) && p1.one(i) && q0.narrow(i) && q1.narrow(i)) {
@@ -58,7 +51,6 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
         for (; j + Lanes<V>::count <= end; j += Lanes<V>::count) this->at<V>(i, j);
         for (; j < end; ++j) this->at<u64>(i, j);
     }
-#endif
 };
 
 // Σ eq·(p0 q1 + p1 q0 + μ q0 q1) at X = 1, 2 over index (tile, entry); the high halves of the tables lie `half` tiles on.
@@ -73,46 +65,20 @@ struct FractionSum {
     enum { SUMS = 2 };
     Table table[4];  // p0, p1, q0, q1
     u64* cells[8];
-    u64* folded[8];  // values of the tables (folded, if FOLD); the CPU form puts sums by tile among them
+    u64* folded[8];  // values of the tables (folded, if FOLD), and sums by tile among them
     const u64 *lo0, *lo1, *hi0, *hi1;
     u64* out;
     u64 size, half, mu0, mu1, lam0, lam1, r0, r1;
-#ifndef VL_CUDA
     // A narrow tile that is needed for its sum alone stays as it is: folded `depth` times, entry j of tile t is base - Σ_c w_c·words at
     // tile t + c·(tiles left). Here are the -w_c before this fold and after it, the bases after it, and flags of tiles that stay.
     const u64 *w0, *w1, *next_w0, *next_w1;
     const u64* bases[8];
     u8* stays[4];
     u64 depth, may_stay;
-#endif
     VL_FN u64 cost() const { return FOLD ? 48 : 24; }
 
     VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
     VL_FN K<u64> value(int k, u64 tile) const { return kload<u64>(folded[2 * k], folded[2 * k + 1], tile); }
-#ifdef VL_ENTRYWISE
-    template <class V, int k>
-    VL_FN K<V> entry(u64 tile, u64 j) const {
-        if (!FOLD) return table[k].get<V>(tile, size, j);
-        if (settled(k, tile)) return kspread<V>(folded[2 * k][tile], folded[2 * k + 1][tile]);
-        K<V> low = table[k].get<V>(tile, size, j), high = table[k].get<V>(tile + 2 * half, size, j);
-        K<V> y = kadd(low, kmul(K<V>{subr(high.a, low.a), gsub(high.b, low.b)}, kspread<V>(r0, r1)));
-        kstore(cells[2 * k], cells[2 * k + 1], tile * size + j, y);
-        return y;
-    }
-    template <class V, int k>
-    VL_FN Pair<V> pair(u64 i, u64 j) const {
-        K<V> low = entry<V, k>(i, j);
-        return at_one_two(low, entry<V, k>(i + half, j));
-    }
-    template <class V>
-    VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
-        K<V> eq = kmul(kspread<V>(hi0[i], hi1[i]), kload<V>(lo0, lo1, j));
-        const KScale<V> mu(K<u64>{mu0, mu1});
-        Pair<V> p0 = pair<V, 0>(i, j), p1 = pair<V, 1>(i, j), q0 = pair<V, 2>(i, j), q1 = pair<V, 3>(i, j);
-        sums[0].mac(eq, kmul_add(q1.one, mu.times_plus(q0.one, p0.one), p1.one, q0.one));
-        sums[1].mac(eq, kmul_add(q1.two, mu.times_plus(q0.two, p0.two), p1.two, q0.two));
-    }
-#else
     u64 strip() const { return size < Strip::LENGTH ? size : (u64)Strip::LENGTH; }
     bool narrow(int k, u64 tile, u64 up) const { return table[k].narrow(tile) && table[k].narrow(tile + up); }
     // A strip of a table's tile; `room` takes it if the tile is uniform or narrow.
@@ -293,12 +259,8 @@ struct FractionSum {
         sums[0] = kadd(sums[0], kmul(hi, x.one));
         sums[1] = kadd(sums[1], kmul(hi, x.two));
     }
-#endif
 };
 
-#ifdef VL_CUDA
-VL_MAP(vl_fraction_layer, FractionLayer)
-#else
 VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size) {
     parallel(tiles * size, tiles * size * given->cost(), [&](unsigned, u64 lo, u64 hi) {
         const FractionLayer body = *given;
@@ -310,18 +272,9 @@ VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size
 #endif
     });
 }
-#endif
-#ifdef VL_CUDA
-VL_SUM(vl_fraction_round, FractionSum<false>)
-VL_SUM(vl_fraction_fold_round, FractionSum<true>)
-#else
 template <bool FOLD>
 static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  // times λ
-#ifdef VL_ENTRYWISE
-    run_sum(body, tiles, size);
-#else
     run_rows(body, tiles, size);
-#endif
     for (int x = 0; x < 2; ++x) {
         const K<u64> sum = kmul(K<u64>{body.lam0, body.lam1}, K<u64>{body.out[2 * x], body.out[2 * x + 1]});
         body.out[2 * x] = sum.a, body.out[2 * x + 1] = sum.b;
@@ -329,4 +282,3 @@ static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  
 }
 VL_EXPORT void vl_fraction_round(const FractionSum<false>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
 VL_EXPORT void vl_fraction_fold_round(const FractionSum<true>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
-#endif

@@ -3,7 +3,6 @@
 #include "launch.h"
 
 #include "bodies.h"
-#include "fractions.h"
 #include "ntt.h"
 #include "sha256.h"
 
@@ -12,7 +11,9 @@ VL_MAP(vl_hash_columns, HashColumn)
 VL_MAP(vl_hash_pairs, HashPair)
 #include "device.h"
 #include "device_ntt.h"
+#include "device_tree.h"
 #else
+#include "fractions.h"
 #include "memory.h"
 #include "rounds.h"
 #include "sha16.h"

@@ -2,16 +2,15 @@
 //
 // A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
-// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_SUM a map with SUMS sums over K whose
-// values go to the body's `out` (two words each; on CUDA after a word that counts blocks, see add_over_grid).
+// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_HOST_MAP one that CUDA does without, VL_SUM a map with
+// SUMS sums over K whose values go to the body's `out` (two words each; on CUDA `out` is the room of add_over_grid, which says where).
 // run_rows is the CPU's for bodies with a form of their own there, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row
-// by row; with VL_ENTRYWISE, which CUDA implies and a test sets for the CPU, the body that GPUs run is run there too.
+// by row.
 // Callers pass the struct as an array of words (CPU) or by value (CUDA).
 #pragma once
 #include "field.h"
 
 #ifdef VL_CUDA
-#define VL_ENTRYWISE
 #ifndef VL_THREADS
 #define VL_THREADS 128  // threads of a block, a power of two; launches use as many
 #endif
@@ -45,13 +44,16 @@ VL_FN void add_over_block(u64* value, u64* part) {
     __syncthreads();
 }
 
-// The same over the grid, in one launch: the block that comes last adds up what the others left. out: a word that counts
-// blocks (0 before and after), W words of result, W words a block.
+// The same over the grid, in one launch: the block that comes last adds up what the others left, and writes to the host's memory.
+// out: a word that counts blocks (0 before and after), the address of pinned memory on the host, NOTES words that a body may set
+// to 1 (0 before and after), W words a block. What the host finds once it has waited: the notes, then W words of result.
+enum { NOTES = 4 };
+VL_FN u64* note(u64* out, int k) { return out + 2 + k; }
 template <int W>
 VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
     __shared__ bool last;
     add_over_block<W>(value, part);
-    u64* left = out + 1 + W;
+    u64* left = out + 2 + NOTES;
     if (threadIdx.x == 0) {
         for (int w = 0; w < W; ++w) left[blockIdx.x * (u64)W + w] = value[w];
         __threadfence();
@@ -65,7 +67,12 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
         for (int w = 0; w < W; ++w) value[w] = gadd(value[w], ((const volatile u64*)left)[block * W + w]);
     add_over_block<W>(value, part);
     if (threadIdx.x == 0) {
-        for (int w = 0; w < W; ++w) out[1 + w] = value[w];
+        u64* host = (u64*)out[1];
+        for (int k = 0; k < NOTES; ++k) {
+            host[k] = *(volatile u64*)note(out, k);
+            *note(out, k) = 0;
+        }
+        for (int w = 0; w < W; ++w) host[NOTES + w] = value[w];
         *(u32*)out = 0;
     }
 }
@@ -74,6 +81,8 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
         for (Walk at(n0, n1); at.inside(); at.next()) body.template at<u64>(at.i, at.j);       \
     }
+
+#define VL_HOST_MAP(NAME, BODY)
 
 #define VL_SUM(NAME, BODY)                                                                     \
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
@@ -154,7 +163,6 @@ static void run_sum(const B& given, u64 n0, u64 n1) {
     add_parts(parts, given.out, S);
 }
 
-#ifndef VL_ENTRYWISE
 template <class B>
 static void run_rows(const B& given, u64 n0, u64 n1) {
     const unsigned S = B::SUMS, EACH = 4;  // tiles of table rows, the first, cost more than others; more parts would read ahead into each other
@@ -168,11 +176,11 @@ static void run_rows(const B& given, u64 n0, u64 n1) {
     }, EACH);
     add_parts(parts, given.out, S);
 }
-#endif
 
 #define VL_EXPORT extern "C" __attribute__((visibility("default")))
 #define VL_MAP(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
+#define VL_HOST_MAP VL_MAP
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
 #endif

@@ -182,13 +182,6 @@ struct Dit4 {
     }
 };
 
-VL_MAP(vl_dif2, Dif2)
-VL_MAP(vl_dit2, Dit2)
-VL_MAP(vl_dif4, Dif4)
-VL_MAP(vl_dit4, Dit4)
-VL_MAP(vl_dif8, Dif8)
-VL_MAP(vl_dit8, Dit8)
-
 #ifndef VL_CUDA
 
 template <class Body>

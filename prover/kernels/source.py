@@ -19,7 +19,7 @@ def single_source() -> str:
         if name in seen:
             return ""
         seen.add(name)
-        text = (build.SOURCE / name).read_text().replace("#pragma once\n", "")
+        text = (build.SOURCE / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
         return _INCLUDE.sub(lambda match: paste(match[1]), text)
 
-    return paste("kernels.cpp")
+    return paste("kernels.cpp").encode("ascii", "replace").decode()  # comments: CuPy writes it down in the locale's encoding

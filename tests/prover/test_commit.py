@@ -11,7 +11,6 @@ from protocol.field import GOLDILOCKS as F
 from protocol.layout import CommitmentLayout
 from prover.backend import select
 from prover.backend.base import Backend
-from prover.commitment import commit as module
 from prover.commitment.commit import commit
 from tests.support.cuda.emulated import emulated
 
@@ -39,7 +38,7 @@ def test_kept_or_not(backend: Backend, more: int, monkeypatch: pytest.MonkeyPatc
     leaf = merkle.leaf_digest(whole.salts[5].tobytes(), F.to_bytes(whole.codeword[:, 5]))
     assert whole.levels[0][5].tobytes() == leaf and expected.columns.shape == (len(whole.rows) + more, 4)
     for strip_bytes in (1, 16 * 64 * 8, 1 << 26):  # eight rows, sixteen, all of them
-        monkeypatch.setattr(module, "STRIP_BYTES", strip_bytes)
+        monkeypatch.setattr(backend, "strip_bytes", strip_bytes)
         for kept_bytes in (0, 8 * 64 * (len(whole.rows) + more) - 1, 8 * 64 * (len(whole.rows) + more)):
             made = commit(backend, LAYOUT, tensors(), bytes(32), extra(more), kept_bytes)
             assert (made.codeword is None) == (kept_bytes < 8 * 64 * (len(whole.rows) + more))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
+from prover.backend.cpu import CpuBackend
+from prover.backend.cuda import CudaBackend
+from prover.backend.device import half_planes, planes
 from prover.backend.tiled import TILE, Tiled
 from tests.prover.test_kernels import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
     REFERENCE,
@@ -42,7 +48,7 @@ from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import Carried, emulated
 from tests.support.cuda.emulator import LaunchFailed
 
-DEVICE_ONLY = emulated(hand_over=0, threads=32)
+DEVICE_ONLY, CPU = emulated(hand_over=0, threads=32), CpuBackend()
 
 
 @pytest.fixture(scope="module", params=[(0, 32), (64, 128)], ids=["device alone", "handing over"])
@@ -65,13 +71,31 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
     for each in (x, f):
         same(cpu.lift(each), REFERENCE.lift(each))
     same(cpu.embed(x), REFERENCE.embed(x))
+    mine, theirs = f.reshape(-1), f.reshape(-1).copy()
+    for backend, out in ((cpu, mine), (REFERENCE, theirs)):
+        backend.embed(x[0], out[1 : 1 + n])
+    same(mine, theirs)
+    with pytest.raises(ValueError, match="shape"):
+        cpu.embed(x, f[:1])
 
 
-def test_a_row_of_the_largest_kind(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
-    """2^16 words: two passes through memory before a block finishes."""
-    code = Code(F, 1 << 16, 1 << 17, 70)
-    messages, blinding = elements(rng, 1, code.ell), elements(rng, 1, code.blinding)
-    same(cpu.encode(code, messages, blinding), REFERENCE.encode(code, messages, blinding))
+def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
+    """Places that share a slot, of many blocks, and integers without a place."""
+    x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
+    rng.shuffle(x)
+    mine = rng.integers(0, 5, 9000)
+    theirs = mine.copy()
+    cpu.count(x, 0, mine)
+    REFERENCE.count(x, 0, theirs)
+    same(mine, theirs)
+
+
+@pytest.mark.parametrize("log", [12, 13, 14, 15, 16, 17, 19, 20])
+def test_rows_that_do_not_fit_a_block(cpu: Carried, rng: np.random.Generator, log: int) -> None:  # noqa: F811
+    """Passes through memory before a block finishes: none, of radix 2 and 4, 8, of two at once, and more below these."""
+    code, rows = Code(F, 1 << log, 2 << log, 70), 2 if log < 17 else 1
+    messages, blinding = elements(rng, rows, code.ell), elements(rng, rows, code.blinding)
+    same(cpu.encode(code, messages, blinding), CPU.encode(code, messages, blinding))
 
 
 def test_rows_are_encoded_in_portions(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -95,14 +119,89 @@ def test_small_tables_are_handed_to_the_host(rng: np.random.Generator) -> None: 
     assert stand_in.Counted.launches == before
 
 
-def test_a_round_is_one_launch_and_one_small_copy(rng: np.random.Generator) -> None:  # noqa: F811
+def test_a_round_is_one_launch_and_one_wait(rng: np.random.Generator) -> None:  # noqa: F811
     h = 4 * TILE
     tables = [Tiled(DEVICE_ONLY.to_device(elements(rng, 2, 4 * h))) for _ in range(4)]
     low, high = map(DEVICE_ONLY.to_device, weights(rng, h))
     counted = stand_in.Counted
-    counted.bytes = counted.copies = counted.launches = 0
+    counted.waits = counted.copies = counted.launches = 0
     DEVICE_ONLY.fraction_fold_round(tables, scalar(rng), low, high, scalar(rng))
-    assert (counted.launches, counted.copies, counted.bytes) == (1, 1, 32)
+    assert (counted.launches, counted.waits, counted.copies) == (1, 1, 0)
+
+
+def test_a_layer_waits_for_nothing_until_the_host_needs_it(rng: np.random.Generator) -> None:  # noqa: F811
+    counted, backend = stand_in.Counted, emulated(64, 32)
+    for size, waits in ((4 * TILE, 0), (128, 1)):
+        p, q = (Tiled(backend.to_device(elements(rng, 2, size))) for _ in range(2))
+        counted.waits = counted.copies = counted.launches = 0
+        backend.fraction_layer(p, q)
+        assert (counted.launches, counted.waits, counted.copies) == (1, waits, 0)
+
+
+def test_weights_are_brought_over_once_a_level(rng: np.random.Generator) -> None:  # noqa: F811
+    """Tables of eq on the host weigh tables on the device: the same sums as with copies of their own."""
+    backend, lam, h = emulated(64, 32), scalar(rng), 4 * TILE
+    point = elements(rng, 2, h.bit_length() - 1)
+    low, high = backend.eq_suffixes(point[:, 2:]), backend.eq_suffixes(point[:, :2])
+    tables = [Tiled(backend.to_device(elements(rng, 2, 2 * h))) for _ in range(4)]
+    for k in (2, 1, 0):
+        size = TILE << k
+        parts = [Tiled(t.cells[:, : 2 * size]) for t in tables]
+        expected = backend.fraction_round(parts, F.eq_table(point[:, 2:]), F.eq_table(point[:, 2 - k : 2]), lam)[1]
+        same(backend.fraction_round(parts, low[9], high[k], lam)[1], expected)
+
+
+def test_small_arrays_pass_through_pinned_memory(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """They may be changed at once, and there may be more of them than fit."""
+    monkeypatch.setattr("prover.backend.device.STAGING", 1 << 10)
+    backend, size = CudaBackend(stand_in.module(), 0, 32), 24
+    arrays = [integers(rng, 3, size)[:, ::2] for _ in range(20)] + [np.arange(3) > k for k in range(3)] + [np.full((), 7), np.zeros((0, 2))]
+    expected, there = [a.copy() for a in arrays], []
+    for a in arrays:
+        there.append(backend.to_device(a))
+        a[...] = 0
+    for a, b in zip(there, expected, strict=True):
+        assert a.dtype == b.dtype and a.flags.c_contiguous
+        np.testing.assert_array_equal(backend.to_host(a), b)
+
+
+def test_large_arrays_come_back_through_pinned_memory(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("prover.backend.device.LARGE", 64)
+    for array in (integers(rng, 3, 40), elements(rng, 2, 9), rng.integers(0, 256, (9, 32), dtype=np.uint8)):
+        there = DEVICE_ONLY.to_device(array)
+        same(DEVICE_ONLY.to_host(there), array)
+        same(DEVICE_ONLY.to_host(there[:, 1:]), array[:, 1:])
+        assert not DEVICE_ONLY.to_host(there).flags.writeable and DEVICE_ONLY.to_host(array) is array
+
+
+@pytest.mark.parametrize("free,kept,expected", [(9, 16, []), (7, 1, ["torch"]), (7, 3, ["torch", "pool"])])
+def test_memory_that_torch_or_the_pool_keeps_is_free_for_the_other(
+    monkeypatch: pytest.MonkeyPatch, free: int, kept: int, expected: list[str],
+) -> None:
+    """Sixteenths of a device's memory."""
+    backend, calls, initialised = CudaBackend(stand_in.module(), 0, 32), list[str](), [True]
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: initialised[0], empty_cache=lambda: calls.append("torch")))
+    pool = SimpleNamespace(free_bytes=lambda: kept << 30, free_all_blocks=lambda: calls.append("pool"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(backend.xp, "get_default_memory_pool", lambda: pool)
+    monkeypatch.setattr(backend.xp.cuda, "Device", lambda: SimpleNamespace(mem_info=(free << 30, 16 << 30)))
+    backend.release()
+    assert calls == expected
+    initialised[0] = False
+    backend.release()
+    assert calls.count("torch") <= 1
+
+
+def test_the_emulated_device_is_late(rng: np.random.Generator) -> None:  # noqa: F811
+    """A kernel has written nothing before the host waits, and reads what pinned memory holds by then."""
+    a = elements(rng, 2, 64)
+    there, out = DEVICE_ONLY.to_device(a), DEVICE_ONLY._pinned(2, 32)
+    before = out.copy()
+    DEVICE_ONLY._staging[...] = 0
+    DEVICE_ONLY._call("vl_fold_top", 1, 32, *half_planes(there), *planes(out), 1, 0)
+    same(out, before)
+    DEVICE_ONLY._wait()
+    same(out, np.zeros_like(out))
 
 
 def test_the_emulated_device_is_strict() -> None:
@@ -118,6 +217,7 @@ def test_the_emulated_device_is_strict() -> None:
     def run(words: int, n0: int) -> None:
         body = np.array([out.data.ptr] * words, dtype=np.uint64).view(f"V{8 * words}")
         launch((1,), (32,), (body, np.uint64(n0), np.uint64(1)))
+        stand_in.settle()
 
     run(1, 32)
     run(1, 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -145,16 +143,6 @@ NARROW = [("1", "1", "n", "n"), ("1", "0", "n", "1"), ("0", "1", "1", "n"), ("u"
           ("1d", "1u", "nn1n", "dnnu"), ("u1", "u1", "nnd1", "n0"), ("n", "n", "n", "n")]
 
 
-@pytest.fixture(scope="module", params=sorted({build.levels()[-1], build.host_level()}))
-def entrywise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CpuBackend:
-    """Kernels of one lane, as a GPU's thread has, and of this machine's, with the bodies that GPUs run where the CPU has its own."""
-    made, level = tmp_path_factory.mktemp("kernels") / "entrywise.so", request.param
-    subprocess.run([*build.command(level, made), "-DVL_ENTRYWISE"], check=True, capture_output=True)
-    backend = CpuBackend(level)
-    backend._library = ctypes.CDLL(str(made))
-    return backend
-
-
 @pytest.mark.parametrize("h", [1, 2, 4, 8, 64, 256, 512, 1024, 4096])
 def test_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int) -> None:
     check_fractions(cpu, rng, h)
@@ -177,11 +165,6 @@ def test_leaves_of_one_column_are_narrow(cpu: CpuBackend, rng: np.random.Generat
         mine, theirs = (x.fingerprints(columns, coefs, const, Tiled.filled(16 * TILE, 1), start) for x in (cpu, REFERENCE))
         assert mine.narrow is None
         same(mine.dense().cells, theirs.dense().cells)
-
-
-@pytest.mark.parametrize("h", [1, 8, 64, 512, 1024])
-def test_fractions_as_gpus_add_them(entrywise: CpuBackend, rng: np.random.Generator, h: int) -> None:
-    check_fractions(entrywise, rng, h, KINDS + NARROW)
 
 
 def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int, cases: list[tuple[str, str, str, str]] = KINDS) -> None:

@@ -37,6 +37,12 @@ static inline T atomicAdd(T* at, T more) {
     *at += more;
     return before;
 }
+template <class T>
+static inline T atomicCAS(T* at, T expected, T wanted) {
+    const T before = *at;
+    if (before == expected) *at = wanted;
+    return before;
+}
 static inline void __threadfence() {}
 
 namespace emulated {

@@ -9,6 +9,7 @@ import numpy as np
 
 from prover.backend.cuda import CudaBackend
 from prover.backend.device import HAND_OVER, THREADS
+from prover.backend.device_level import Level
 from prover.backend.tiled import Tiled
 from tests.support.cuda import stand_in
 
@@ -54,6 +55,8 @@ class Carried:
         return self.backend.to_device(x) if isinstance(x, np.ndarray) else x
 
     def _here(self, x: Any) -> Any:
+        if isinstance(x, Level):
+            x = list(x)
         if isinstance(x, list | tuple):
             return type(x)(map(self._here, x))
         if isinstance(x, Tiled):

@@ -2,11 +2,16 @@
 
 Its arrays are no NumPy arrays: NumPy cannot convert them, they do not mix with NumPy arrays, and the only ways between the two
 are `asarray` and `asnumpy` (or `get`, `tolist`, `item`, `tobytes`), as with CuPy, so a forgotten copy or array module is
-an error here as it is on a device. `copies` counts bytes that came back to the host. Fresh arrays hold garbage.
+an error here as it is on a device. Fresh arrays hold garbage, and so does fresh pinned memory.
+
+Launches and copies out of pinned memory do not happen when they are asked for but together, in their order, once the host waits or the
+library computes something: what the host reads without a wait is garbage, what it overwrites too early is lost.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,20 +24,48 @@ GARBAGE = 0xA5
 
 
 class Counted:
-    """What went from the device to the host since the test set it to 0, and how many launches there were."""
+    """What went from the device to the host since the test set it to 0, how often the host waited, how many launches there were."""
 
     bytes = 0
     copies = 0
+    waits = 0
     launches = 0
 
 
+_queue: list[Callable[[], None]] = []
+_freed: list[np.ndarray] = []  # memory of arrays that are gone, for work in the queue may be about it
+
+
+def settle() -> None:
+    """All that was asked for is done."""
+    asked = _queue.copy()
+    _queue.clear()
+    for work in asked:
+        work()
+    _freed.clear()
+
+
+def synchronize() -> None:
+    Counted.waits += 1
+    settle()
+
+
 class ndarray:
-    """A device array. `_held` is its memory."""
+    """A device array. `_memory` is its memory, `_held` the same once everything is done."""
 
     __array_ufunc__ = None  # NumPy arrays and operators do not take it
 
     def __init__(self, held: np.ndarray) -> None:
-        self._held = held
+        self._memory = held
+
+    def __del__(self) -> None:
+        if _queue:
+            _freed.append(self._memory)
+
+    @property
+    def _held(self) -> np.ndarray:
+        settle()
+        return self._memory
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()` instead.")
@@ -41,24 +74,30 @@ class ndarray:
         raise TypeError(f"numpy.{func.__name__} on a device array")
 
     # what an array says of itself
-    shape = property(lambda self: self._held.shape)
-    dtype = property(lambda self: self._held.dtype)
-    ndim = property(lambda self: self._held.ndim)
-    size = property(lambda self: self._held.size)
-    nbytes = property(lambda self: self._held.nbytes)
-    strides = property(lambda self: self._held.strides)
-    flags = property(lambda self: SimpleNamespace(c_contiguous=self._held.flags.c_contiguous))
-    T = property(lambda self: ndarray(self._held.T))
-    data = property(lambda self: SimpleNamespace(ptr=self._held.ctypes.data))
+    shape = property(lambda self: self._memory.shape)
+    dtype = property(lambda self: self._memory.dtype)
+    ndim = property(lambda self: self._memory.ndim)
+    size = property(lambda self: self._memory.size)
+    nbytes = property(lambda self: self._memory.nbytes)
+    strides = property(lambda self: self._memory.strides)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._memory.flags.c_contiguous))
+    T = property(lambda self: ndarray(self._memory.T))
+    data = property(lambda self: MemoryPointer(self._memory))
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._memory)
 
     # to the host, in the open
-    def get(self) -> np.ndarray:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         Counted.bytes += self.nbytes
         Counted.copies += 1
-        return self._held.copy()
+        Counted.waits += 1
+        if out is None:
+            return self._held.copy()
+        if not self._memory.flags.c_contiguous or (out.shape, out.dtype) != (self.shape, self.dtype):
+            raise ValueError("only into a host array of the same kind")
+        out[...] = self._held
+        return out
 
     def tolist(self) -> Any:
         return self.get().tolist()
@@ -77,13 +116,34 @@ class ndarray:
 
     # on the device
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray(np.asarray(self._held[_key(key)]))
+        parts = key if isinstance(key, tuple) else (key,)
+        view = all(k is None or k is Ellipsis or isinstance(k, int | slice) for k in parts)
+        return ndarray(np.asarray((self._memory if view else self._held)[_key(key)]))
+
+    def reshape(self, *shape: Any) -> ndarray:
+        return ndarray((self._memory if self._memory.flags.c_contiguous else self._held).reshape(*shape))
+
+    def transpose(self, *order: Any) -> ndarray:
+        return ndarray(self._memory.transpose(*order))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._held[_key(key)] = _operand(value)
 
     def __iter__(self) -> Any:
         return (self[i] for i in range(len(self)))
+
+
+class MemoryPointer:
+    """Where an array's memory begins."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory, self.ptr = memory, memory.ctypes.data
+
+    def copy_from_host_async(self, mem: int, size: int) -> None:
+        memory = self._memory
+        if size > memory.nbytes or not memory.flags.c_contiguous:
+            raise ValueError(f"{size} bytes into {memory.nbytes}")
+        _queue.append(lambda: ctypes.memmove(memory.ctypes.data, mem, size) and None)
 
 
 def _key(key: Any) -> Any:
@@ -117,7 +177,7 @@ def _operator(name: str, in_place: bool = False) -> Any:
     return call
 
 
-for each in ("reshape", "transpose", "copy", "astype", "ravel", "any", "all", "max", "min", "sum", "view", "argmax"):
+for each in ("copy", "astype", "ravel", "any", "all", "max", "min", "sum", "view", "argmax"):
     setattr(ndarray, each, _method(each))
 for each in ("add", "radd", "sub", "rsub", "mul", "rmul", "and", "rand", "or", "xor", "lshift", "rshift", "eq", "ne", "lt", "le", "gt",
              "ge", "neg", "invert", "mod", "floordiv"):
@@ -140,7 +200,7 @@ def _function(name: str) -> Any:
 
 def _garbage(shape: Any, dtype: Any) -> np.ndarray:
     out = np.empty(shape, dtype=dtype)
-    out.view(np.uint8).reshape(-1)[...] = GARBAGE
+    out.reshape(-1).view(np.uint8)[...] = GARBAGE
     return out if out.dtype != np.bool_ else np.ones(shape, dtype=dtype)
 
 
@@ -162,7 +222,16 @@ def asnumpy(a: Any) -> np.ndarray:
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     if not isinstance(a, ndarray):
         raise TypeError("cupy.ascontiguousarray of a host array")
-    return a if a._held.flags.c_contiguous and dtype in (None, a.dtype) else ndarray(np.ascontiguousarray(a._held, dtype=dtype))
+    return a if a._memory.flags.c_contiguous and dtype in (None, a.dtype) else ndarray(np.ascontiguousarray(a._held, dtype=dtype))
+
+
+def copyto(to: ndarray, a: ndarray) -> None:
+    to._held[...] = a._held
+
+
+def alloc_pinned_memory(size: int) -> np.ndarray:
+    """At least so many bytes of the host, for `numpy.frombuffer`; the device reads and writes them by their address."""
+    return np.full(-(-size // 512) * 512, GARBAGE, dtype=np.uint8)
 
 
 def from_dlpack(a: Any) -> ndarray:
@@ -189,7 +258,8 @@ class RawModule:
             if not 0 < grid[0] < 2**31 or len(grid) != 1 or len(block) != 1:
                 raise ValueError(f"grid {grid}, block {block}")
             Counted.launches += 1
-            emulator.launch(self._library, name, grid[0], block[0], body, int(n0), int(n1))
+            held = body.copy()  # by value
+            _queue.append(lambda: emulator.launch(self._library, name, grid[0], block[0], held, int(n0), int(n1)))
 
         return call
 
@@ -204,8 +274,14 @@ def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
     """The module, of a device with this many multiprocessors and bytes."""
     names = ("stack", "concatenate", "where", "arange", "zeros", "ones", "full", "zeros_like", "ones_like", "count_nonzero", "bincount",
              "argmax")
-    device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory))
+    device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory), synchronize=synchronize)
+    stream = SimpleNamespace(synchronize=synchronize)
+    runtime = SimpleNamespace(deviceSynchronize=synchronize, getDeviceProperties=lambda _: {"name": b"emulated"})
+    cuda = SimpleNamespace(
+        runtime=runtime, Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory)
+    pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     return _Module(
-        __name__="cupy", ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
-        from_dlpack=from_dlpack, RawModule=RawModule, cuda=SimpleNamespace(Device=lambda: device),
+        __name__="cupy", get_default_memory_pool=lambda: pool,
+        ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,
+        from_dlpack=from_dlpack, RawModule=RawModule, cuda=cuda, copyto=copyto, empty_like=lambda a: empty(a.shape, a.dtype),
         **{name: _function(name) for name in names})

@@ -1,0 +1,29 @@
+"""`make bench-gpu` as on a machine with a GPU, on the emulated device: rates, fixed costs, every task of a step proved and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, stage
+from prover.cost import rates
+from prover.executor.torch_ops import TorchOps
+from tests.support.cuda.emulated import emulated
+
+
+def test_a_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "select", lambda _: emulated())
+    monkeypatch.setitem(gpu.LARGE, "cuda", (12, 12, 13))
+    monkeypatch.setattr(rates, "LARGE", 48)
+    monkeypatch.setattr(rates, "MANY_ROUNDS", 8)
+    monkeypatch.setattr(gpu, "memory_bytes", lambda _: 1 << 33)  # of a device that torch has not
+    monkeypatch.setattr(stage, "ops_beside", lambda _: TorchOps("cpu", keep=True))
+    monkeypatch.setattr(stage, "reset_peak", lambda _: None)
+    monkeypatch.setattr(stage, "peak_bytes", lambda _: 1)
+    found = gpu.main(["--backend", "cuda", "--shape", "toy", "--layers", "1", "--tokens", "4", "--profile", "goldilocks-2^10",
+                      "--folder", str(tmp_path)])
+    [step] = found["steps"]
+    assert [r["task"] for r in step["tasks"]] == ["embed(0)", "layer(0, 0)", "head(0)"]
+    assert all(r["proof_bytes"] > 0 and r["seconds"]["verify"] > 0 for r in step["tasks"])
+    assert set(found["fixed"]) == {"launch", "sum", "copy there", "copy back"} and min(found["fixed"].values()) > 0
