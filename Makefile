@@ -89,7 +89,7 @@ bench-scaling: $(STAMP)  ## one layer task by tokens, width, rank, layers and th
 bench-verify: $(STAMP)  ## processor seconds of verifying one layer task on one core, up to one of LLaMA-2-7B (about two minutes)
 	$(BIN)/python -m benchmarks.verifying
 
-bench-gpu: $(STAMP)  ## the device's rates, kernels and whole steps of 1.1B, 7B and 13B, verified (OPTIONS="--shape llama-2-7b --tokens 512 --limit 500")
+bench-gpu: $(STAMP)  ## the device's rates, kernels and whole steps of 1.1B, 7B and 13B, verified (OPTIONS="--shape llama-2-7b --tokens 512 --provers 8 --limit 250")
 	$(BIN)/python -m benchmarks.gpu $(OPTIONS)
 
 bench-planner: $(STAMP)  ## memory and processor time of tasks: foretold beside measured

@@ -7,6 +7,7 @@
     fixed      microseconds of a launch, a sum with its wait, a small copy there and back (launches.py counts them)
     kernels    seconds of a unit of each kind of work (prover/cost/rates.py), cells and leaves a second, share of the bound
     layer      layer 0 of one step: forward, backward, AdamW update
+    together   with --provers N: the tasks of the step once more, by N processes side by side (crew.py)
     whole      embedding, every layer, head and loss: all proofs of one step
 
 Share of the bound = bound (prover/cost/bound.py) over these rates ÷ seconds of the proof with its inputs. Weights are random
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.crew import prove_together
 from benchmarks.machine import cpu_name, median_seconds, random_elements
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.stage import Measured, Stage, foretold, stage
@@ -175,7 +177,20 @@ def step(
         print(f"  {sums['valid'] / 1e6 / spent:.1f} M values/s ({sums['padded'] / 1e6 / spent:.1f} M padded), "
               f"{sums['lookups'] / 1e6 / spent:.1f} M lookups/s, {describe(sums['proof_bytes'])} of proofs")
     return {"shape": name, "layers": layers, "tokens": tokens, "train_seconds": s.train_seconds, "tasks": rows,
-            "of": len(tasks), "seconds": total, **sums}
+            "of": len(tasks), "seconds": total, **sums} | together(shape, tokens, arguments, backend, folder)
+
+
+def together(shape: Shape, tokens: int, arguments: argparse.Namespace, backend: Backend, folder: Path) -> dict[str, Any]:
+    """The same step by several provers, if they are asked for."""
+    if arguments.provers < 2:
+        return {}
+    kinds = ("embed", "layer", "update", "head") if arguments.steps == "whole" else ("layer",)
+    backend.release()
+    found = prove_together((shape, tokens, arguments.profile, backend.name, folder, kinds), arguments.provers)
+    parts = {key: sum(r["seconds"][key] for r in found["tasks"]) for key in ("inputs", "evaluate", "prove", "verify")}
+    print(f"by {found['provers']} provers side by side: {found['seconds']:.2f} s on the clock for {len(found['tasks'])} tasks, witnesses "
+          f"and verification included; {', '.join(f'{key} {spent:.2f}' for key, spent in parts.items())} s added up")
+    return {"together": found}
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
@@ -186,6 +201,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--tokens", type=int, action="append", help="may be given several times; default: 512 and 2048")
     parser.add_argument("--layers", type=int, default=0, help="so many layers instead of all")
     parser.add_argument("--steps", choices=STEPS, default="whole")
+    parser.add_argument("--provers", type=int, default=1, help="so many processes prove the step's tasks side by side as well")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for one shape at one length")
     parser.add_argument("--profile", choices=PROFILES, default="goldilocks-2^16")
     parser.add_argument("--folder", type=Path, help="where weights are written and found again; default: a temporary folder")

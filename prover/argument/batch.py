@@ -19,14 +19,21 @@ from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend
 from prover.backend.talk import Summand, Talk
 
+FEW_WEIGHTS = 1 << 14  # entries: 256 KB
+
 
 def outer(backend: Backend, weights: Sequence[U64]) -> Any:
     """⊗ weights (on the host) flattened, last axis fastest: K (2, Π n) where the backend computes."""
-    if not weights:
-        return ones(backend, 1)
-    total = backend.to_device(np.ascontiguousarray(weights[0]))
-    for w in weights[1:]:
-        total = backend.outer_sum(total[:, None], backend.to_device(np.ascontiguousarray(w))[:, None])
+    return backend.to_device(outer_somewhere(backend, weights)) if weights else ones(backend, 1)
+
+
+def outer_somewhere(backend: Backend, weights: Sequence[U64]) -> Any:
+    """The same of at least one axis, on the host as long as it has few entries: a call there costs less than a copy and a launch."""
+    total: Any = np.ascontiguousarray(weights[0])
+    for w in map(np.ascontiguousarray, weights[1:]):
+        if total.shape[1] * w.shape[1] > FEW_WEIGHTS:
+            total, w = backend.to_device(total), backend.to_device(w)
+        total = backend.outer_sum(total[:, None], w[:, None])
     return total
 
 

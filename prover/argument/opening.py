@@ -17,7 +17,7 @@ from protocol.relation.graph import WITNESS
 from protocol.schedule.constraints import Box, CellTerm
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
-from prover.argument.batch import outer
+from prover.argument.batch import ones, outer_somewhere
 from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend
 from prover.backend.talk import Summand, Talk
@@ -128,7 +128,7 @@ class OpeningProverImpl(FinishingProver):
                 first = term.weights[:-1]
                 key = tuple(id(w) for w in first)
                 if key not in leads:
-                    leads[key] = outer(backend, first)
+                    leads[key] = outer_somewhere(backend, first) if first else ones(backend, 1)
                 u.append(leads[key])
                 v.append(_scaled(backend.field, term.weights[-1:], term.coef))
                 spans.append(span_of(term.box[:-1], slot.tensor.shape[:-1]))
@@ -138,7 +138,11 @@ class OpeningProverImpl(FinishingProver):
             for start, stop in zip(cuts, cuts[1:], strict=False):  # between two cuts the same terms weigh something
                 here = [k for k, span in enumerate(spans) if span[0] <= start and stop <= span[1]]
                 if here:
-                    lead = backend.xp.stack([u[k][:, start:stop] for k in here], axis=1)
+                    parts = [u[k][:, start:stop] for k in here]
+                    if all(isinstance(part, np.ndarray) for part in parts):
+                        lead = backend.to_device(np.stack(parts, axis=1))
+                    else:
+                        lead = backend.xp.stack(list(map(backend.to_device, parts)), axis=1)
                     last = backend.to_device(np.stack([v[k] for k in here], axis=1))
                     backend.outer_sum(lead, last, natural[:, start * columns : stop * columns])
             if place is None:

@@ -20,17 +20,18 @@ from protocol.params import Params
 from protocol.relation.graph import IntArray
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
-from prover.argument.channel import ProvingChannel
 from prover.argument.counting import count
+from prover.argument.finish import FinishingChannel, FinishingProver
 from prover.argument.prove import TaskProverImpl
 from prover.backend.base import Backend
+from prover.backend.talk import Talk
 from prover.commitment.commit import CommitmentData
 
 Clock = Callable[[], float]
 _PARTS = {
-    "tree": dict.fromkeys(("root", "descend", "round", "bind", "ends"), "tree"),
-    "batch": dict.fromkeys(("begin", "round", "bind", "ends"), "products"),
-    "opening": dict.fromkeys(("round", "bind", "ends", "sigma", "masked_rows", "open"), "opening") | {"begin": "weights"},
+    "tree": dict.fromkeys(("root", "descend", "round", "bind", "finish", "ends"), "tree"),
+    "batch": dict.fromkeys(("begin", "round", "bind", "finish", "ends"), "products"),
+    "opening": dict.fromkeys(("round", "bind", "finish", "ends", "sigma", "masked_rows", "open"), "opening") | {"begin": "weights"},
 }
 
 
@@ -55,6 +56,16 @@ class _Timed:
         return call
 
 
+class _TimedRounds(_Timed, FinishingProver):
+    """A sub-prover, which finishes its rounds if the channel lets it."""
+
+    def can_finish(self) -> bool:
+        return bool(self.inner.can_finish())
+
+    def finish(self, talk: Talk) -> None:
+        self.__getattr__("finish")(talk)
+
+
 class _TimedTask(_Timed):
     """A TaskProver and its three sub-provers, of which the tree is another one for each of the task's trees."""
 
@@ -63,11 +74,11 @@ class _TimedTask(_Timed):
         self.batch, self.opening = self._part("batch"), self._part("opening")
 
     @property
-    def tree(self) -> _Timed:
+    def tree(self) -> _TimedRounds:
         return self._part("tree")
 
-    def _part(self, name: str) -> _Timed:
-        return _Timed(getattr(self.inner, name), _PARTS[name], self.seconds, self.clock)
+    def _part(self, name: str) -> _TimedRounds:
+        return _TimedRounds(getattr(self.inner, name), _PARTS[name], self.seconds, self.clock)
 
 
 def timed_proof(
@@ -80,7 +91,7 @@ def timed_proof(
     counted = clock()
     inner = TaskProverImpl(backend, shape, inputs, shape.witness_layout(params), values, seed, lambda: None)
     seconds["witness"] = clock() - counted
-    channel = ProvingChannel(backend.field, inner.pads, inner.tails)
+    channel = FinishingChannel(backend.field, inner.pads, inner.tails)
     commitments = [Committed(role, data.layout, data.root) for role, data in inputs]
     run_task(channel, shape, statement, commitments, params, published, _TimedTask(inner, seconds, clock))  # type: ignore[arg-type]
     seconds["schedule"] += clock() - start - sum(seconds.values())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, stage
+from benchmarks import crew, gpu, stage
 from prover.cost import rates
 from prover.executor.torch_ops import TorchOps
 from tests.support.cuda.emulated import emulated
+
+
+def test_provers_side_by_side(tmp_path: Path) -> None:
+    setting = (replace(gpu.TOY, num_hidden_layers=1), 4, "goldilocks-2^10", "cpu", tmp_path / "toy", ("embed", "layer", "head"))
+    found = crew.prove_together(setting, 2)
+    assert sorted(r["task"] for r in found["tasks"]) == ["embed(0)", "head(0)", "layer(0, 0)"] and found["seconds"] > 0
+    with pytest.raises(RuntimeError, match="no profile|nothing"):
+        crew.prove_together((*setting[:2], "nothing", *setting[3:]), 2)
 
 
 def test_a_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
