@@ -114,6 +114,7 @@ class Fractions(Kernels):
         cells, point = [_planes(t.cells, 1 << talk.rounds) for t in tables], _planes(point, talk.rounds - 1)
         mu, words = self._reciprocal(lam), [word for x in (*cells, point) for word in _at(x)]
         self._talk("vl_fraction_rounds", talk, first, *words, TILE_BITS, mu.c0, mu.c1, lam.c0, lam.c1)
+        self._level = None, b""  # the level is over
         return [Ext(*x[:, 0].tolist(), self.field) for x in cells]
 
     def _reciprocal(self, lam: Ext) -> Ext:

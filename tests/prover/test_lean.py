@@ -10,7 +10,9 @@ import pytest
 from protocol.relation.graph import Committed, Input, Tensor
 from protocol.statement import task_list
 from prover.argument.prove import drained, prove_task
+from prover.argument.tree import FractionTreeProver
 from prover.backend import select
+from prover.backend.talk import ROUNDS_AT_ONCE
 from prover.commitment.commit import commit
 from prover.executor.evaluate import RelationBroken, _Evaluation, check, most_alive
 from prover.executor.reference import ReferenceOps
@@ -74,6 +76,24 @@ def test_drained_values_are_gone_before_the_opening(every_kind: dict[str, Case])
     alive: list[int] = []
     proof = prove(every_kind["layer"], drained(values), lambda: alive.append(sum(ref() is not None for ref in held)))
     assert alive == [0] and not values and proof == prove(every_kind["layer"], every_kind["layer"].values)
+
+
+def test_no_table_outlives_its_tree(every_kind: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the backend keep one: by the opening all levels are gone, of a tree that has rounds of their own before those in one call."""
+    case, held, alive = every_kind["layer"], list["weakref.ref[Any]"](), list[int]()
+    build = FractionTreeProver.build
+
+    def noted(tree: FractionTreeProver, fingerprint: Any) -> None:
+        build(tree, fingerprint)
+        held.extend(weakref.ref(memory_of(t.cells)) for level in tree.levels for t in level)
+
+    def memory_of(cells: Any) -> Any:
+        return cells if cells.base is None else memory_of(cells.base)
+
+    monkeypatch.setattr(FractionTreeProver, "build", noted)
+    assert max(plan.variables for plan in case.shape.plans) > ROUNDS_AT_ONCE + 1
+    prove(case, list(case.values), lambda: alive.append(sum(ref() is not None for ref in held)))
+    assert alive == [0] and held
 
 
 @pytest.mark.parametrize("kind", KINDS)
