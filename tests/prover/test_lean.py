@@ -79,7 +79,7 @@ def test_drained_values_are_gone_before_the_opening(every_kind: dict[str, Case])
 
 
 def test_no_table_outlives_its_tree(every_kind: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does the backend keep one: by the opening all levels are gone, of a tree that has rounds of their own before those in one call."""
+    """Nor does the backend keep one: by the opening all levels are gone, of a tree whose first rounds are calls of their own."""
     case, held, alive = every_kind["layer"], list["weakref.ref[Any]"](), list[int]()
     build = FractionTreeProver.build
 
