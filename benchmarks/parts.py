@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.machine import random_elements
 from benchmarks.meter import MeteredBackend
-from protocol.channel import VerifyingChannel
+from protocol.channel import Transcript, VerifyingChannel
 from protocol.code import Code
-from protocol.field import GOLDILOCKS, Field
+from protocol.field import GOLDILOCKS, Ext, Field
 from protocol.layout import CommitmentLayout
 from protocol.params import Params, profile
 from protocol.relation.graph import Committed as CommittedOp
@@ -23,6 +23,7 @@ from protocol.schedule.task import TaskShape, run_task
 from prover.argument.prove import prove_task
 from prover.argument.tree import FractionTreeProver, count_multiplicities
 from prover.backend.base import Backend
+from prover.backend.talk import Talk
 from prover.commitment.commit import CommitmentData, commit
 from prover.randomness import fresh_seed
 
@@ -73,7 +74,7 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
     graph.lookup("range:16", graph.commit("x", "n", (rows,), 0, 2**16 - 1))
     (plan,) = TaskShape(graph, field).plans
     values = [backend.to_device(np.random.default_rng(3).integers(0, 2**16, rows))]
-    counts = count_multiplicities(backend, plan, values)
+    counts, pads = count_multiplicities(backend, plan, values), field.zeros(log_lookups, 4)
 
     before = _usage()[1]
 
@@ -85,11 +86,16 @@ def tree_figures(backend: Backend, log_lookups: int, repeats: int = 3) -> TreeFi
         built = _usage()[0]
         for level in range(plan.variables):
             tree.descend(level, point, r)
-            bound = []
-            for _ in range(level):
-                tree.round()
-                tree.bind(r)
-                bound.append(r)
+            bound = list[Ext]()
+            while len(bound) < level:
+                if tree.can_finish():
+                    talk = Talk(field, Transcript(), "tree/round", pads[: level - len(bound)])
+                    tree.finish(talk)
+                    bound += talk.challenges
+                else:
+                    tree.round()
+                    tree.bind(r)
+                    bound.append(r)
             tree.ends()
             point = [r, *bound]
         return built - start, _usage()[0] - built, time.perf_counter() - clock
