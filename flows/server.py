@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 _STARTUP_SECONDS = 180.0  # a first start migrates its database: 14-24 s on 2 idle cores
 _ATTEMPTS = 3  # a port that was free may be taken meanwhile
+_KEPT = 1 << 14  # bytes of what it says
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
@@ -57,19 +58,24 @@ class _Server:
             [sys.executable, "-m", "flows.server", str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env=os.environ | _ENVIRONMENT, start_new_session=True,  # Ctrl-C is the parent's business
         )
+        self.said = bytearray()
+        self.listener = threading.Thread(target=_listen, args=(self.process, self.said), name="prefect-server-stderr", daemon=True)
+        self.listener.start()
 
     def ready(self) -> None:
-        said = b""
-        for attempt in range(_ATTEMPTS):
+        """Returns at once when it has answered before."""
+        for attempt in range(0 if self.url else _ATTEMPTS):
             if attempt:
                 self._spawn()
             if _answers(self.process, self.port):
-                _drain(self.process)
                 self.url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
-                return
-            said = self.process.stderr.read() if self.process.stderr and self.process.poll() is not None else b"no answer"
+                break
             self.stop()
-        last = "".join(said.decode(errors="replace").strip().splitlines()[-1:])[:300]
+        if self.url:
+            return
+        self.listener.join(1)
+        lines = [line for line in self.said.decode(errors="replace").splitlines() if line[:1].strip()]  # not indented: no source quoted
+        last = lines[-1][:300] if lines else "no answer"
         raise ServerError(f"the embedded Prefect server did not start ({last}): see --debug, or set PREFECT_API_URL to a server")
 
     def stop(self) -> None:
@@ -98,14 +104,11 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
     return False
 
 
-def _drain(process: "subprocess.Popen[bytes]") -> None:
-    """Nobody reads what the server says from here on, and it must not wait for a reader."""
-
-    def read() -> None:
-        while process.stderr and process.stderr.read(1 << 16):
-            pass
-
-    threading.Thread(target=read, name="prefect-server-stderr", daemon=True).start()
+def _listen(process: "subprocess.Popen[bytes]", said: bytearray) -> None:
+    """Takes what a server says, which must not wait for a reader; the end of it stays in `said`."""
+    while process.stderr and (more := process.stderr.read1(1 << 16)):  # type: ignore[attr-defined]
+        said += more
+        del said[:-_KEPT]
 
 
 def serve(port: int) -> None:
@@ -116,7 +119,8 @@ def serve(port: int) -> None:
     server = uvicorn.Server(config)
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1 << 10):  # sys.stdin has a lock, which an interpreter that ends by itself would die of
+            pass
         server.should_exit = True
         time.sleep(5)  # what it has in hand is finished
         os._exit(0)

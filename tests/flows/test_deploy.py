@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from flows.environment import SETTINGS
-from flows.server import embedded
+from flows.server import ServerError, embedded
 from storage.ledger import open_ledger
 from tests.cli.build_run import RUN_ID, Built
 from tests.support.project import ROOT
@@ -54,6 +54,18 @@ def run_yaml(built: Built, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     path.write_text(RUN_YAML.format(f"sqlite:///{folder / 'ledger.db'}", f"file:{folder / 'objects'}", folder / "private"))
     return path
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last words, not those of an interpreter that dies with a thread at its standard input; it is gone afterwards."""
+    (tmp_path / "prefect").write_text("a file where the server's home would be")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for name, value in {**SETTINGS, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("flows.server._ATTEMPTS", 1)
+    with pytest.raises(ServerError, match="did not start .*startup failed"), embedded() as ready:
+        ready()
+    assert "PREFECT_API_URL" not in os.environ
 
 
 def test_deploying_twice_leaves_one_of_everything(server: dict[str, str], run_yaml: Path) -> None:
