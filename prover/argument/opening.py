@@ -12,14 +12,15 @@ import numpy as np
 
 from protocol.channel import Form
 from protocol.code import Code
-from protocol.field import I64, U64, Ext, Field
+from protocol.field import I64, U64, Ext
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import Box, CellTerm
+from protocol.schedule.constraints import Box
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
-from prover.argument.batch import ones, outer_somewhere
 from prover.argument.finish import FinishingProver
+from prover.argument.outer import outers
 from prover.backend.base import Backend
+from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.commitment.commit import CommitmentData, place_blocks, place_of
 from prover.randomness import SecretStream
@@ -114,39 +115,37 @@ class OpeningProverImpl(FinishingProver):
         self._advance(None)
 
     def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> Any:
-        """W_c on the existing rows, K (2, R, ℓ)."""
+        """W_c on the existing rows, K (2, R, ℓ): in each slot the sum of its terms' outer products, lead ⊗ last axis."""
         backend, layout = self.backend, c.layout
         flat = backend.xp.zeros((2, c.rows.size), dtype=np.uint64)
-        by_slot: dict[str, list[CellTerm]] = {}
-        for term in weights.by_role.get(role, []):
-            by_slot.setdefault(term.place[1], []).append(term)
-        leads: dict[tuple[int, ...], U64] = {}  # by the identity of weights, which the terms keep alive
-        for name, terms in by_slot.items():
-            slot = layout.by_name[name]
-            u, v, spans = list[Any](), list[U64](), list[tuple[int, int]]()
-            for term in terms:
-                first = term.weights[:-1]
-                key = tuple(id(w) for w in first)
-                if key not in leads:
-                    leads[key] = outer_somewhere(backend, first) if first else ones(backend, 1)
-                u.append(leads[key])
-                v.append(_scaled(backend.field, term.weights[-1:], term.coef))
-                spans.append(span_of(term.box[:-1], slot.tensor.shape[:-1]))
-            place, columns = place_of(layout, name), v[0].shape[1]
-            natural = backend.xp.zeros((2, prod(slot.tensor.shape)), dtype=np.uint64) if place is None else flat[:, place]
+        by_slot: dict[str, list[int]] = {}
+        terms = weights.by_role.get(role, [])
+        for k, term in enumerate(terms):
+            by_slot.setdefault(term.place[1], []).append(k)
+        coefs = as_point([term.coef for term in terms])
+        distinct = {tuple(map(id, term.weights[:-1])): term.weights[:-1] for term in terms}  # weights that the terms keep alive
+        made = outers(backend, [*distinct.values(), *((coefs[:, k : k + 1], *term.weights[-1:]) for k, term in enumerate(terms))])
+        leads, lasts = dict(zip(distinct, made, strict=False)), made[len(distinct) :]
+        sums = list[OuterSum]()
+        for name, chosen in by_slot.items():
+            tensor, place, columns = layout.by_name[name].tensor, place_of(layout, name), lasts[chosen[0]].shape[1]
+            piece, apart = (place.piece, place.apart) if place else (0, 0)
+            natural = flat[:, place.cells] if place else backend.xp.zeros((2, prod(tensor.shape)), dtype=np.uint64)
+            rows, spans = prod(tensor.shape[:-1]), [span_of(terms[k].box[:-1], tensor.shape[:-1]) for k in chosen]
             cuts = sorted({at for span in spans for at in span})
+            own = list[OuterSum]()
             for start, stop in zip(cuts, cuts[1:], strict=False):  # between two cuts the same terms weigh something
-                here = [k for k, span in enumerate(spans) if span[0] <= start and stop <= span[1]]
+                here = [k for k, span in zip(chosen, spans, strict=True) if span[0] <= start and stop <= span[1]]
                 if here:
-                    parts = [u[k][:, start:stop] for k in here]
-                    if all(isinstance(part, np.ndarray) for part in parts):
-                        lead = backend.to_device(np.stack(parts, axis=1))
-                    else:
-                        lead = backend.xp.stack(list(map(backend.to_device, parts)), axis=1)
-                    last = backend.to_device(np.stack([v[k] for k in here], axis=1))
-                    backend.outer_sum(lead, last, natural[:, start * columns : stop * columns])
-            if place is None:
-                place_blocks(layout, flat, name, slot.tensor.arrange(natural.reshape(2, *slot.tensor.shape)))
+                    us = [leads[tuple(map(id, terms[k].weights[:-1]))] for k in here]
+                    us = us if stop - start == rows else [u[:, start:stop] for u in us]
+                    own.append(OuterSum(us, [lasts[k] for k in here], natural[:, start * (piece or columns) :], piece, apart))
+            if place:
+                sums += own
+            else:
+                backend.outer_sums(own)
+                place_blocks(layout, flat, name, tensor.arrange(natural.reshape(2, *tensor.shape)))
+        backend.outer_sums(sums)
         return flat.reshape(2, len(c.rows), layout.code.ell)
 
     def _settle(self, item: _Running) -> None:
@@ -245,8 +244,3 @@ def span_of(box: Box, shape: tuple[int, ...]) -> tuple[int, int]:
     for (start, stop), n in zip(box, shape, strict=True):
         first, last = first * n + start, last * n + stop - 1
     return first, last + 1
-
-
-def _scaled(field: Field, last: Sequence[U64], coef: Ext) -> U64:
-    """coef times the weights of a term's last axis; a term without axes has the weight 1."""
-    return field.kscale(np.ascontiguousarray(last[0]) if last else field.lift(np.ones(1, dtype=np.uint64)), coef)

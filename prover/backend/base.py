@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
@@ -136,6 +137,9 @@ class Backend(Protocol):
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""
+
+    def outer_sums(self, sums: Sequence[OuterSum]) -> None:
+        """Each sum into its place; vectors may be NumPy arrays anywhere."""
 
     def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
         """Σ over row pairs (lo[i], hi[i]) and columns of F(X, …)·W(X, …); f F (R, ell) or K (2, R, ell), w K (2, R, ell);

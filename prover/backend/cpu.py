@@ -23,6 +23,7 @@ from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion
+from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import aligned
@@ -232,6 +233,16 @@ class CpuBackend(Fractions):
         _written(out, n0 * n1)
         self._call("vl_outer_sum", n0, n1, *_at(u), *_at(v), *_at(out), terms, n0, n1)
         return out
+
+    def outer_sums(self, sums: Sequence[OuterSum]) -> None:
+        held: list[U64] = []  # copies of vectors without contiguous planes, until the kernel has run
+
+        def planes(a: U64) -> tuple[int, int]:
+            held.append(_planes(a))
+            return _at(held[-1])
+
+        items, terms, entries, products = tables(sums, planes)
+        self._call("vl_outer_sums", entries, 1, address(items), address(terms), len(items) // 10, products)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, 
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
+from prover.backend.outer import OuterSum, tables
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
 FEW = 4  # columns of a linear combination
@@ -295,6 +296,29 @@ class CudaBackend(DeviceTree):
         out = self._result_of(out, n0 * n1)
         self._call("vl_outer_sum", n0, n1, *planes(u), *planes(v), *planes(out), terms, n0, n1)
         return out
+
+    def outer_sums(self, sums: Sequence[OuterSum]) -> None:
+        """Vectors on the host, and the tables, go over in one copy."""
+        if not sums or isinstance(sums[0].out, np.ndarray):
+            self.host.outer_sums(sums)
+            return
+        host = {id(a): a for x in sums for a in (*x.us, *x.vs) if isinstance(a, np.ndarray)}
+        ends = np.cumsum([0, *(a.size for a in host.values())]).tolist()
+        starts = dict(zip(host, ends, strict=False))
+        vectors = self.to_device(np.concatenate([np.zeros(0, dtype=np.uint64), *(a.reshape(-1) for a in host.values())]))
+        held: list[Any] = []
+
+        def there(a: Any) -> tuple[int, int]:
+            start = starts.get(id(a))
+            if start is not None:
+                first = vectors.data.ptr + 8 * start
+                return first, first + 8 * a.shape[1]
+            held.append(self._planes(a))
+            return planes(held[-1])
+
+        items, terms, entries, products = tables(sums, there)
+        both = self.to_device(np.concatenate([items, terms]))
+        self._call("vl_outer_sums", 1, entries, both.data.ptr, both.data.ptr + items.nbytes, len(items) // 10, products)
 
     # ---- opening -------------------------------------------------------------------------------------------------
 

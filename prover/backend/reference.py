@@ -16,6 +16,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
 from prover.backend.host import DenseLeaves, HostArrays, check_portion
+from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
@@ -147,6 +148,16 @@ class ReferenceBackend(DenseLeaves, HostArrays):
         for t in range(u.shape[1]):
             total[...] = f.add(total, f.kmul(u[:, t, :, None], v[:, t, None, :]).reshape(2, -1))
         return total
+
+    def outer_sums(self, sums: Sequence[OuterSum]) -> None:
+        f = self.field
+        for x in sums:
+            n0, n1 = x.sizes
+            total = np.zeros((2, n0, n1), dtype=np.uint64)
+            for u, v in zip(x.us, x.vs, strict=True):
+                total = f.add(total, f.kmul(u[:, :, None], v[:, None, :]))
+            i, j, piece = np.arange(n0)[:, None], np.arange(n1)[None, :], x.piece or n1
+            x.out[:, i * piece + j // piece * x.apart + j % piece] = total
 
     # ---- the tree of fractions -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Called by tasks (boundary commitments) and by prover/argument (the witness).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -94,13 +95,28 @@ def place_blocks(layout: CommitmentLayout, flat: Any, name: str, arranged: Any) 
         flat[..., at : at + (last - first) * size] = arranged[..., first:last, :].reshape(*arranged.shape[:-2], -1)
 
 
-def place_of(layout: CommitmentLayout, name: str) -> slice | None:
-    """Where a tensor's cells lie in flattened rows if they do so in one piece and in their natural order, else None."""
-    tensor, starts = layout.by_name[name].tensor, physical_starts(layout, name)
-    size = 1 << tensor.block_bits
-    if any(odd > 1 for odd in tensor.odd[1:]) or np.any(np.diff(starts) != size):
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's cells lie among those of the existing rows: `cells`, in their natural order, or, with `piece`, so that pieces of the
+    last axis of that many cells lie side by side for all rows, and the next piece of each is `apart` cells further."""
+
+    cells: slice
+    piece: int = 0
+    apart: int = 0
+
+
+def place_of(layout: CommitmentLayout, name: str) -> Place | None:
+    """None of a tensor whose cells lie in no such order: an odd length behind an axis that has low bits, or a second one."""
+    slot = layout.by_name[name]
+    tensor, ell = slot.tensor, layout.code.ell
+    odd = [axis for axis, n in enumerate(tensor.odd) if n > 1]
+    natural = not odd or max(tensor.shape[: odd[0]], default=1) == 1
+    if len(odd) > 1 or not natural and odd[0] < len(tensor.shape) - 1:
         return None
-    return slice(int(starts[0]), int(starts[0]) + len(starts) * size)
+    row = int(np.searchsorted(layout.rows, slot.offset >> layout.column_bits))  # blocks of one odd length are neighbours
+    start = row * ell + (slot.offset & (ell - 1))
+    cells = slice(start, start + prod(tensor.shape))
+    return Place(cells) if natural else Place(cells, 1 << tensor.low[-1], 1 << tensor.block_bits)
 
 
 def physical_starts(layout: CommitmentLayout, name: str) -> I64:
@@ -120,10 +136,10 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         if values.shape != slot.tensor.shape:
             raise ValueError(f"{slot.name}: shape {values.shape}, the layout says {slot.tensor.shape}")
         place = place_of(layout, slot.name)
-        if place is None or values.dtype == np.uint64:
+        if place is None or place.piece or values.dtype == np.uint64:
             place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
         else:
-            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place])
+            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place.cells])
     return rows
 
 

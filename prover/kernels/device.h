@@ -1,7 +1,7 @@
 // Kernels that only a GPU needs: what the CPU backend leaves to NumPy, and folds cut so that there are threads enough.
 // prover/backend/cuda.py launches them; shapes as in bodies.h.
 #pragma once
-#include "bodies.h"
+#include "outer.h"
 
 struct Few {  // const + Σ_k coefs[k]·columns[k] for up to four columns, addresses and coefficients in the launch itself
     const i64* columns[4];
@@ -86,15 +86,7 @@ struct ProductPairs {
     VL_FN K<u64> right(const ProductPair& x, u64 j) const { return folded(x.b0, x.b1, x.to_b0, x.to_b1, j, x.size, x.fold); }
     template <class V>
     VL_FN void at(u64, u64 index, KAcc<V>* sums) const {
-        u64 lo = 0, hi = count - 1;  // the last pair that begins at or before this index
-        while (lo < hi) {
-            const u64 middle = (lo + hi + 1) / 2;
-            if (pairs[middle].first <= index)
-                lo = middle;
-            else
-                hi = middle - 1;
-        }
-        const ProductPair& x = pairs[lo];
+        const ProductPair& x = pairs[item_at(pairs, count, index)];
         const u64 j = index - x.first, half = x.size / 2;
         const K<u64> a = left(x, j), b = right(x, j);
         if (!half) return;  // one entry, which only had to be folded

@@ -15,6 +15,7 @@ VL_MAP(vl_hash_pairs, HashPair)
 #else
 #include "fractions.h"
 #include "memory.h"
+#include "outer.h"
 #include "rounds.h"
 #include "sha16.h"
 #include "shani.h"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from protocol.field import GOLDILOCKS as F
 from protocol.layout import CommitmentLayout
 from prover.backend import select
 from prover.backend.base import Backend
-from prover.commitment.commit import commit
+from prover.commitment.commit import commit, physical_starts, place_blocks, place_of
 from tests.support.cuda.emulated import emulated
 
 CODE = Code(F, 16, 64, 5)
@@ -55,3 +57,28 @@ def test_what_is_kept_follows_from_the_backends_memory() -> None:
     assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is None
     backend.kept_bytes += 1
     assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_places(seed: int) -> None:
+    """Where `place_of` says that a tensor lies is where its blocks begin."""
+    random = np.random.default_rng(seed)
+    shapes = [tuple(int(n) for n in random.choice([1, 1, 2, 3, 4, 6, 8, 12, 20, 43], random.integers(0, 4))) for _ in range(12)]
+    layout = CommitmentLayout.pack([(str(k), shape) for k, shape in enumerate(shapes)], CODE)
+    kinds = set()
+    for slot in layout.slots:
+        place, shape = place_of(layout, slot.name), slot.tensor.shape
+        starts = physical_starts(layout, slot.name)[:, None] + np.arange(1 << slot.tensor.block_bits)
+        found = np.empty(len(layout.rows) * CODE.ell, dtype=np.int64)
+        place_blocks(layout, found, slot.name, slot.tensor.arrange(np.arange(prod(shape)).reshape(shape)))
+        odd = [axis for axis, n in enumerate(slot.tensor.odd) if n > 1]
+        if place is None:
+            assert len(odd) > 1 or odd[0] < len(shape) - 1
+            continue
+        kinds.add(place.piece > 0)
+        cells = np.arange(prod(shape))
+        n, piece = (shape[-1] if shape else 1), place.piece or (shape[-1] if shape else 1)
+        i, j = cells // n, cells % n
+        where = place.cells.start + i * piece + j // piece * place.apart + j % piece
+        assert np.array_equal(np.sort(where), np.sort(starts.reshape(-1))) and np.array_equal(found[where], cells)
+    assert kinds

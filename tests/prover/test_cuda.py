@@ -30,6 +30,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_open,
     test_outer,
     test_outer_sum,
+    test_outer_sums,
     test_product_rounds,
     test_sums_carry,
     test_sums_of_a_tile_carry,

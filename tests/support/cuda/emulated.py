@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from prover.backend.cuda import CudaBackend
 from prover.backend.device import HAND_OVER, THREADS
 from prover.backend.device_level import Level
+from prover.backend.outer import OuterSum
 from prover.backend.tiled import Tiled
 from tests.support.cuda import stand_in
 
@@ -32,6 +34,8 @@ class Carried:
 
     def __getattr__(self, method: str) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
+            if method == "outer_sums":
+                return self._outer_sums(*arguments)
             host = ON_HOST.get(method, set())
             there = [x if k in host else self._there(x) for k, x in enumerate(arguments)]
             result = self._here(getattr(self.backend, method)(*there, **named))
@@ -41,6 +45,14 @@ class Carried:
             return result
 
         return call
+
+    def _outer_sums(self, sums: list[OuterSum]) -> None:
+        """Every other vector stays on the host, as it may."""
+        there = [replace(x, us=self._there(list(x.us)), vs=[v if k % 2 else self._there(v) for k, v in enumerate(x.vs)],
+                         out=self._there(x.out)) for x in sums]
+        self.backend.outer_sums(there)
+        for mine, moved in zip(sums, there, strict=True):
+            mine.out[...] = moved.out.get()
 
     def _there(self, x: Any) -> Any:
         if isinstance(x, list | tuple):

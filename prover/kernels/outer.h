@@ -1,0 +1,81 @@
+// Many sums of outer products in one call: prover/backend/outer.py makes the tables of items and terms.
+#pragma once
+#include "bodies.h"
+
+// The last of `count` items that begins at or before this index; the first begins at 0.
+template <class T>
+VL_FN u64 item_at(const T* items, u64 count, u64 index) {
+    u64 lo = 0, hi = count - 1;
+    while (lo < hi) {
+        const u64 middle = (lo + hi + 1) / 2;
+        if (items[middle].first <= index)
+            lo = middle;
+        else
+            hi = middle - 1;
+    }
+    return lo;
+}
+
+struct OuterTerm {
+    const u64 *u0, *u1, *v0, *v1;
+};
+struct OuterItem {  // Σ_t u[t, i]·v[t, j] for n1 values of j, in pieces of 2^bits entries; entries begin at `first` among those of all items
+    u64 *out0, *out1;
+    u64 n1, bits, row, apart, term, terms, first, size;
+    VL_FN u64 place(u64 i, u64 j) const { return i * row + (j >> bits) * apart + (j & ((1ULL << bits) - 1)); }
+};
+struct OuterSums {
+    const OuterItem* items;
+    const OuterTerm* terms;
+    u64 count, products;
+    template <class V>
+    VL_FN void at(const OuterItem& x, u64 i, u64 j) const {
+        K<V> sum = kspread<V>(0, 0);
+        for (u64 t = 0; t < x.terms; t += KSum<V>::TERMS) {
+            KSum<V> part;
+            part.clear();
+            for (u64 k = t; k < x.terms && k < t + KSum<V>::TERMS; ++k) {
+                const OuterTerm& term = terms[x.term + k];
+                part.mac(kspread<V>(term.u0[i], term.u1[i]), kload<V>(term.v0, term.v1, j));
+            }
+            sum = kadd(sum, part.lanes());
+        }
+        kstore(x.out0, x.out1, x.place(i, j), sum);
+    }
+};
+
+#ifdef VL_CUDA
+// A thread looks for its item again when it has left it.
+extern "C" __global__ void vl_outer_sums(OuterSums body, u64, u64 entries) {
+    u64 end = 0;
+    OuterItem x;
+    for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < entries; at += (u64)gridDim.x * blockDim.x) {
+        if (at >= end) {
+            x = body.items[item_at(body.items, body.count, at)];
+            end = x.first + x.size;
+        }
+        const u64 inside = at - x.first, i = inside >> 32 || x.n1 >> 32 ? inside / x.n1 : (u32)inside / (u32)x.n1;
+        body.at<u64>(x, i, inside - i * x.n1);
+    }
+}
+#else
+VL_EXPORT void vl_outer_sums(const OuterSums* given, u64 entries, u64) {
+    const OuterSums sums = *given;
+    parallel(entries, 3 * sums.products + entries, [&](unsigned, u64 lo, u64 hi) {
+        for (u64 k = item_at(sums.items, sums.count, lo); lo < hi; ++k) {
+            const OuterItem x = sums.items[k];
+            const u64 end = hi < x.first + x.size ? hi : x.first + x.size;
+            each_row(x.n1, lo - x.first, end - x.first, [&](u64 i, u64 j, u64 stop) {
+                while (j < stop) {
+                    const u64 next = ((j >> x.bits) + 1) << x.bits, piece = next < stop ? next : stop;
+#ifdef VL_WIDE
+                    for (; j + Lanes<VL_WIDE>::count <= piece; j += Lanes<VL_WIDE>::count) sums.at<VL_WIDE>(x, i, j);
+#endif
+                    for (; j < piece; ++j) sums.at<u64>(x, i, j);
+                }
+            });
+            lo = end;
+        }
+    });
+}
+#endif
