@@ -150,7 +150,7 @@ class Field:
 
     def lift(self, a: U64) -> U64:
         """F to K: shape (...) to (2, ...)."""
-        return np.stack([a, np.zeros_like(a)])
+        return np.concatenate([a[None], np.zeros((1, *a.shape), dtype=np.uint64)])
 
     def kmul(self, a: U64, b: U64) -> U64:
         """(a0 + a1 X)(b0 + b1 X), Karatsuba: three products over F and one by the constant w."""
@@ -183,6 +183,23 @@ class Field:
     def kdot(self, a: U64, b: U64) -> U64:
         """Sum of products over the last axis: (2, ..., n), (2, ..., n) to (2, ...)."""
         return self.sum(self.kmul(a, b))
+
+    def integer_dot(self, values: I64, w: U64) -> U64:
+        """Σ over the last axis of integers (…, n) times one vector (2, n) over K: (2, …). The vector's 32-bit halves meet the values in
+        64-bit integers, in pieces so short that no sum reaches 2^63: a tenth of the time that as many products in F take."""
+        largest = max(int(values.max()), -int(values.min()))
+        if largest >> 31:
+            high, low = self.integer_dot(values >> 31, w), self.integer_dot(values & (1 << 31) - 1, w)
+            return self.add(self.mul(high, np.asarray(np.uint64(1 << 31))), low)
+        n = values.shape[-1]
+        piece = min(n, (1 << 31) // (largest + 1))
+        pieces = n // piece
+        whole = pieces * piece
+        halves = np.stack([w & np.uint64((1 << 32) - 1), w >> np.uint64(32)]).astype(np.int64)[..., :whole].reshape(2, 2, pieces, piece)
+        sums = np.einsum("...cn,hkcn->hk...c", values[..., :whole].reshape(*values.shape[:-1], pieces, piece), halves)
+        low, high = self.sum(self.embed(sums))
+        total = self.add(low, self.mul(high, np.asarray(np.uint64(1 << 32))))
+        return total if whole == n else self.add(total, self.integer_dot(values[..., whole:], w[:, whole:]))
 
     def eq_table(self, point: U64) -> U64:
         """eq(point, x) for all x in {0,1}^m, most significant variable first: (2, m) to (2, 2^m)."""

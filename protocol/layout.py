@@ -45,12 +45,12 @@ class TensorLayout:
     def digits(self) -> tuple[int, ...]:
         return tuple(bits_of(o) for o in self.odd)
 
-    @property
+    @cached_property
     def block_bits(self) -> int:
         """log2 of the cells that share their odd digits: a contiguous, completely valid block."""
         return sum(self.low)
 
-    @property
+    @cached_property
     def variables(self) -> int:
         return sum(map(bits_of, self.shape))  # ⌈log2 odd⌉ + k = ⌈log2 (odd·2^k)⌉
 
@@ -136,6 +136,8 @@ class CommitmentLayout:
     def _rows_of(self, slot: Slot) -> IntArray:
         """Rows with a valid cell of a slot, from the leading bits of its index: a row may have a million blocks, which are not listed."""
         tensor, left = slot.tensor, slot.tensor.variables
+        if left <= self.column_bits:
+            return np.array([slot.offset >> self.column_bits], dtype=np.int64)
         index = np.zeros(1, dtype=np.int64)
         for odd, bits in zip((*tensor.odd, 1 << tensor.block_bits), (*tensor.digits, tensor.block_bits), strict=True):
             left -= bits
@@ -152,13 +154,12 @@ class CommitmentLayout:
         table = field.eq_table(point[:, : self.variables - self.column_bits])
         return np.ascontiguousarray(table[:, self.rows])
 
-    def slot_eq(self, field: Field, slot: Slot, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> tuple[Ext, list[U64]]:
-        """(eq of the leading bits, eq weights per axis) of a slot at a point; `memo` keeps axis weights by shape."""
-        lead = self.variables - slot.tensor.variables
-        shape = slot.tensor.shape
+    def slot_eq(self, slot: Slot, corners: "Corners", memo: dict[tuple[int, ...], list[U64]]) -> tuple[Ext, list[U64]]:
+        """(eq of the leading bits, eq weights per axis) of a slot at the point of `corners`; `memo` keeps axis weights by shape."""
+        lead, shape = self.variables - slot.tensor.variables, slot.tensor.shape
         if shape not in memo:
-            memo[shape] = slot.tensor.eq_weights(field, point[:, lead:])
-        return eq_index(field, point[:, :lead], slot.offset >> slot.tensor.variables), memo[shape]
+            memo[shape] = slot.tensor.eq_weights(corners.field, corners.point[:, lead:])
+        return corners.at(lead, slot.offset >> slot.tensor.variables), memo[shape]
 
     def geometry(self) -> dict[str, object]:
         field = self.code.field
@@ -172,10 +173,16 @@ class CommitmentLayout:
         return tagged_digest("commitment/1", root, canonical_json(self.geometry())).hex()
 
 
-def eq_index(field: Field, point: U64, index: int) -> Ext:
-    """eq(point, bits of index), most significant first, as an Ext."""
-    total, m = field.one, point.shape[1]
-    for i, (c0, c1) in enumerate(point.T.tolist()):
-        r = Ext(c0, c1, field)
-        total = total * (r if index >> (m - 1 - i) & 1 else 1 - r)
-    return total
+class Corners:
+    """eq(the first m coordinates of a point (2, …), bits of an index), most significant first; kept, as indices share first bits."""
+
+    def __init__(self, field: Field, point: U64) -> None:
+        self.field, self.point = field, point
+        self._coordinates = [Ext(c0, c1, field) for c0, c1 in point.T.tolist()]
+        self._known = {(0, 0): field.one}
+
+    def at(self, m: int, index: int) -> Ext:
+        if (m, index) not in self._known:
+            r = self._coordinates[m - 1]
+            self._known[m, index] = self.at(m - 1, index >> 1) * (r if index & 1 else 1 - r)
+        return self._known[m, index]

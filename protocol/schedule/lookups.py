@@ -21,7 +21,7 @@ from math import prod
 
 from protocol.channel import Channel
 from protocol.field import U64, Ext, Field
-from protocol.layout import TensorLayout, bits_of, eq_index
+from protocol.layout import Corners, TensorLayout, bits_of
 from protocol.relation.graph import WITNESS, Graph, Lookup, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule.claims import Claim, contract, vector_sum, within
@@ -172,26 +172,21 @@ def leaf_claims(
     """What the two leaf evaluations are made of: p(point) = p_const + Σ multiplicities, q(point) = q_const + Σ claims on columns;
     returns (multiplicities, p_const, claims, q_const).
     """
-    p_terms, q_terms = list[CellTerm](), list[Claim]()
-    p_const, q_const = field.zero, field.one
+    p_terms, q_terms, corners = list[CellTerm](), list[Claim](), Corners(field, point)
+    p_const, q_const, mass = field.zero, field.one, dict.fromkeys(plan.tables, field.zero)
     memo: dict[tuple[int, ...], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
     placed: dict[tuple[Box, tuple[int, ...]], Weights] = {}
     for block in plan.blocks:
-        k = block.layout.variables
+        k, shape = block.layout.variables, block.layout.shape
         lead = plan.variables - k
-        weight = eq_index(field, point[:, :lead], block.offset >> k)
-        shape = block.layout.shape
+        weight = corners.at(lead, block.offset >> k)
         if shape not in memo:
             vectors = tuple(block.layout.eq_weights(field, point[:, lead:]))
-            total = field.one
-            for w in vectors:
-                total = total * vector_sum(field, w)
-            memo[shape] = vectors, total
+            memo[shape] = vectors, prod((vector_sum(field, w) for w in vectors), start=field.one)
         axes, valid = memo[shape]
-        mass = weight * valid
-        q_const = q_const + (fingerprint.constant(plan, block.table) - 1) * mass
+        mass[block.table] = mass[block.table] + weight * valid
         if block.lookup is not None:
-            p_const = p_const + mass
+            p_const = p_const + weight * valid
             key = block.box, block.lookup.columns[0].shape
             if key not in placed:
                 placed[key] = tuple(within(field, w, n, side) for w, n, side in zip(axes, key[1], block.box, strict=True))
@@ -201,5 +196,7 @@ def leaf_claims(
             p_terms.append(CellTerm(-weight, (WITNESS, plan.multiplicity(block.table)), axes, block.box))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):
                 q_const = q_const - weight * beta * contract(field, column.reshape(shape), axes)
+    for table, weight in mass.items():
+        q_const = q_const + (fingerprint.constant(plan, table) - 1) * weight
     return tuple(p_terms), p_const, q_terms, q_const
 

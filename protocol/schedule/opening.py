@@ -15,6 +15,7 @@ R1 (2 rows over F), P' (2) and R2 (2). P' and R2 are codewords of a shorter code
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from protocol.channel import Channel, Form, RoundProver
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
-from protocol.layout import CommitmentLayout
+from protocol.layout import CommitmentLayout, Corners
 from protocol.relation.graph import WITNESS
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
 from protocol.schedule.gkr import as_point
@@ -98,7 +99,8 @@ class CombinedWeights:
         shape, for every commitment whose point has the same last coordinates."""
         layout, field = commitment.layout, self.field
         terms = self.by_role.get(commitment.role, [])
-        slots = {name: layout.slot_eq(field, layout.by_name[name], point, memo) for name in {term.place[1] for term in terms}}
+        corners = Corners(field, point)
+        slots = {name: layout.slot_eq(layout.by_name[name], corners, memo) for name in {term.place[1] for term in terms}}
         # the weight vectors that meet each eq vector, each once; by identity, and all are alive: terms and memo hold them
         meeting: dict[int, tuple[U64, dict[int, U64]]] = {}
         for term in terms:
@@ -114,10 +116,8 @@ class CombinedWeights:
         total = field.zero
         for term in terms:
             lead, eqs = slots[term.place[1]]
-            value = term.coef * lead
-            for weight, eq in zip(term.weights, eqs, strict=True):
-                value = value * dots[id(eq), id(weight)]
-            total = total + value
+            values = (dots[id(eq), id(weight)] for weight, eq in zip(term.weights, eqs, strict=True))
+            total = total + prod(values, start=term.coef * lead)
         return total
 
 
@@ -166,9 +166,7 @@ def prove_opening(
     checked, memo = claim, dict[tuple[int, ...], list[U64]]()
     for commitment, y in zip(commitments, ends, strict=True):
         free = variables - commitment.layout.variables
-        coef = combined.at(commitment, as_point(point[free:]), memo)
-        for r in point[:free]:
-            coef = coef * (1 - r)
+        coef = prod((1 - r for r in point[:free]), start=combined.at(commitment, as_point(point[free:]), memo))
         checked = checked - y.scale(coef)
     *gammas, mu = channel.challenges("opening/gamma", len(commitments) + 1)
     form = checked.scale(mu)

@@ -13,6 +13,7 @@ their product is a triple, and each is a claim on its own tensor. If B is public
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -151,8 +152,7 @@ def prove_products(
     memo: dict[tuple[Side, ...], list[U64]] = {}  # equal sides have equal points: the last challenges
     for index, (instance, coef) in enumerate(zip(instances, coefs, strict=True)):
         free = variables - instance.variables
-        for r in point[:free]:
-            coef = coef * (1 - r)
+        coef = prod((1 - r for r in point[:free]), start=coef)
         a, b = instance.ends(as_point(point[free:]), memo)
         known = public(b)
         count = 1 if known is not None else 2

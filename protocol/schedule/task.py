@@ -144,21 +144,21 @@ def _reduce(
     """Everything between the witness root and the opening: all claims become constraints."""
     graph, field = shape.graph, channel.field
     system = ConstraintSystem()
-    pending: list[tuple[Instance, Form]] = []
+    pending, one = list[tuple[Instance, Form]](), Form(field.one)
 
     def constrain(form: Form, claims: list[Claim], where: str) -> None:
         """form + Σ claims = 0 for any tensors; nonlinear ones get a hidden value."""
-        terms: list[CellTerm] = []
+        terms, parts = list[CellTerm](), [(field.one, form)]
         for claim in claims:
             expansion = expand(graph, field, claim)
-            form = form + expansion.const
+            parts.append((expansion.const, one))
             terms += expansion.terms
             for atom in expansion.atoms:
                 instance = Instance(graph, field, atom.tensor, atom.weights, atom.box)
                 (value,) = channel.secrets("claim", 1, lambda i=instance: [prover.claim(i)] if prover else ())  # type: ignore[misc]
                 pending.append((instance, value))
-                form = form + value.scale(atom.coef)
-        system.require(form, where, tuple(terms))
+                parts.append((atom.coef, value))
+        system.require(Form.combination(field, parts), where, tuple(terms))
 
     for plan in shape.plans:
         _lookups(channel, plan, system, constrain, prover)

@@ -89,6 +89,9 @@ class BlankField(Field):
     def sum(self, a: U64) -> U64:
         return _blank(a.shape[:-1])
 
+    def integer_dot(self, values: Any, w: U64) -> U64:
+        return _blank((2, *values.shape[:-1]))
+
     def kmul(self, a: U64, b: U64) -> U64:
         return _blank((2, *np.broadcast(a[0], b[0]).shape))
 

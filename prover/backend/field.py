@@ -67,6 +67,12 @@ class KernelField(Field):
         self._call("vl_kscale", 1, out.size // 2, *planes(a), *planes(out), r.c0, r.c1)
         return out
 
+    def integer_dot(self, values: I64, w: U64) -> U64:
+        values, w = np.ascontiguousarray(values, dtype=np.int64), np.ascontiguousarray(w, dtype=np.uint64)
+        out = np.empty((2, *values.shape[:-1]), dtype=np.uint64)
+        self._call("vl_fold_last_int", out.size // 2, 1, address(values), 0, *planes(w), *planes(out), values.shape[-1])
+        return out
+
     def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
         given = np.array([(x.c0, x.c1) for some in (point, eq_point or point, messages) for x in some], dtype=np.uint64)
         out = np.empty((2 + 2 * len(point), 2), dtype=np.uint64)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.field import GOLDILOCKS, U64, Ext, Field, small_field
 from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
-from protocol.schedule.claims import Claim, contract, expand, integer_dot, scatter_sum, within
+from protocol.schedule.claims import Claim, contract, expand, scatter_sum, within
 from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -258,7 +258,7 @@ def test_integer_dot(f: Field, largest: int, shape: tuple[int, ...]) -> None:
     for values in (mixed, np.full(shape, largest), np.full(shape, -largest)):
         w = rng.choice(np.array([0, 1, 2**32 - 1, f.p - 1, f.p - 2**32], dtype=object) % f.p, (2, shape[-1])).astype(np.uint64)
         wanted = (values.astype(object)[None] * w.astype(object).reshape(2, *[1] * (len(shape) - 1), -1)).sum(axis=-1) % f.p
-        found = integer_dot(f, values, w)
+        found = f.integer_dot(values, w)
         assert found.dtype == np.uint64 and found.tolist() == wanted.tolist()
 
 
@@ -266,7 +266,7 @@ def test_no_sum_of_an_integer_dot_leaves_64_bits() -> None:
     """The longest pieces of the largest values, beside halves of nearly 2^32."""
     for largest, n in ((2**20 - 1, 2**11), (2**20 - 1, 2**12 + 5), (2**20, 2**11), (1, 2**16), (2**30, 3), (2**31 - 1, 5), (-(2**31), 2)):
         values, w = np.full(n, largest), np.full((2, n), F.p - 1 - (2**32 - 1) * 2**32 + (2**32 - 2) * 2**32, dtype=np.uint64)
-        assert integer_dot(F, values, w).tolist() == [largest * n * int(w[0, 0]) % F.p] * 2
+        assert F.integer_dot(values, w).tolist() == [largest * n * int(w[0, 0]) % F.p] * 2
 
 
 def test_bounds_at_2_62_are_refused() -> None:

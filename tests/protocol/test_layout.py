@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, Ext
-from protocol.layout import CommitmentLayout, TensorLayout, bits_of, eq_index
+from protocol.layout import CommitmentLayout, Corners, TensorLayout, bits_of
 
 F = GOLDILOCKS
 shapes = st.lists(st.integers(1, 7), min_size=0, max_size=3).map(tuple)
@@ -78,7 +78,7 @@ def test_commitments_hold_each_cell_once_in_existing_rows(tensors: list[tuple[in
             for axis, x in zip(weights, cell):
                 w = w * Ext.from_array(F, axis[:, x])
             total = total + w
-        lead, eqs = layout.slot_eq(F, slot, r, {})
+        lead, eqs = layout.slot_eq(slot, Corners(F, r), {})
         for axis, eq in zip(weights, eqs):
             lead = lead * Ext.from_array(F, F.kdot(axis, eq))
         assert total == lead
@@ -87,10 +87,12 @@ def test_commitments_hold_each_cell_once_in_existing_rows(tensors: list[tuple[in
     assert np.array_equal(table, rows[:, layout.rows])
 
 
-def test_eq_index_and_bits() -> None:
+def test_corners_and_bits() -> None:
     r = point(np.random.default_rng(3), 4)
-    table = F.eq_table(r)
-    assert all(eq_index(F, r, i) == Ext.from_array(F, table[:, i]) for i in range(16))
+    corners = Corners(F, r)
+    for m in (4, 2, 0, 3, 1):
+        table = F.eq_table(r[:, :m])
+        assert all(corners.at(m, i) == Ext.from_array(F, table[:, i]) for i in range(1 << m))
     assert [bits_of(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [0, 1, 2, 2, 3, 3, 4]
 
 

@@ -9,7 +9,7 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, U64, Ext
-from protocol.layout import CommitmentLayout
+from protocol.layout import CommitmentLayout, Corners
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, whole
 from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, combine, tail_code, tail_count
 
@@ -59,7 +59,7 @@ def test_vectors_of_many_trees_meet_a_long_axis_in_little_memory() -> None:
     tracemalloc.stop()
     expected = F.zero
     for term in terms:
-        lead, eqs = layout.slot_eq(F, layout.by_name[term.place[1]], point, {})
+        lead, eqs = layout.slot_eq(layout.by_name[term.place[1]], Corners(F, point), {})
         for weight, eq in zip(term.weights, eqs, strict=True):
             lead = lead * Ext.from_array(F, F.kdot(weight, eq))
         expected = expected + term.coef * lead
