@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
 from protocol.field import I64, U64, Ext, Field
 from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Input, IntArray, Linear, Public, Tensor
 from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
+
+Sums: TypeAlias = dict[int, tuple[U64, Ext]]  # of weight vectors, by identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,11 @@ def ones(field: Field, n: int) -> U64:
     return field.lift(np.ones(n, dtype=np.uint64))
 
 
-def vector_sum(field: Field, w: U64) -> Ext:
-    return Ext.from_array(field, field.ksum(w))
+def vector_sum(field: Field, w: U64, memo: Sums) -> Ext:
+    """Σ w, which claims ask for again and again; `memo` by identity."""
+    if id(w) not in memo:
+        memo[id(w)] = w, Ext.from_array(field, field.ksum(w))
+    return memo[id(w)][1]
 
 
 def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U64:
@@ -70,11 +76,13 @@ def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U6
 def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
     """out[k] = Σ_{index_e = k} w_e, exact modulo p: 32-bit halves are summed apart."""
     out = field.zeros(2, size)
-    mask, shift = np.uint64(2**32 - 1), np.uint64(32)
+    if len(np.unique(index)) == len(index):  # nothing to add
+        out[:, index] = w
+        return out
     for plane in range(2):
         halves = np.zeros((2, size), dtype=np.uint64)
-        np.add.at(halves[0], index, w[plane] & mask)
-        np.add.at(halves[1], index, w[plane] >> shift)
+        np.add.at(halves[0], index, w[plane] & np.uint64(2**32 - 1))
+        np.add.at(halves[1], index, w[plane] >> np.uint64(32))
         halves %= np.uint64(field.p)
         out[plane] = field.add(halves[0], field.mul(halves[1], np.full(size, 2**32 % field.p, dtype=np.uint64)))
     return out
@@ -88,8 +96,8 @@ def contract(field: Field, values: IntArray, weights: Weights) -> Ext:
     return Ext.from_array(field, total)
 
 
-def expand(graph: Graph, field: Field, claim: Claim) -> Expansion:
-    """A claim as committed terms, atoms and a constant."""
+def expand(graph: Graph, field: Field, claim: Claim, sums: Sums) -> Expansion:
+    """A claim as committed terms, atoms and a constant; `sums` of weights that are known."""
     out = Expansion(field.zero)
     stack = [claim]
     while stack:
@@ -101,7 +109,7 @@ def expand(graph: Graph, field: Field, claim: Claim) -> Expansion:
             inside = cells_of(c.box)
             out.const = out.const + c.coef * contract(field, op.values[inside], tuple(v[:, s] for v, s in zip(w, inside, strict=True)))
         elif isinstance(op, Linear):
-            out.const = out.const + _linear(field, op, c, stack)
+            out.const = out.const + _linear(field, op, c, stack, sums)
         elif isinstance(op, AxisMap):
             moved = field.kmulf(np.ascontiguousarray(w[op.axis][:, op.rows]), field.embed(op.vals))
             length = op.tensor.shape[op.axis]
@@ -116,7 +124,7 @@ def expand(graph: Graph, field: Field, claim: Claim) -> Expansion:
     return out
 
 
-def _linear(field: Field, op: Linear, claim: Claim, stack: list[Claim]) -> Ext:
+def _linear(field: Field, op: Linear, claim: Claim, stack: list[Claim], sums: Sums) -> Ext:
     """Push the terms of a linear node; returns its constant's contribution."""
     axes = claim.tensor.axes
     by_axis, sides = dict(zip(axes, claim.weights, strict=True)), dict(zip(axes, claim.box, strict=True))
@@ -124,11 +132,11 @@ def _linear(field: Field, op: Linear, claim: Claim, stack: list[Claim]) -> Ext:
         own = dict(by_axis)
         for axis, vector in term.vectors:
             own[axis] = field.kmulf(own[axis], field.embed(vector))
-        c = prod((vector_sum(field, own[axis]) for axis in axes if axis not in term.axes), start=claim.coef * term.coef)
+        c = prod((vector_sum(field, own[axis], sums) for axis in axes if axis not in term.axes), start=claim.coef * term.coef)
         shape = list(zip(term.axes, term.tensor.shape, strict=True))
         pulled = tuple(own[axis] if axis in own else ones(field, n) for axis, n in shape)
         stack.append(Claim(c, term.tensor, pulled, tuple(sides.get(axis, (0, n)) for axis, n in shape)))
-    return prod((vector_sum(field, w) for w in claim.weights), start=claim.coef * op.const) if op.const else field.zero
+    return prod((vector_sum(field, w, sums) for w in claim.weights), start=claim.coef * op.const) if op.const else field.zero
 
 
 def is_public(graph: Graph, tensor: Tensor) -> bool:

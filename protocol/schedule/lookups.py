@@ -24,7 +24,7 @@ from protocol.field import U64, Ext, Field
 from protocol.layout import Corners, TensorLayout, bits_of
 from protocol.relation.graph import WITNESS, Graph, Lookup, RelationError
 from protocol.relation.tables import table_columns
-from protocol.schedule.claims import Claim, contract, vector_sum, within
+from protocol.schedule.claims import Claim, Sums, contract, vector_sum, within
 from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
 
 TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
@@ -167,7 +167,7 @@ class Fingerprint:
 
 
 def leaf_claims(
-    field: Field, plan: LeafPlan, fingerprint: Fingerprint, point: U64
+    field: Field, plan: LeafPlan, fingerprint: Fingerprint, point: U64, sums: Sums
 ) -> tuple[tuple[CellTerm, ...], Ext, list[Claim], Ext]:
     """What the two leaf evaluations are made of: p(point) = p_const + Σ multiplicities, q(point) = q_const + Σ claims on columns;
     returns (multiplicities, p_const, claims, q_const).
@@ -182,7 +182,7 @@ def leaf_claims(
         weight = corners.at(lead, block.offset >> k)
         if shape not in memo:
             vectors = tuple(block.layout.eq_weights(field, point[:, lead:]))
-            memo[shape] = vectors, prod((vector_sum(field, w) for w in vectors), start=field.one)
+            memo[shape] = vectors, prod((vector_sum(field, w, sums) for w in vectors), start=field.one)
         axes, valid = memo[shape]
         mass[block.table] = mass[block.table] + weight * valid
         if block.lookup is not None:

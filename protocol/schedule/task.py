@@ -18,7 +18,7 @@ from protocol.layout import CommitmentLayout, TensorLayout
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, Graph, IntArray
 from protocol.relation.graph import Committed as CommittedOp
-from protocol.schedule.claims import Claim, contract, expand, is_public
+from protocol.schedule.claims import Claim, Sums, contract, expand, is_public
 from protocol.schedule.constraints import CellTerm, ConstraintSystem
 from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
 from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
@@ -144,13 +144,13 @@ def _reduce(
     """Everything between the witness root and the opening: all claims become constraints."""
     graph, field = shape.graph, channel.field
     system = ConstraintSystem()
-    pending, one = list[tuple[Instance, Form]](), Form(field.one)
+    pending, one, sums = list[tuple[Instance, Form]](), Form(field.one), Sums()
 
     def constrain(form: Form, claims: list[Claim], where: str) -> None:
         """form + Σ claims = 0 for any tensors; nonlinear ones get a hidden value."""
         terms, parts = list[CellTerm](), [(field.one, form)]
         for claim in claims:
-            expansion = expand(graph, field, claim)
+            expansion = expand(graph, field, claim, sums)
             parts.append((expansion.const, one))
             terms += expansion.terms
             for atom in expansion.atoms:
@@ -161,7 +161,7 @@ def _reduce(
         system.require(Form.combination(field, parts), where, tuple(terms))
 
     for plan in shape.plans:
-        _lookups(channel, plan, system, constrain, prover)
+        _lookups(channel, plan, system, constrain, sums, prover)
     for zero in graph.zeros:
         layout = TensorLayout(zero.tensor.shape)
         weights = tuple(layout.eq_weights(field, channel.point("zero", layout.variables)))
@@ -176,7 +176,7 @@ def _reduce(
         constrain(Form(-public), [Claim.everywhere(field.one, item.tensor, weights)], f"published {item.name}")
 
     def public_value(claim: Claim) -> Ext | None:
-        return expand(graph, field, claim).const if is_public(graph, claim.tensor) else None
+        return expand(graph, field, claim, sums).const if is_public(graph, claim.tensor) else None
 
     while pending:
         batch, pending = pending, []
@@ -190,12 +190,12 @@ def _reduce(
     return system
 
 
-def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constrain, prover) -> None:  # type: ignore[no-untyped-def]
+def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constrain, sums: Sums, prover) -> None:  # type: ignore[no-untyped-def]
     """One lookup tree and its two leaf constraints."""
     field, fingerprint = channel.field, Fingerprint.draw(channel)
     if prover:
         prover.start_tree(plan.number, fingerprint)
     point, p, q = prove_fraction_tree(channel, system, plan.variables, prover.tree if prover else None)
-    multiplicities, p_const, columns, q_const = leaf_claims(field, plan, fingerprint, as_point(point))
+    multiplicities, p_const, columns, q_const = leaf_claims(field, plan, fingerprint, as_point(point), sums)
     system.require(p.scale(field.ext(-1)) + p_const, "lookup numerators", multiplicities)
     constrain(q.scale(field.ext(-1)) + q_const, columns, "lookup denominators")

@@ -81,11 +81,11 @@ class KernelField(Field):
         return factor, total, coefs
 
     def eq_table(self, point: U64) -> U64:
-        out = np.empty((2, 1 << point.shape[1]), dtype=np.uint64)
-        out[:, 0] = (1, 0)
-        for k, (r0, r1) in enumerate(reversed(point.T.tolist())):
-            self._call("vl_eq_step", 1, 1 << k, *planes(out), *planes(out), 1 << k, r0, r1)
-        return out
+        m, point = point.shape[1], np.ascontiguousarray(point, dtype=np.uint64)
+        out = np.empty((2, 2 << m), dtype=np.uint64)  # the table of the last k variables begins at entry 2^k
+        out[:, 1] = 1, 0
+        self._call("vl_eq_suffixes", m, 1, *planes(point), *planes(out))
+        return out[:, 1 << m :]
 
 
 _first_byte, _addressof = ctypes.c_char.from_buffer, ctypes.addressof

@@ -313,7 +313,6 @@ VL_HOST_MAP(vl_sum_last, SumLast)
 VL_HOST_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
 VL_SUM(vl_kdot, KDot)
-VL_HOST_MAP(vl_eq_step, EqStep)
 VL_MAP(vl_fold_top, FoldTop)
 VL_SUM(vl_product_round, ProductRound)
 #ifndef VL_CUDA

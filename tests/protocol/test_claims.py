@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.field import GOLDILOCKS, U64, Ext, Field, small_field
 from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
-from protocol.schedule.claims import Claim, contract, expand, scatter_sum, within
+from protocol.schedule.claims import Claim, Sums, contract, expand, scatter_sum, within
 from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -55,6 +55,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.rng, self.g, self.inputs = np.random.default_rng(seed), Graph(), dict[tuple[str, str], IntArray]()
+        self.sums: Sums = {}
 
     def input(self, name: str, axes: str, *shape: int) -> Tensor:
         self.inputs["in", name] = self.rng.integers(-9, 10, shape)
@@ -66,7 +67,7 @@ class World:
         weights = tuple(random_k(self.rng, n) for n in tensor.shape)
         coef = Ext.from_array(F, random_k(self.rng, 1))
         for claim in (Claim.everywhere(coef, tensor, weights), Claim(coef, tensor, *boxed(self.rng, tensor.shape))):
-            found = expand(self.g, F, claim)
+            found = expand(self.g, F, claim, self.sums)
             total = found.const
             for term in found.terms:
                 assert nothing_outside(term.weights, term.box)
@@ -148,7 +149,7 @@ def test_boxes_follow_the_axes_that_survive() -> None:
 
     def found(tensor: Tensor, box: Box) -> dict[str, Box]:
         weights = tuple(within(F, random_k(w.rng, stop - start), n, (start, stop)) for n, (start, stop) in zip(tensor.shape, box))
-        expansion = expand(w.g, F, Claim(F.one, tensor, weights, box))
+        expansion = expand(w.g, F, Claim(F.one, tensor, weights, box), {})
         return {term.place[1]: term.box for term in expansion.terms} | {atom.tensor.name: atom.box for atom in expansion.atoms}
 
     assert found(w.g.linear("t", "ba", (1, x), (1, y)), ((2, 5), (1, 3))) == {"x": box, "y": ((2, 5),)}
