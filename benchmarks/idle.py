@@ -15,9 +15,11 @@ import mmap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from prover.backend.field import address
 
 SPAN = 1 << 42  # bytes of addresses, used again from the start
 _NORESERVE = 0x4000
@@ -59,6 +61,13 @@ def _computed(name: str, shape: Any, dtype: Any) -> ndarray:
     return _fresh(shape, dtype)
 
 
+class _Pointer(NamedTuple):
+    ptr: int
+
+    def copy_from_host_async(self, _: int, size: int) -> None:
+        _count("queued", size)
+
+
 class ndarray:
     """An array of the device."""
 
@@ -74,7 +83,7 @@ class ndarray:
     nbytes = property(lambda self: self._view.nbytes)
     strides = property(lambda self: self._view.strides)
     flags = property(lambda self: self._view.flags)
-    data = property(lambda self: SimpleNamespace(ptr=self._view.__array_interface__["data"][0], copy_from_host_async=_queued))
+    data = property(lambda self: _Pointer(address(self._view)))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a device array where the host's is needed")
@@ -118,10 +127,6 @@ class ndarray:
 
     def astype(self, dtype: Any, copy: bool = True) -> ndarray:
         return self if not copy and self.dtype == dtype else _computed("astype", self.shape, dtype)
-
-
-def _queued(_: int, size: int) -> None:
-    _count("queued", size)
 
 
 def _reduction(name: str, dtype: Any = None) -> Callable[..., ndarray]:

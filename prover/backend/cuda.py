@@ -303,18 +303,17 @@ class CudaBackend(DeviceTree):
             self.host.outer_sums(sums)
             return
         host = {id(a): a for x in sums for a in (*x.us, *x.vs) if isinstance(a, np.ndarray)}
-        ends = np.cumsum([0, *(a.size for a in host.values())]).tolist()
-        starts = dict(zip(host, ends, strict=False))
         vectors = self.to_device(np.concatenate([np.zeros(0, dtype=np.uint64), *(a.reshape(-1) for a in host.values())]))
-        held: list[Any] = []
+        places, copies, at = dict[int, tuple[int, int]](), list[Any](), int(vectors.data.ptr)
+        for key, a in host.items():
+            places[key], at = (at, at + 8 * a.shape[1]), at + 16 * a.shape[1]
 
         def there(a: Any) -> tuple[int, int]:
-            start = starts.get(id(a))
-            if start is not None:
-                first = vectors.data.ptr + 8 * start
-                return first, first + 8 * a.shape[1]
-            held.append(self._planes(a))
-            return planes(held[-1])
+            found = places.get(id(a))
+            if found is None:
+                copies.append(self._planes(a))  # mostly the array itself
+                found = places[id(a)] = planes(copies[-1])
+            return found
 
         items, terms, entries, products = tables(sums, there)
         both = self.to_device(np.concatenate([items, terms]))
