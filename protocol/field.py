@@ -213,12 +213,6 @@ class Field:
             table = [x for (a, b), (c, d) in zip(table, ones, strict=True) for x in (((a - c) % p, (b - d) % p), (c, d))]
         return np.array(table, dtype=np.uint64).T.copy()
 
-    def fold_top(self, a: U64, r: Ext) -> U64:
-        """Fix the top variable of a multilinear table to r: (2, 2m) to (2, m), a[x] + r·(a[x + m] - a[x])."""
-        half = a.shape[1] // 2
-        low, high = a[:, :half], a[:, half:]
-        return self.add(low, self.kscale(self.sub(high, low), r))
-
     def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
         """(k, c, [c_1, …]): after rounds with these challenges the claim is k·claim + c with c = Σ c_i·(message i), as
         protocol/schedule/sumcheck.py has it; a round's messages are g(1) and g(2)."""

@@ -10,9 +10,10 @@ without a valid cell do not exist. Its id is SHA-256(root, geometry): a root und
 `label` says what the cells mean where that is not in the layout (a dataset's tokenizer digest), so the id covers it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from protocol.code import Code
 from protocol.encoding import canonical_json, tagged_digest
 from protocol.field import U64, Ext, Field
 from protocol.relation.graph import IntArray
+
+T = TypeVar("T")
 
 
 def bits_of(n: int) -> int:
@@ -79,10 +82,9 @@ class TensorLayout:
             at, low_at = at + digit, low_at + low
         return parts
 
-    def eq_weights(self, field: Field, point: U64) -> list[U64]:
+    def eq_weights(self, vectors: "Vectors", point: U64) -> tuple[U64, ...]:
         """eq(r, ·) as one weight vector (2, n_a) per axis, cut off at the axis length."""
-        parts = self.axis_points(point)
-        return [field.eq_table(part)[:, :n] for part, n in zip(parts, self.shape, strict=True)]
+        return tuple(vectors.eq(part, n, (0, n)) for part, n in zip(self.axis_points(point), self.shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -145,21 +147,15 @@ class CommitmentLayout:
             index = (index[:, None] << bits - inside | np.arange((odd - 1 >> inside) + 1)[None, :]).reshape(-1)
         return (slot.offset >> self.column_bits) + index
 
-    def block_starts(self, slot: Slot) -> IntArray:
-        """Virtual index of the first cell of each valid block of a slot."""
-        return slot.offset + (slot.tensor.blocks << slot.tensor.block_bits)
-
     def row_weights(self, field: Field, point: U64) -> U64:
         """eq of the row coordinates at every existing row: the q_c of an opening, (2, rows)."""
         table = field.eq_table(point[:, : self.variables - self.column_bits])
         return np.ascontiguousarray(table[:, self.rows])
 
-    def slot_eq(self, slot: Slot, corners: "Corners", memo: dict[tuple[int, ...], list[U64]]) -> tuple[Ext, list[U64]]:
-        """(eq of the leading bits, eq weights per axis) of a slot at the point of `corners`; `memo` keeps axis weights by shape."""
-        lead, shape = self.variables - slot.tensor.variables, slot.tensor.shape
-        if shape not in memo:
-            memo[shape] = slot.tensor.eq_weights(corners.field, corners.point[:, lead:])
-        return corners.at(lead, slot.offset >> slot.tensor.variables), memo[shape]
+    def slot_eq(self, slot: Slot, corners: "Corners", vectors: "Vectors") -> tuple[Ext, tuple[U64, ...]]:
+        """(eq of the leading bits, eq weights per axis) of a slot at the point of `corners`."""
+        lead = self.variables - slot.tensor.variables
+        return corners.at(lead, slot.offset >> slot.tensor.variables), slot.tensor.eq_weights(vectors, corners.point[:, lead:])
 
     def geometry(self) -> dict[str, object]:
         field = self.code.field
@@ -171,6 +167,38 @@ class CommitmentLayout:
     def identity(self, root: bytes) -> str:
         """The commitment id: what statements, the ledger and the chain check refer to."""
         return tagged_digest("commitment/1", root, canonical_json(self.geometry())).hex()
+
+
+class Vectors:
+    """Weight vectors over K. Each is made once, so equal ones are one array, and what is made of them is found again by their identity."""
+
+    def __init__(self, field: Field) -> None:
+        self.field, self._known = field, dict[object, tuple[Any, tuple[U64, ...]]]()
+
+    def _once(self, key: object, make: Callable[[], T], *of: U64) -> T:
+        if key not in self._known:
+            self._known[key] = make(), of  # which must not be freed, as others would get their identity
+        found: T = self._known[key][0]
+        return found
+
+    def eq(self, point: U64, length: int, side: tuple[int, int]) -> U64:
+        """eq(point, ·) on a side of an axis, as weights (2, length) of the whole axis: other cells weigh nothing."""
+        return self._once((length, side, point.tobytes()), lambda: within(self.field, self.field.eq_table(point), length, side))
+
+    def times(self, a: U64, b: U64) -> U64:
+        return self._once((id(a), id(b)), lambda: self.field.kmul(a, b), a, b)
+
+    def sum(self, w: U64) -> Ext:
+        return self._once(id(w), lambda: Ext.from_array(self.field, self.field.ksum(w)), w)
+
+
+def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U64:
+    """The first weights of (2, …) on a side of an axis, as weights (2, length) of the whole axis."""
+    if side == (0, length):
+        return weights[:, :length]
+    out = field.zeros(2, length)
+    out[:, slice(*side)] = weights[:, : side[1] - side[0]]
+    return out
 
 
 class Corners:

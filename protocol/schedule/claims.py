@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
 from math import prod
-from typing import TypeAlias
 
 import numpy as np
 
 from protocol.field import I64, U64, Ext, Field
+from protocol.layout import Vectors
 from protocol.relation.graph import AxisMap, Committed, Gather, Graph, Input, IntArray, Linear, Public, Tensor
 from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
-
-Sums: TypeAlias = dict[int, tuple[U64, Ext]]  # of weight vectors, by identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +55,6 @@ def ones(field: Field, n: int) -> U64:
     return field.lift(np.ones(n, dtype=np.uint64))
 
 
-def vector_sum(field: Field, w: U64, memo: Sums) -> Ext:
-    """Σ w, which claims ask for again and again; `memo` by identity."""
-    if id(w) not in memo:
-        memo[id(w)] = w, Ext.from_array(field, field.ksum(w))
-    return memo[id(w)][1]
-
-
-def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U64:
-    """Weights (2, stop − start) of a box's side as weights of the whole axis, (2, length): other cells weigh nothing."""
-    if weights.shape[1] == length:
-        return weights
-    out = field.zeros(2, length)
-    out[:, slice(*side)] = weights
-    return out
-
-
 def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
     """out[k] = Σ_{index_e = k} w_e, exact modulo p: 32-bit halves are summed apart."""
     out = field.zeros(2, size)
@@ -96,8 +78,9 @@ def contract(field: Field, values: IntArray, weights: Weights) -> Ext:
     return Ext.from_array(field, total)
 
 
-def expand(graph: Graph, field: Field, claim: Claim, sums: Sums) -> Expansion:
-    """A claim as committed terms, atoms and a constant; `sums` of weights that are known."""
+def expand(graph: Graph, vectors: Vectors, claim: Claim) -> Expansion:
+    """A claim as committed terms, atoms and a constant."""
+    field = vectors.field
     out = Expansion(field.zero)
     stack = [claim]
     while stack:
@@ -109,7 +92,7 @@ def expand(graph: Graph, field: Field, claim: Claim, sums: Sums) -> Expansion:
             inside = cells_of(c.box)
             out.const = out.const + c.coef * contract(field, op.values[inside], tuple(v[:, s] for v, s in zip(w, inside, strict=True)))
         elif isinstance(op, Linear):
-            out.const = out.const + _linear(field, op, c, stack, sums)
+            out.const = out.const + _linear(vectors, op, c, stack)
         elif isinstance(op, AxisMap):
             moved = field.kmulf(np.ascontiguousarray(w[op.axis][:, op.rows]), field.embed(op.vals))
             length = op.tensor.shape[op.axis]
@@ -124,19 +107,19 @@ def expand(graph: Graph, field: Field, claim: Claim, sums: Sums) -> Expansion:
     return out
 
 
-def _linear(field: Field, op: Linear, claim: Claim, stack: list[Claim], sums: Sums) -> Ext:
+def _linear(vectors: Vectors, op: Linear, claim: Claim, stack: list[Claim]) -> Ext:
     """Push the terms of a linear node; returns its constant's contribution."""
-    axes = claim.tensor.axes
+    field, axes = vectors.field, claim.tensor.axes
     by_axis, sides = dict(zip(axes, claim.weights, strict=True)), dict(zip(axes, claim.box, strict=True))
     for term in op.terms:
         own = dict(by_axis)
         for axis, vector in term.vectors:
             own[axis] = field.kmulf(own[axis], field.embed(vector))
-        c = prod((vector_sum(field, own[axis], sums) for axis in axes if axis not in term.axes), start=claim.coef * term.coef)
+        c = prod((vectors.sum(own[axis]) for axis in axes if axis not in term.axes), start=claim.coef * term.coef)
         shape = list(zip(term.axes, term.tensor.shape, strict=True))
         pulled = tuple(own[axis] if axis in own else ones(field, n) for axis, n in shape)
         stack.append(Claim(c, term.tensor, pulled, tuple(sides.get(axis, (0, n)) for axis, n in shape)))
-    return prod((vector_sum(field, w, sums) for w in claim.weights), start=claim.coef * op.const) if op.const else field.zero
+    return prod(map(vectors.sum, claim.weights), start=claim.coef * op.const) if op.const else field.zero
 
 
 def is_public(graph: Graph, tensor: Tensor) -> bool:

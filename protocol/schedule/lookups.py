@@ -20,11 +20,11 @@ from functools import cached_property
 from math import prod
 
 from protocol.channel import Channel
-from protocol.field import U64, Ext, Field
-from protocol.layout import Corners, TensorLayout, bits_of
+from protocol.field import U64, Ext
+from protocol.layout import Corners, TensorLayout, Vectors, bits_of
 from protocol.relation.graph import WITNESS, Graph, Lookup, RelationError
 from protocol.relation.tables import table_columns
-from protocol.schedule.claims import Claim, Sums, contract, vector_sum, within
+from protocol.schedule.claims import Claim, contract
 from protocol.schedule.constraints import Box, CellTerm, Weights, cells_of, whole
 
 TREE_BITS = 26  # a tree has at most 2^26 leaves: about 5 GB while it is proved
@@ -167,31 +167,29 @@ class Fingerprint:
 
 
 def leaf_claims(
-    field: Field, plan: LeafPlan, fingerprint: Fingerprint, point: U64, sums: Sums
+    vectors: Vectors, plan: LeafPlan, fingerprint: Fingerprint, point: U64
 ) -> tuple[tuple[CellTerm, ...], Ext, list[Claim], Ext]:
     """What the two leaf evaluations are made of: p(point) = p_const + Σ multiplicities, q(point) = q_const + Σ claims on columns;
     returns (multiplicities, p_const, claims, q_const).
     """
-    p_terms, q_terms, corners = list[CellTerm](), list[Claim](), Corners(field, point)
+    field, corners = vectors.field, Corners(vectors.field, point)
+    p_terms, q_terms = list[CellTerm](), list[Claim]()
     p_const, q_const, mass = field.zero, field.one, dict.fromkeys(plan.tables, field.zero)
-    memo: dict[tuple[int, ...], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
-    placed: dict[tuple[Box, tuple[int, ...]], Weights] = {}
+    placed: dict[tuple[Box, tuple[int, ...]], tuple[Weights, Ext]] = {}  # equal shapes have equal points: the last coordinates
     for block in plan.blocks:
-        k, shape = block.layout.variables, block.layout.shape
-        lead = plan.variables - k
-        weight = corners.at(lead, block.offset >> k)
-        if shape not in memo:
-            vectors = tuple(block.layout.eq_weights(field, point[:, lead:]))
-            memo[shape] = vectors, prod((vector_sum(field, w, sums) for w in vectors), start=field.one)
-        axes, valid = memo[shape]
+        lead = plan.variables - block.layout.variables
+        weight, shape = corners.at(lead, block.offset >> block.layout.variables), block.layout.shape
+        key = block.box, block.lookup.columns[0].shape if block.lookup else shape
+        if key not in placed:
+            sides = zip(block.layout.axis_points(point[:, lead:]), key[1], block.box, strict=True)
+            axes = tuple(vectors.eq(part, n, side) for part, n, side in sides)
+            placed[key] = axes, prod(map(vectors.sum, axes), start=field.one)
+        axes, valid = placed[key]
         mass[block.table] = mass[block.table] + weight * valid
         if block.lookup is not None:
             p_const = p_const + weight * valid
-            key = block.box, block.lookup.columns[0].shape
-            if key not in placed:
-                placed[key] = tuple(within(field, w, n, side) for w, n, side in zip(axes, key[1], block.box, strict=True))
             for beta, tensor in zip(fingerprint.columns, block.lookup.columns, strict=False):
-                q_terms.append(Claim(-(weight * beta), tensor, placed[key], block.box))
+                q_terms.append(Claim(-(weight * beta), tensor, axes, block.box))
         else:
             p_terms.append(CellTerm(-weight, (WITNESS, plan.multiplicity(block.table)), axes, block.box))
             for beta, column in zip(fingerprint.columns, table_columns(block.table), strict=False):

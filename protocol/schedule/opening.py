@@ -25,7 +25,7 @@ from protocol.channel import Channel, Form, RoundProver
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
-from protocol.layout import CommitmentLayout, Corners
+from protocol.layout import CommitmentLayout, Corners, Vectors
 from protocol.relation.graph import WITNESS
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
 from protocol.schedule.gkr import as_point
@@ -94,14 +94,13 @@ class CombinedWeights:
             out.setdefault(term.place[0], []).append(term)
         return out
 
-    def at(self, commitment: Committed, point: U64, memo: dict[tuple[int, ...], list[U64]]) -> Ext:
-        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩; `memo` keeps eq by
-        shape, for every commitment whose point has the same last coordinates."""
+    def at(self, commitment: Committed, point: U64, vectors: Vectors) -> Ext:
+        """W_c(point) = Σ over claims of coef·eq(leading bits, slot)·Π_axis ⟨weights_axis, eq(point_axis)⟩."""
         layout, field = commitment.layout, self.field
         terms = self.by_role.get(commitment.role, [])
         corners = Corners(field, point)
-        slots = {name: layout.slot_eq(layout.by_name[name], corners, memo) for name in {term.place[1] for term in terms}}
-        # the weight vectors that meet each eq vector, each once; by identity, and all are alive: terms and memo hold them
+        slots = {name: layout.slot_eq(layout.by_name[name], corners, vectors) for name in {term.place[1] for term in terms}}
+        # the weight vectors that meet each eq vector, each once; by identity, and all are alive: terms and `vectors` hold them
         meeting: dict[int, tuple[U64, dict[int, U64]]] = {}
         for term in terms:
             for weight, eq in zip(term.weights, slots[term.place[1]][1], strict=True):
@@ -163,10 +162,10 @@ def prove_opening(
     start = Form(combined.target)
     point, claim = sumcheck(channel, "opening/round", start, variables, prover, pool="tail")
     ends = channel.secrets("opening/ends", len(commitments), lambda: prover.ends() if prover else (), pool="tail")
-    checked, memo = claim, dict[tuple[int, ...], list[U64]]()
+    checked, vectors = claim, Vectors(field)
     for commitment, y in zip(commitments, ends, strict=True):
         free = variables - commitment.layout.variables
-        coef = prod((1 - r for r in point[:free]), start=combined.at(commitment, as_point(point[free:]), memo))
+        coef = prod((1 - r for r in point[:free]), start=combined.at(commitment, as_point(point[free:]), vectors))
         checked = checked - y.scale(coef)
     *gammas, mu = channel.challenges("opening/gamma", len(commitments) + 1)
     form = checked.scale(mu)

@@ -14,20 +14,16 @@ their product is a triple, and each is a claim on its own tensor. If B is public
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Protocol, TypeAlias
-
-import numpy as np
+from typing import Protocol
 
 from protocol.channel import Channel, Form, RoundProver
 from protocol.field import U64, Ext, Field
-from protocol.layout import bits_of
+from protocol.layout import Vectors, bits_of
 from protocol.relation.graph import Graph, OneHot, Product, Tensor
-from protocol.schedule.claims import Claim, within
+from protocol.schedule.claims import Claim
 from protocol.schedule.constraints import Box, Weights
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import sumcheck
-
-Side: TypeAlias = tuple[int, int, int]  # (length of an axis, start, stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,29 +92,24 @@ class Instance:
         padded[:, : self.tensor.shape[-1]] = self.weights[-1]
         return padded.reshape(2, high.shape[-1], base)
 
-    def ends(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> list[Claim]:
-        """The claims A'~(point) and B'~(point) on the two factors; `memo` keeps eq by the sides of the shared axes."""
-        weights = self._end_weights(point, memo)
+    def ends(self, point: U64, vectors: Vectors) -> list[Claim]:
+        """The claims A'~(point) and B'~(point) on the two factors."""
+        weights = self._end_weights(point, vectors)
         return [Claim(self.field.one, factor.tensor, w, factor.box) for factor, w in zip(self.factors, weights, strict=True)]
 
-    def _end_weights(self, point: U64, memo: dict[tuple[Side, ...], list[U64]]) -> tuple[Weights, Weights]:
-        key = tuple((n, *side) for _, n, side in self.shared)
-        if key not in memo:
-            memo[key], at = [], 0
-            for n, start, stop in key:
-                k = bits_of(stop - start)
-                table = np.ascontiguousarray(self.field.eq_table(point[:, at : at + k])[:, : stop - start])
-                memo[key].append(within(self.field, table, n, (start, stop)))
-                at += k
-        eq = {axis: table for (axis, _, _), table in zip(self.shared, memo[key], strict=True)}
-        op, kmul = self.op, self.field.kmul
+    def _end_weights(self, point: U64, vectors: Vectors) -> tuple[Weights, Weights]:
+        eq, at = dict[str, U64](), 0
+        for axis, n, (start, stop) in self.shared:
+            k = bits_of(stop - start)
+            eq[axis], at = vectors.eq(point[:, at : at + k], n, (start, stop)), at + k
+        op, times = self.op, vectors.times
         if isinstance(op, OneHot):
             batch = op.high.axes[:-1]
             digit = eq[op.high.axes[-1]]
-            last = self.field.ksum(kmul(self.digit_matrix.transpose(0, 2, 1), digit[:, None, :]))
-            high = (*(kmul(self.by_axis[x], eq[x]) for x in batch), digit)
+            last = self.field.ksum(self.field.kmul(self.digit_matrix.transpose(0, 2, 1), digit[:, None, :]))
+            high = (*(times(self.by_axis[x], eq[x]) for x in batch), digit)
             return high, (*(eq[x] for x in batch), last)
-        a = tuple((kmul(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x] for x in op.a_axes)
+        a = tuple((times(self.by_axis[x], eq[x]) if x in self.by_axis else eq[x]) if x in eq else self.by_axis[x] for x in op.a_axes)
         return a, tuple(eq[x] if x in eq else self.by_axis[x] for x in op.b_axes)
 
 
@@ -133,7 +124,8 @@ class BatchProver(RoundProver, Protocol):
 
 
 def prove_products(
-    channel: Channel, instances: list[Instance], claims: list[Form], public: "PublicEvaluator", prover: BatchProver | None
+    channel: Channel, vectors: Vectors, instances: list[Instance], claims: list[Form], public: "PublicEvaluator",
+    prover: BatchProver | None,
 ) -> tuple[Form, list[tuple[Form, Claim]]]:
     """Returns the form that must vanish, and the forms that equal claims on the factors."""
     field = channel.field
@@ -149,11 +141,10 @@ def prove_products(
     point, claim = sumcheck(channel, "products/round", total, variables, prover)
     ends = prover.ends() if prover else []
     out, parts = list[tuple[Form, Claim]](), [(field.one, claim)]
-    memo: dict[tuple[Side, ...], list[U64]] = {}  # equal sides have equal points: the last challenges
     for index, (instance, coef) in enumerate(zip(instances, coefs, strict=True)):
         free = variables - instance.variables
         coef = prod((1 - r for r in point[:free]), start=coef)
-        a, b = instance.ends(as_point(point[free:]), memo)
+        a, b = instance.ends(as_point(point[free:]), vectors)
         known = public(b)
         count = 1 if known is not None else 2
         sent = channel.secrets("products/ends", count, lambda i=index, k=count: ends[i][:k])  # type: ignore[misc]

@@ -14,11 +14,11 @@ import numpy as np
 from protocol.channel import Channel, CountingChannel, Form
 from protocol.errors import VerificationError
 from protocol.field import U64, Ext, Field
-from protocol.layout import CommitmentLayout, TensorLayout
+from protocol.layout import CommitmentLayout, TensorLayout, Vectors
 from protocol.params import Params
 from protocol.relation.graph import WITNESS, Graph, IntArray
 from protocol.relation.graph import Committed as CommittedOp
-from protocol.schedule.claims import Claim, Sums, contract, expand, is_public
+from protocol.schedule.claims import Claim, contract, expand, is_public
 from protocol.schedule.constraints import CellTerm, ConstraintSystem
 from protocol.schedule.gkr import TreeProver, as_point, prove_fraction_tree
 from protocol.schedule.lookups import TREE_BITS, Fingerprint, LeafPlan, leaf_claims, plan_trees
@@ -144,13 +144,13 @@ def _reduce(
     """Everything between the witness root and the opening: all claims become constraints."""
     graph, field = shape.graph, channel.field
     system = ConstraintSystem()
-    pending, one, sums = list[tuple[Instance, Form]](), Form(field.one), Sums()
+    pending, one, vectors = list[tuple[Instance, Form]](), Form(field.one), Vectors(field)
 
     def constrain(form: Form, claims: list[Claim], where: str) -> None:
         """form + Σ claims = 0 for any tensors; nonlinear ones get a hidden value."""
         terms, parts = list[CellTerm](), [(field.one, form)]
         for claim in claims:
-            expansion = expand(graph, field, claim, sums)
+            expansion = expand(graph, vectors, claim)
             parts.append((expansion.const, one))
             terms += expansion.terms
             for atom in expansion.atoms:
@@ -161,27 +161,27 @@ def _reduce(
         system.require(Form.combination(field, parts), where, tuple(terms))
 
     for plan in shape.plans:
-        _lookups(channel, plan, system, constrain, sums, prover)
+        _lookups(channel, plan, system, constrain, vectors, prover)
     for zero in graph.zeros:
         layout = TensorLayout(zero.tensor.shape)
-        weights = tuple(layout.eq_weights(field, channel.point("zero", layout.variables)))
+        weights = layout.eq_weights(vectors, channel.point("zero", layout.variables))
         constrain(Form(field.zero), [Claim.everywhere(field.one, zero.tensor, weights)], f"zero {zero.tensor.name}")
     for item in graph.published:
         values = published.get(item.name)
         if values is None or values.shape != item.tensor.shape:
             raise VerificationError("published-shape", item.name, str(item.tensor.shape), str(getattr(values, "shape", None)))
         layout = TensorLayout(item.tensor.shape)
-        weights = tuple(layout.eq_weights(field, channel.point("published", layout.variables)))
+        weights = layout.eq_weights(vectors, channel.point("published", layout.variables))
         public = contract(field, values, weights)
         constrain(Form(-public), [Claim.everywhere(field.one, item.tensor, weights)], f"published {item.name}")
 
     def public_value(claim: Claim) -> Ext | None:
-        return expand(graph, field, claim, sums).const if is_public(graph, claim.tensor) else None
+        return expand(graph, vectors, claim).const if is_public(graph, claim.tensor) else None
 
     while pending:
         batch, pending = pending, []
         remaining, ends = prove_products(
-            channel, [i for i, _ in batch], [f for _, f in batch], public_value, prover.batch if prover else None
+            channel, vectors, [i for i, _ in batch], [f for _, f in batch], public_value, prover.batch if prover else None
         )
         system.require(remaining, "products")
         for form, claim in ends:
@@ -190,12 +190,12 @@ def _reduce(
     return system
 
 
-def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constrain, sums: Sums, prover) -> None:  # type: ignore[no-untyped-def]
+def _lookups(channel: Channel, plan: LeafPlan, system: ConstraintSystem, constrain, vectors: Vectors, prover) -> None:  # type: ignore[no-untyped-def]
     """One lookup tree and its two leaf constraints."""
     field, fingerprint = channel.field, Fingerprint.draw(channel)
     if prover:
         prover.start_tree(plan.number, fingerprint)
     point, p, q = prove_fraction_tree(channel, system, plan.variables, prover.tree if prover else None)
-    multiplicities, p_const, columns, q_const = leaf_claims(field, plan, fingerprint, as_point(point), sums)
+    multiplicities, p_const, columns, q_const = leaf_claims(vectors, plan, fingerprint, as_point(point))
     system.require(p.scale(field.ext(-1)) + p_const, "lookup numerators", multiplicities)
     constrain(q.scale(field.ext(-1)) + q_const, columns, "lookup denominators")

@@ -129,7 +129,9 @@ class ReferenceBackend(DenseLeaves, HostArrays):
         return [(Ext.from_array(self.field, a), Ext.from_array(self.field, b)) for a, b in pairs]
 
     def fold_top(self, a: U64, r: Ext) -> U64:
-        return self.field.fold_top(a, r)
+        half = a.shape[1] // 2
+        low, high = a[:, :half], a[:, half:]
+        return self.field.add(low, self.field.kscale(self.field.sub(high, low), r))
 
     def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
         f = self.field

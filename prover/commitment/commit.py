@@ -121,8 +121,8 @@ def place_of(layout: CommitmentLayout, name: str) -> Place | None:
 
 def physical_starts(layout: CommitmentLayout, name: str) -> I64:
     """Where each valid block of a tensor begins among the cells of the existing rows."""
-    starts = layout.block_starts(layout.by_name[name])
-    ell = layout.code.ell
+    slot, ell = layout.by_name[name], layout.code.ell
+    starts = slot.offset + (slot.tensor.blocks << slot.tensor.block_bits)
     row = np.searchsorted(layout.rows, starts >> layout.column_bits)
     return np.asarray(row * ell + (starts & (ell - 1)), dtype=np.int64)
 

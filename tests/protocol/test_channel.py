@@ -16,6 +16,7 @@ from protocol.schedule.gkr import prove_fraction_tree
 from protocol.schedule.sumcheck import sumcheck
 from protocol.schedule.triples import check_triples, lagrange
 from prover.argument.channel import ProvingChannel
+from prover.backend.reference import ReferenceBackend
 
 F = GOLDILOCKS
 
@@ -233,13 +234,13 @@ class Table:
         rest = None if self.eq is None else F.add(self.eq[:, :half], self.eq[:, half:])
         out = []
         for x in (1, 2):
-            a, b = (F.fold_top(t, F.ext(x)) for t in (self.a, self.b))
+            a, b = (ReferenceBackend(F).fold_top(t, F.ext(x)) for t in (self.a, self.b))
             out.append(Ext.from_array(F, F.kdot(a if rest is None else F.kmul(a, rest), b)))
         self.rest = rest
         return out[0], out[1]
 
     def bind(self, r: Ext) -> None:
-        self.a, self.b, self.eq = F.fold_top(self.a, r), F.fold_top(self.b, r), self.rest
+        self.a, self.b, self.eq = ReferenceBackend(F).fold_top(self.a, r), ReferenceBackend(F).fold_top(self.b, r), self.rest
 
 
 @given(st.integers(0, 5), st.booleans(), st.booleans(), st.integers(0, 2**32))

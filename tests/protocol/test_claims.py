@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.field import GOLDILOCKS, U64, Ext, Field, small_field
+from protocol.layout import Vectors, within
 from protocol.relation.graph import Committed, Graph, Input, IntArray, RelationError, Tensor, Term
-from protocol.schedule.claims import Claim, Sums, contract, expand, scatter_sum, within
+from protocol.schedule.claims import Claim, contract, expand, scatter_sum
 from protocol.schedule.constraints import Box, Weights, whole
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
@@ -55,7 +56,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.rng, self.g, self.inputs = np.random.default_rng(seed), Graph(), dict[tuple[str, str], IntArray]()
-        self.sums: Sums = {}
+        self.vectors = Vectors(F)
 
     def input(self, name: str, axes: str, *shape: int) -> Tensor:
         self.inputs["in", name] = self.rng.integers(-9, 10, shape)
@@ -67,7 +68,7 @@ class World:
         weights = tuple(random_k(self.rng, n) for n in tensor.shape)
         coef = Ext.from_array(F, random_k(self.rng, 1))
         for claim in (Claim.everywhere(coef, tensor, weights), Claim(coef, tensor, *boxed(self.rng, tensor.shape))):
-            found = expand(self.g, F, claim, self.sums)
+            found = expand(self.g, self.vectors, claim)
             total = found.const
             for term in found.terms:
                 assert nothing_outside(term.weights, term.box)
@@ -149,7 +150,7 @@ def test_boxes_follow_the_axes_that_survive() -> None:
 
     def found(tensor: Tensor, box: Box) -> dict[str, Box]:
         weights = tuple(within(F, random_k(w.rng, stop - start), n, (start, stop)) for n, (start, stop) in zip(tensor.shape, box))
-        expansion = expand(w.g, F, Claim(F.one, tensor, weights, box), {})
+        expansion = expand(w.g, Vectors(F), Claim(F.one, tensor, weights, box))
         return {term.place[1]: term.box for term in expansion.terms} | {atom.tensor.name: atom.box for atom in expansion.atoms}
 
     assert found(w.g.linear("t", "ba", (1, x), (1, y)), ((2, 5), (1, 3))) == {"x": box, "y": ((2, 5),)}
@@ -182,13 +183,13 @@ def check_ends(w: World, tensor: Tensor, factors: tuple[IntArray, IntArray], pro
         instance = Instance(w.g, F, tensor, weights, box)
         assert instance.variables == sum((stop - start - 1).bit_length() for _, _, (start, stop) in instance.shared)
         point = random_k(w.rng, instance.variables)
-        for factor, claim in zip(instance.factors, instance.ends(point, {})):
+        for factor, claim in zip(instance.factors, instance.ends(point, Vectors(F))):
             assert claim.tensor is factor.tensor and [v.shape[1] for v in claim.weights] == list(factor.tensor.shape)
             assert claim.box == factor.box and nothing_outside(claim.weights, claim.box) and claim.coef == F.one
         corners = F.zero
         for cell in range(1 << instance.variables):
             bits = np.array([[cell >> (instance.variables - 1 - i) & 1 for i in range(instance.variables)], [0] * instance.variables])
-            left, right = instance.ends(bits.astype(np.uint64), {})
+            left, right = instance.ends(bits.astype(np.uint64), Vectors(F))
             corners = corners + brute(factors[0], left.weights) * brute(factors[1], right.weights)
         assert corners == brute(product, weights)
 

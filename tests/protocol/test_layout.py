@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS, Ext
-from protocol.layout import CommitmentLayout, Corners, TensorLayout, bits_of
+from protocol.layout import CommitmentLayout, Corners, TensorLayout, Vectors, bits_of
 
 F = GOLDILOCKS
 shapes = st.lists(st.integers(1, 7), min_size=0, max_size=3).map(tuple)
@@ -46,7 +46,7 @@ def test_every_valid_cell_has_one_index(shape: tuple[int, ...]) -> None:
 def test_eq_weights_are_the_multilinear_weights_of_valid_cells(shape: tuple[int, ...], number: int) -> None:
     layout = TensorLayout(shape)
     r = point(np.random.default_rng(number), layout.variables)
-    full, weights = F.eq_table(r), layout.eq_weights(F, r)
+    full, weights = F.eq_table(r), layout.eq_weights(Vectors(F), r)
     for cell in np.ndindex(*shape):
         product = F.one
         for w, x in zip(weights, cell):
@@ -78,7 +78,7 @@ def test_commitments_hold_each_cell_once_in_existing_rows(tensors: list[tuple[in
             for axis, x in zip(weights, cell):
                 w = w * Ext.from_array(F, axis[:, x])
             total = total + w
-        lead, eqs = layout.slot_eq(slot, Corners(F, r), {})
+        lead, eqs = layout.slot_eq(slot, Corners(F, r), Vectors(F))
         for axis, eq in zip(weights, eqs):
             lead = lead * Ext.from_array(F, F.kdot(axis, eq))
         assert total == lead

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protocol.field import GOLDILOCKS, U64, Ext
-from protocol.layout import TensorLayout
+from protocol.layout import TensorLayout, Vectors
 from protocol.relation.graph import WITNESS, Graph, IntArray, RelationError
 from protocol.relation.tables import table_columns
 from protocol.schedule import lookups
@@ -159,7 +159,7 @@ def test_leaf_claims_are_the_leaves_extension_at_the_point(tree_bits: int, monke
         point = draw(rng, plan.variables)
         eq = [Ext.from_array(F, e) for e in F.eq_table(point).T]
         wanted = [sum((w * x for w, x in zip(eq, side, strict=True)), F.zero) for side in leaves(plan, fingerprint, values, counts)]
-        p_terms, p, q_terms, q = leaf_claims(F, plan, fingerprint, point, {})
+        p_terms, p, q_terms, q = leaf_claims(Vectors(F), plan, fingerprint, point)
         for term in p_terms:
             table = next(t for t in plan.tables if plan.multiplicity(t) == term.place[1])
             shape = tuple(w.shape[1] for w in term.weights)

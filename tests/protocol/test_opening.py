@@ -9,7 +9,7 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.errors import VerificationError
 from protocol.field import GOLDILOCKS, U64, Ext
-from protocol.layout import CommitmentLayout, Corners
+from protocol.layout import CommitmentLayout, Corners, Vectors
 from protocol.schedule.constraints import CellTerm, ConstraintSystem, whole
 from protocol.schedule.opening import CombinedWeights, Committed, check_columns, check_equal, combine, tail_code, tail_count
 
@@ -54,12 +54,12 @@ def test_vectors_of_many_trees_meet_a_long_axis_in_little_memory() -> None:
     terms = [CellTerm(F.ext(k + 1, 5), ("base", "x"), (drawn(2), w), whole((2, n))) for k, w in enumerate(vectors)]
     terms.append(CellTerm(F.one, ("base", "y"), (drawn(3),), whole((3,))))
     tracemalloc.start()
-    found = CombinedWeights(F, tuple(terms), F.zero).at(Committed("base", layout, b""), point, {})
+    found = CombinedWeights(F, tuple(terms), F.zero).at(Committed("base", layout, b""), point, Vectors(F))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     expected = F.zero
     for term in terms:
-        lead, eqs = layout.slot_eq(layout.by_name[term.place[1]], Corners(F, point), {})
+        lead, eqs = layout.slot_eq(layout.by_name[term.place[1]], Corners(F, point), Vectors(F))
         for weight, eq in zip(term.weights, eqs, strict=True):
             lead = lead * Ext.from_array(F, F.kdot(weight, eq))
         expected = expected + term.coef * lead
