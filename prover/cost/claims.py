@@ -17,6 +17,7 @@ import numpy as np
 
 from protocol.channel import CountingChannel
 from protocol.field import U64, Ext
+from protocol.layout import TensorLayout
 from protocol.params import PROFILES
 from protocol.relation.graph import AxisMap, Gather, Graph, Linear, Public
 from protocol.relation.tables import table_columns
@@ -28,7 +29,7 @@ from protocol.schedule.task import TaskShape, run_task
 from prover.argument.opening import span_of
 from prover.cost.tally import K_PRODUCT, PUBLIC_CELL, TERM, Algebra, TallyField
 
-LEADING = 20  # operations for the leading bits of a tensor's place: about ten bits, two each
+LEADING = 4  # operations for the leading bits of a tensor's place: most are known, two for each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +105,18 @@ class _Opening:
 
 
 def _inner_products(weights: CombinedWeights) -> Algebra:
-    """`CombinedWeights.at` over all commitments: each weight vector meets once the eq vector of its axis, which tensors of one shape share,
-    each term takes a product for an axis, each tensor the eq of its leading bits."""
-    shapes = [tuple(w.shape[1] for w in term.weights) for term in weights.terms]
-    vectors = {
-        (shape, axis, id(w)): w.shape[1] for shape, term in zip(shapes, weights.terms, strict=True) for axis, w in enumerate(term.weights)
-    }
-    axes, places = {key[:2] for key in vectors}, {term.place for term in weights.terms}
-    entries = sum(vectors.values())
+    """`CombinedWeights.at` over all commitments: each weight vector meets once the eq vector of its axis, which axes at the same
+    coordinates share, each term takes a product for an axis, each tensor the eq of its leading bits."""
+    met: dict[tuple[bytes, int], int] = {}
+    for term in weights.terms:
+        tensor = TensorLayout(tuple(w.shape[1] for w in term.weights))
+        coordinates = np.arange(-tensor.variables, 0).view(np.uint64)[None]  # counted from a point's end
+        met |= {
+            (part.tobytes(), id(w)): w.shape[1] for part, w in zip(tensor.axis_points(coordinates), term.weights, strict=True)
+        }
+    axes, places = {coordinates for coordinates, _ in met}, {term.place for term in weights.terms}
     scalars = sum(2 + len(term.weights) for term in weights.terms) + LEADING * len(places)
-    return Algebra(scalars, 3 * len(axes), (K_PRODUCT + 2 * TERM) * entries)
+    return Algebra(scalars, 3 * len(axes), (K_PRODUCT + 2 * TERM) * sum(met.values()))
 
 
 def _public_cells(graph: Graph, shape: TaskShape, instances: list[Instance]) -> float:

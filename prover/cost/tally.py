@@ -19,7 +19,7 @@ from prover.argument.counting import BlankField
 
 CALL = 20  # measured: 40 µs a call, 1.5 to 2 µs an operation and what Python does around it
 K_PRODUCT, TERM = 5.0, 0.3  # of a product in F
-PUBLIC_CELL = 0.2  # integers that meet the halves of a vector (protocol/schedule/claims.py: integer_dot)
+PUBLIC_CELL = 0.2  # integers that meet the halves of a vector (Field.integer_dot)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class TallyField(BlankField):
         """So far."""
         return Algebra(*self.noted)
 
+    def ext(self, c0: int, c1: int = 0) -> Ext:
+        """Challenges differ, or vectors of different points would be one (protocol/layout.py, Vectors)."""
+        return _Noted(c0 % self.p, c1 % self.p, self)
+
     def _note(self, products: float) -> None:
         self.noted[1] += 1
         self.noted[2] += products
@@ -89,6 +93,10 @@ class TallyField(BlankField):
     def sum(self, a: U64) -> U64:
         self._note(TERM * a.size)
         return super().sum(a)
+
+    def integer_dot(self, values: Any, w: U64) -> U64:
+        self._note(0)  # its cells are counted by PUBLIC_CELL
+        return super().integer_dot(values, w)
 
     def kmul(self, a: U64, b: U64) -> U64:
         out = super().kmul(a, b)

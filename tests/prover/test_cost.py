@@ -231,7 +231,7 @@ def test_algebra_is_that_of_the_schedule(case: Case, monkeypatch: pytest.MonkeyP
         "embed": lambda out, given: 0.3 * out.size, "add": lambda out, given: 0.3 * out.size, "sub": lambda out, given: 0.3 * out.size,
         "mul": lambda out, given: out.size, "sum": lambda out, given: 0.3 * given[0].size, "kmul": lambda out, given: 5 * out.size / 2,
         "kmulf": lambda out, given: out.size, "kscale": lambda out, given: 5 * out.size / 2,
-        "eq_table": lambda out, given: 5 * out.size / 2,
+        "eq_table": lambda out, given: 5 * out.size / 2, "integer_dot": lambda out, given: 0,
     }.items():
         monkeypatch.setattr(NotingField, name, outermost(getattr(Field, name), array(products)), raising=False)
     assert TaskShape(case.graph, real).counts == blank
@@ -240,7 +240,7 @@ def test_algebra_is_that_of_the_schedule(case: Case, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     shape = TaskShape(case.graph, case.field)
     claims = record_claims(shape).algebra  # with the opening's inner products and public tensors
-    assert shape.counts == blank and noted[0] < claims.scalars < 1.5 * noted[0] and noted[1] < claims.calls < 1.2 * noted[1]
+    assert shape.counts == blank and noted[0] < claims.scalars < 2 * noted[0] and noted[1] < claims.calls < 1.5 * noted[1]
     assert noted[2] < claims.products and claims.steps == claims.scalars + CALL * claims.calls
 
 
