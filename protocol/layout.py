@@ -175,7 +175,7 @@ class Vectors:
     def __init__(self, field: Field) -> None:
         self.field, self._known = field, dict[object, tuple[Any, tuple[U64, ...]]]()
 
-    def _once(self, key: object, make: Callable[[], T], *of: U64) -> T:
+    def once(self, key: object, make: Callable[[], T], *of: U64) -> T:
         if key not in self._known:
             self._known[key] = make(), of  # which must not be freed, as others would get their identity
         found: T = self._known[key][0]
@@ -183,13 +183,13 @@ class Vectors:
 
     def eq(self, point: U64, length: int, side: tuple[int, int]) -> U64:
         """eq(point, ·) on a side of an axis, as weights (2, length) of the whole axis: other cells weigh nothing."""
-        return self._once((length, side, point.tobytes()), lambda: within(self.field, self.field.eq_table(point), length, side))
+        return self.once((length, side, point.tobytes()), lambda: within(self.field, self.field.eq_table(point), length, side))
 
     def times(self, a: U64, b: U64) -> U64:
-        return self._once((id(a), id(b)), lambda: self.field.kmul(a, b), a, b)
+        return self.once((id(a), id(b)), lambda: self.field.kmul(a, b), a, b)
 
     def sum(self, w: U64) -> Ext:
-        return self._once(id(w), lambda: Ext.from_array(self.field, self.field.ksum(w)), w)
+        return self.once(id(w), lambda: Ext.from_array(self.field, self.field.ksum(w)), w)
 
 
 def within(field: Field, weights: U64, length: int, side: tuple[int, int]) -> U64:

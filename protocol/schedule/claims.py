@@ -94,10 +94,8 @@ def expand(graph: Graph, vectors: Vectors, claim: Claim) -> Expansion:
         elif isinstance(op, Linear):
             out.const = out.const + _linear(vectors, op, c, stack)
         elif isinstance(op, AxisMap):
-            moved = field.kmulf(np.ascontiguousarray(w[op.axis][:, op.rows]), field.embed(op.vals))
-            length = op.tensor.shape[op.axis]
-            pulled, box = scatter_sum(field, moved, op.cols, length), (*c.box[: op.axis], (0, length), *c.box[op.axis + 1 :])
-            stack.append(Claim(c.coef, op.tensor, (*w[: op.axis], pulled, *w[op.axis + 1 :]), box))
+            box = (*c.box[: op.axis], (0, op.tensor.shape[op.axis]), *c.box[op.axis + 1 :])
+            stack.append(Claim(c.coef, op.tensor, (*w[: op.axis], _mapped(vectors, op, w[op.axis]), *w[op.axis + 1 :]), box))
         elif isinstance(op, Gather):
             pairs = field.kmul(w[0][:, :, None], w[1][:, None, :]).reshape(2, -1)
             pulled = scatter_sum(field, pairs, op.index.reshape(-1), op.tensor.shape[0])
@@ -105,6 +103,16 @@ def expand(graph: Graph, vectors: Vectors, claim: Claim) -> Expansion:
         else:
             out.atoms.append(c)
     return out
+
+
+def _mapped(vectors: Vectors, op: AxisMap, w: U64) -> U64:
+    """An axis map's weights on the axis of its tensor; equal maps of one vector, of many heads, are one vector."""
+    field, size = vectors.field, op.tensor.shape[op.axis]
+
+    def mapped() -> U64:
+        return scatter_sum(field, field.kmulf(np.ascontiguousarray(w[:, op.rows]), field.embed(op.vals)), op.cols, size)
+
+    return vectors.once((id(w), size, op.rows.tobytes(), op.cols.tobytes(), op.vals.tobytes()), mapped, w)
 
 
 def _linear(vectors: Vectors, op: Linear, claim: Claim, stack: list[Claim]) -> Ext:
