@@ -78,8 +78,9 @@ class DeviceArrays(DenseLeaves):
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
-        self.memory = DeviceMemory(xp)
-        self.kept_bytes = kept_bytes(self.memory.size)
+        self.allocated = DeviceMemory(xp)
+        self.memory = self.allocated.size
+        self.kept_bytes = kept_bytes(self.memory)
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
         multiprocessors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
@@ -127,7 +128,7 @@ class DeviceArrays(DenseLeaves):
 
     def release(self) -> None:
         """Between phases whose arrays differ: what is not used goes back (device_memory.py)."""
-        self.memory.release()
+        self.allocated.release()
 
     def _pinned_bytes(self, size: int) -> U8:
         return np.frombuffer(self.xp.cuda.alloc_pinned_memory(max(1, size)), dtype=np.uint8, count=size)

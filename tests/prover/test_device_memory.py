@@ -131,7 +131,7 @@ def head() -> Case:
 
 def test_a_proof_in_a_part_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, head: Case) -> None:
     """Nothing but its own size matters: a part in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)))
+    monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)
     most = [0]
 
     class Watched(stand_in.Pool):
@@ -141,7 +141,7 @@ def test_a_proof_in_a_part_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: st
 
     def proof(size: int) -> bytes:
         made = CudaBackend(stand_in.module(memory=3 * size), 256, 32)
-        assert made.memory.size == size and made.kept_bytes == size // 8
+        assert made.memory == size and made.kept_bytes == size // 8
         return prove(made, head)
 
     monkeypatch.setattr(stand_in, "pool", Watched())
