@@ -21,7 +21,7 @@ from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
-from prover.backend.memory import share
+from prover.backend.memory import shares
 from prover.commitment.commit import commit
 from prover.cost.machine import memory_bytes, resident_bytes
 from prover.cost.work import EVERYTHING, Place
@@ -69,9 +69,9 @@ class Room:
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        """This process's own. A tenth of a host is left to other programs and to holes in the heap, and of a part of a GPU to contexts,
+        """This process's own. A tenth of a host is left to other programs and to holes in the heap, and of a share of a GPU to contexts,
         which are not counted (docs/log.md)."""
-        memory, processes = memory_bytes(backend.name), share()
+        memory, processes = memory_bytes(backend.name), shares()
         limit = memory if backend.name == "cuda" and processes == 1 else memory * 9 // 10
         said = f"for each of {processes} processes" if processes > 1 else ""
         return Room(backend.name, limit, resident_bytes(backend.name), memory, said)

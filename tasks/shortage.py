@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from prover.backend.base import Backend
-from prover.backend.memory import share
+from prover.backend.memory import shares
 from prover.cost.machine import describe
 from tasks.context import RunError
 
@@ -32,11 +32,11 @@ def shortage_told(task: object, backend: Backend) -> Iterator[None]:
 
 
 def _advice(task: object, backend: Backend, said: str) -> str:
-    processes, device = share(), "GPU" if backend.name == "cuda" else "machine"
-    part = f"a part in {processes} of its memory" if processes > 1 else "all of its memory"
+    processes, device = shares(), "GPU" if backend.name == "cuda" else "machine"
+    whose = f"one of {processes} equal shares of its memory" if processes > 1 else "all of its memory"
     fewer = "fewer `--processes`" if processes > 1 else "nothing else beside it"
     return (
-        f"{task} ran out of memory ({said}); its prover may use {describe(backend.memory)} of this {device}, {part}. Nothing is "
+        f"{task} ran out of memory ({said}); its prover may use {describe(backend.memory)} of this {device}, {whose}. Nothing is "
         f"lost: start the provers with {fewer}, or on a larger {device}, then the same run again. A run that is planned with a smaller "
         "orchestration.prover_memory or more audit.parts has smaller tasks"
     )

@@ -1,7 +1,7 @@
 """How much memory there is to plan for, and how much was used at most.
 
-    cpu, reference   this process's part of the machine's memory or of its control group's limit; its own peak (Linux: VmHWM, reset)
-    cuda             its part of the device's memory; what is no longer free on the device, since pools keep what they had, or, where
+    cpu, reference   this process's share of the machine's memory or of its control group's limit; its own peak (Linux: VmHWM, reset)
+    cuda             its share of the device's memory; what is no longer free on the device, since pools keep what they had, or, where
                      other processes share it, what its own pools hold
 
 Called by tasks/ and benchmarks/.
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-from prover.backend.memory import host_memory, host_resident, share, text_of
+from prover.backend.memory import host_memory, host_resident, shares, text_of
 
 
 def memory_bytes(backend: str) -> int:
     """What this process may use of the memory that this backend computes in."""
     if backend == "cuda":
-        return int(torch.cuda.mem_get_info()[1]) // share()
+        return int(torch.cuda.mem_get_info()[1]) // shares()
     return host_memory()
 
 
 def peak_bytes(backend: str) -> int:
     """The most that was in use since `reset_peak`, the program itself included."""
-    if backend == "cuda" and share() > 1:
+    if backend == "cuda" and shares() > 1:
         import cupy
 
         return int(cupy.get_default_memory_pool().total_bytes() + torch.cuda.memory_reserved())

@@ -1,4 +1,4 @@
-"""Processes that share a machine or a GPU: each plans, keeps and allocates within its part; proofs of a part are the same proofs."""
+"""Processes that share a machine or a GPU: each plans, keeps and allocates within its share; proofs in a share are the same proofs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from protocol.statement import task_list
 from prover.backend import select
 from prover.backend.cuda import CudaBackend
 from prover.backend.device_memory import DeviceMemory
-from prover.backend.memory import SHARE, host_memory, share
+from prover.backend.memory import SHARES, host_memory, shares
 from prover.backend.reference import ReferenceBackend
 from prover.cost.machine import memory_bytes
 from tests.prover.test_cuda_proofs import prove
@@ -61,7 +61,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> stand_in.Pool:
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, processes: int, torch: Torch | None) -> DeviceMemory:
-    monkeypatch.setenv(SHARE, str(processes))
+    monkeypatch.setenv(SHARES, str(processes))
     monkeypatch.setitem(sys.modules, "torch", torch or SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)))
     return DeviceMemory(stand_in.module(memory=TOTAL))
 
@@ -99,7 +99,7 @@ def test_what_one_library_holds_is_not_the_others(monkeypatch: pytest.MonkeyPatc
     made = memory(monkeypatch, 4, torch)
     assert made.size == 16 * UNIT and pool.limit == 13 * UNIT and torch.fraction == 16 / 64
     pool.malloc(6 * UNIT)
-    torch.live = 20 * UNIT  # more than its part
+    torch.live = 20 * UNIT  # more than its share
     made.release()
     assert pool.limit == 1 and torch.fraction == 10 / 64  # 0 would be no limit
     alone = memory(monkeypatch, 1, torch)
@@ -129,8 +129,8 @@ def head() -> Case:
     return made.case(task.kind, task.window, task.layer, task.part)
 
 
-def test_a_proof_in_a_part_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, head: Case) -> None:
-    """Nothing but its own size matters: a part in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
+def test_a_proof_in_a_share_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, head: Case) -> None:
+    """Nothing but its own size matters: a share in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
     monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)
     most = [0]
 
@@ -145,7 +145,7 @@ def test_a_proof_in_a_part_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: st
         return prove(made, head)
 
     monkeypatch.setattr(stand_in, "pool", Watched())
-    monkeypatch.setenv(SHARE, "3")
+    monkeypatch.setenv(SHARES, "3")
     expected = prove(select("cpu"), head)
     assert proof(1 << 30) == expected
     needed, most[0] = most[0], 0
@@ -155,11 +155,11 @@ def test_a_proof_in_a_part_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: st
         proof(needed // 2)
 
 
-def test_a_part_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SHARE, raising=False)
+def test_a_share_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SHARES, raising=False)
     whole = host_memory()
-    monkeypatch.setenv(SHARE, "5")
-    assert share() == 5 and host_memory() == memory_bytes("cpu") == whole // 5
+    monkeypatch.setenv(SHARES, "5")
+    assert shares() == 5 and host_memory() == memory_bytes("cpu") == whole // 5
     for made in (type(select("cpu"))(), ReferenceBackend(GOLDILOCKS)):
         assert (made.memory, made.kept_bytes) == (whole // 5, whole // 40)
     returned: list[int] = []
@@ -172,10 +172,10 @@ def test_a_part_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_what_is_no_share(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(SHARE, text)
-    with pytest.raises(ValueError, match="VERILORA_SHARE: .* valid is an integer of at least 1"):
-        share()
-    assert share({}) == 1 and share(dict[str, Any]({SHARE: "3"}) | {}) == 3 and SHARE in os.environ
+    monkeypatch.setenv(SHARES, text)
+    with pytest.raises(ValueError, match="VERILORA_SHARES: .* valid is an integer of at least 1"):
+        shares()
+    assert shares({}) == 1 and shares(dict[str, Any]({SHARES: "3"}) | {}) == 3 and SHARES in os.environ
 
 
 def test_arrays_of_the_emulated_device_are_counted(pool: stand_in.Pool) -> None:

@@ -15,7 +15,7 @@ from protocol.optimizer import Optimizer
 from protocol.params import PROFILES
 from protocol.schedule.task import TaskShape
 from protocol.statement import Name, opening_counts, task_list
-from prover.backend.memory import SHARE
+from prover.backend.memory import SHARES
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
 from prover.executor.calibrate import Calibration
@@ -179,7 +179,7 @@ def test_a_host_is_not_planned_to_its_last_byte(monkeypatch: pytest.MonkeyPatch)
     rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "reference", "cuda")]  # type: ignore[arg-type]
     assert [(room.limit, room.memory, room.program) for room in rooms] == [(900, 1000, 7), (900, 1000, 7), (1000, 1000, 7)]
     assert [room.said for room in rooms] == [""] * 3
-    monkeypatch.setenv(SHARE, "4")  # memory_bytes is a part already; on a part of a GPU contexts take what they take
+    monkeypatch.setenv(SHARES, "4")  # memory_bytes is a share already; in a share of a GPU contexts take what they take
     rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "cuda")]  # type: ignore[arg-type]
     assert [(room.limit, room.memory, room.said) for room in rooms] == [(900, 1000, "for each of 4 processes")] * 2
 

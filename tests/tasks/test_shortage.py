@@ -11,7 +11,7 @@ import tasks.prove
 from flows.work import is_transient
 from protocol.statement import task_list
 from prover.backend.cuda import CudaBackend
-from prover.backend.memory import SHARE
+from prover.backend.memory import SHARES
 from tasks.context import RunContext
 from tasks.prove import prove_statement
 from tasks.shortage import OutOfMemory, shortage_told
@@ -20,11 +20,11 @@ from tests.support.cuda import stand_in
 from tests.tasks.toy_run import toy_run
 
 
-def test_a_part_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in, "pool", stand_in.Pool())
     monkeypatch.setattr(stand_in, "_allocators", [stand_in.pool.malloc])
     monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)  # which works on the host here
-    monkeypatch.setenv(SHARE, "8")
+    monkeypatch.setenv(SHARES, "8")
     run = toy_run(tmp_path)
     train_window(run, 0)
     layer = next(task for task in task_list(run.manifest) if task.kind == "layer")
@@ -42,7 +42,7 @@ def test_a_part_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.M
         gc.collect()
         used.append(stand_in.pool.used_bytes())
     assert used[0] == used[1] == used[2]  # tables of the backend: an error that is kept keeps no array of the proof
-    for words in ("layer(0, 0) ran out of memory (Out of memory allocating", "may use 2.1 MB of this GPU, a part in 8 of its memory",
+    for words in ("layer(0, 0) ran out of memory (Out of memory allocating", "may use 2.1 MB of this GPU, one of 8 equal shares of its",
                   "Nothing is lost: start the provers with fewer `--processes`", "orchestration.prover_memory or more audit.parts"):
         assert words in str(caught.value)
     assert not is_transient(caught.value)
@@ -56,7 +56,7 @@ def test_a_part_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("raised", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")])
 def test_errors_of_every_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception) -> None:
     """With all of a host's memory; arrays of the failed work are gone although its error is kept."""
-    monkeypatch.delenv(SHARE, raising=False)
+    monkeypatch.delenv(SHARES, raising=False)
     run, freed = toy_run(tmp_path), list[int]()
 
     class Watched(np.ndarray):
