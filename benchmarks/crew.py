@@ -2,7 +2,7 @@
 
 A task's schedule is the host's work, one thread of it, so one prover leaves a GPU waiting. Each prover here is a process that trains the
 same step, proves one task that does not count (tables, compiled kernels), waits for the others, and then takes the next task that nobody
-has. Called by benchmarks/gpu.py with --provers.
+has. Cores and memory are divided as `verilora worker --processes` divides them. Called by benchmarks/gpu.py with --provers.
 """
 
 import multiprocessing
@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.shapes import Shape
 from benchmarks.stage import stage
 from prover.backend import select
+from prover.backend.memory import divided
 from prover.cost.machine import memory_bytes
 
 Setting = tuple[Shape, int, str, str, Path, tuple[str, ...]]  # of `stage`, with the backend's name, and the kinds of tasks
@@ -27,9 +28,15 @@ def prove_together(setting: Setting, provers: int) -> dict[str, Any]:
     """Seconds of the clock for all tasks of the step, and each task's figures. RuntimeError if a prover fails."""
     context = multiprocessing.get_context("spawn")  # a GPU is not inherited
     tasks, found, ready = context.Queue(), context.Queue(), context.Barrier(provers + 1)
-    crew = [context.Process(target=_prover, args=(setting, provers, tasks, found, ready), daemon=True) for _ in range(provers)]
-    for process in crew:
-        process.start()
+    crew = [context.Process(target=_prover, args=(setting, tasks, found, ready), daemon=True) for _ in range(provers)]
+    before = dict(os.environ)
+    os.environ |= divided(provers)  # a spawned process begins with it, so libraries find it when they are imported
+    try:
+        for process in crew:
+            process.start()
+    finally:
+        os.environ.clear()
+        os.environ |= before
     try:
         count = _take(found, crew)["tasks"]
         for index in range(count):
@@ -61,13 +68,11 @@ def _take(found: "Queue[dict[str, Any]]", crew: list[Any]) -> dict[str, Any]:
         return said
 
 
-def _prover(setting: Setting, provers: int, tasks: "Queue[int]", found: "Queue[dict[str, Any]]", ready: Barrier) -> None:
+def _prover(setting: Setting, tasks: "Queue[int]", found: "Queue[dict[str, Any]]", ready: Barrier) -> None:
     shape, tokens, profile_name, backend_name, folder, kinds = setting
-    os.environ["VERILORA_THREADS"] = str(max(1, (os.cpu_count() or 1) // provers))
     try:
         backend = select(backend_name)
-        backend.kept_bytes //= provers
-        s = stage(shape, tokens, profile_name, backend, folder, keep=memory_bytes("cpu") // (4 * provers))
+        s = stage(shape, tokens, profile_name, backend, folder, keep=memory_bytes("cpu") // 4)
         todo = s.tasks(kinds)
         s.prove(max(todo, key=lambda task: task.kind == "layer"))
         found.put({"tasks": len(todo)})

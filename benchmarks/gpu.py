@@ -35,7 +35,7 @@ from protocol.statement import Task
 from prover.backend import NAMES, select
 from prover.backend.base import Backend
 from prover.cost.bound import Bound, bound
-from prover.cost.machine import describe, memory_bytes
+from prover.cost.machine import describe, memory_bytes, reset_peak
 from prover.cost.rates import measure
 from prover.cost.work import Place, Work
 
@@ -185,7 +185,7 @@ def together(shape: Shape, tokens: int, arguments: argparse.Namespace, backend: 
     if arguments.provers < 2:
         return {}
     kinds = ("embed", "layer", "update", "head") if arguments.steps == "whole" else ("layer",)
-    backend.release()
+    reset_peak(backend.name)  # what this process does not use any more is theirs
     found = prove_together((shape, tokens, arguments.profile, backend.name, folder, kinds), arguments.provers)
     parts = {key: sum(r["seconds"][key] for r in found["tasks"]) for key in ("inputs", "evaluate", "prove", "verify")}
     print(f"by {found['provers']} provers side by side: {found['seconds']:.2f} s on the clock for {len(found['tasks'])} tasks, witnesses "

@@ -205,9 +205,12 @@ def module(multiprocessors: int, memory: int) -> Any:
     """The module, of a device with so many multiprocessors and bytes."""
     device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors}, mem_info=(memory, memory), synchronize=_wait)
     cuda = SimpleNamespace(
-        Device=lambda: device, get_current_stream=lambda: SimpleNamespace(synchronize=_wait), alloc_pinned_memory=bytearray)
+        Device=lambda: device, get_current_stream=lambda: SimpleNamespace(synchronize=_wait), alloc_pinned_memory=bytearray,
+        set_allocator=lambda allocator: None)
+    pool = SimpleNamespace(
+        used_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=lambda: None, set_limit=lambda size: None)
     return SimpleNamespace(
         ndarray=ndarray, empty=_fresh, zeros=_filled("zeros"), ones=_filled("ones"),
         count_nonzero=_reduction("count_nonzero", np.int64), where=_elementwise("where"), stack=stack, concatenate=concatenate,
         asarray=asarray, asnumpy=lambda a: a.get() if isinstance(a, ndarray) else np.asarray(a), ascontiguousarray=ascontiguousarray,
-        RawModule=RawModule, cuda=cuda, get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0))
+        RawModule=RawModule, cuda=cuda, get_default_memory_pool=lambda: pool)

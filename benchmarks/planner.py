@@ -3,6 +3,7 @@
     python -m benchmarks.planner                       tasks of one step, from narrow to wide: processor seconds, peak memory, proof bytes
     python -m benchmarks.planner --real                memory of the tasks of 1.1B, 7B and 13B at 512 and 2,048 tokens, by what takes it
                     … --sequences 4 --parts 4          of steps of four such sequences, in four parts
+                    … --memory 17600000000             for a prover that has so many bytes, one of several on a card
 
 Every measurement is a process of its own. Times are processor time, foretold and measured under the same load: each part is the least of
 REPEATS, as rates are the least of a few runs.
@@ -95,8 +96,8 @@ def real_manifest(name: str, tokens: int) -> RunManifest:
     return replace(small, model=model, sequence_length=tokens, exponents=exponents, loss_tokens=(tokens,))
 
 
-def real(name: str, tokens: int, sequences: int, parts: int) -> None:
-    """Memory of every kind of task on a GPU of the size that should do."""
+def real(name: str, tokens: int, sequences: int, parts: int, memory: int) -> None:
+    """Memory of every kind of task for a prover that has so much of a GPU; 0 for all of one of the size that should do."""
     one = real_manifest(name, tokens)
     manifest = replace(one, batch_size=sequences, examples=sequences, parts=parts, loss_tokens=(sequences * tokens,))
     manifest = replace(manifest, budgets=opening_counts(manifest))
@@ -105,7 +106,7 @@ def real(name: str, tokens: int, sequences: int, parts: int) -> None:
         params = profile(manifest.profile)
         counted = Counted.of(lambda task=task: task.graph(manifest), params.field)  # type: ignore[misc]
         found = [commitment_layout(manifest, name) for _, name in task.commitments]
-        told = forecast(counted, params, found, Place.of("cuda", CARDS[name]))
+        told = forecast(counted, params, found, Place.of("cuda", memory or CARDS[name]))
         phase, terms = told.memory.peak_phase, told.memory.phases[told.memory.peak_phase]
         print(f"{name} {tokens:5} {kind:6} valid {told.valid / 1e6:6.0f} M, padded {told.padded / 1e6:6.0f} M, lookups "
               f"{told.lookups / 1e6:6.0f} M; peak {describe(told.memory.peak)} ({phase})")
@@ -120,11 +121,12 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="instead: the memory of real shapes")
     parser.add_argument("--sequences", type=int, default=1, help="of a step of real shapes")
     parser.add_argument("--parts", type=int, default=1, help="that share them")
+    parser.add_argument("--memory", type=int, default=0, help="bytes of a GPU that a prover has")
     arguments = parser.parse_args()
     if arguments.real:
         for name in SHAPES:
             for tokens in (512, 2048):
-                real(name, tokens, arguments.sequences, arguments.parts)
+                real(name, tokens, arguments.sequences, arguments.parts, arguments.memory)
         return
     if arguments.one:
         *sizes, kind = arguments.one

@@ -100,8 +100,8 @@ def _measure(folder: Path, workers: int) -> dict[str, float]:
     path.write_text(yaml.safe_dump(settings))
     run = _python("-c", _TRAIN, str(path)).strip()
     _python("-m", "cli", "deploy", str(path))
-    command = [sys.executable, "-m", "cli", "worker", "gpu-provers", "--threads", "1"]
-    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(workers)]
+    command = [sys.executable, "-m", "cli", "worker", "gpu-provers", "--threads", "1", "--processes", str(workers)]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(15)  # until the workers ask for work
         found = json.loads(_python("-c", _SHIFTS, str(path), run, str(workers)))
@@ -109,10 +109,8 @@ def _measure(folder: Path, workers: int) -> dict[str, float]:
             raise RuntimeError("a shift did not complete")
         return {key: float(value) for key, value in found.items()}
     finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(60)
+        started.terminate()
+        started.wait(60)
 
 
 def _python(*arguments: str) -> str:

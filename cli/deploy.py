@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,14 +50,18 @@ def deploy(
 
 def worker(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="trainers, gpu-provers or verifiers.")],
-    gpu: Annotated[int | None, typer.Option("--gpu", min=0, help="Use this GPU alone, one task at a time.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Kernel threads of a task (default: all cores).")] = None,
+    processes: Annotated[int, typer.Option(
+        "--processes", min=1, max=64, help="Work with so many processes side by side, each with its share of cores and memory.")] = 1,
+    gpu: Annotated[int | None, typer.Option("--gpu", min=0, help="Use this GPU alone; its memory is what the processes divide.")] = None,
+    threads: Annotated[int | None, typer.Option(
+        "--threads", min=1, help="Kernel threads of a process (default: all cores, divided by --processes).")] = None,
     name: Annotated[str, typer.Option("--name", help="The worker's name on the server (default: host, pool and process).")] = "",
     metrics_port: Annotated[int | None, typer.Option(
-        "--metrics-port", min=1, max=65535, help="Serve Prometheus metrics of this worker's tasks on loopback.")] = None,
+        "--metrics-port", min=1, max=65535, help="Serve Prometheus metrics of these workers' tasks on loopback.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Work for a Prefect server: take tasks of a pool, one at a time, until interrupted. Started again if it ends by itself."""
+    """Work for a Prefect server: take tasks of a pool, one at a time in each process, until interrupted. A process that ends by itself is
+    started again."""
     from flows.environment import SETTINGS
 
     with reporting(debug):
@@ -64,52 +69,87 @@ def worker(
         from tasks.telemetry import log_format
 
         host = socket.gethostname()
-        environment = {"VERILORA_LOG": log_format()} | SETTINGS | os.environ
-        if threads is not None:
-            environment |= {"VERILORA_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+        environment = {"VERILORA_LOG": log_format()} | SETTINGS | _share(processes, threads)
         if gpu is not None:
             from prefect.client.orchestration import get_client
 
             from flows.deploy import slot
+            from prover.backend.memory import shares
 
             with get_client(sync_client=True) as client:
-                environment |= {"CUDA_VISIBLE_DEVICES": str(gpu), "VERILORA_SLOT": slot(client, host, gpu)}
+                environment |= {"CUDA_VISIBLE_DEVICES": str(gpu), "VERILORA_SLOT": slot(client, host, gpu, shares(environment))}
         label = name or f"{host}-{pool}-{os.getpid()}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name", label]
+        labels = [label] if processes == 1 else [f"{label}-{k}" for k in range(1, processes + 1)]
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name"]
         if metrics_port is not None:
             from tasks.telemetry import serve_metrics
 
             environment |= serve_metrics(metrics_port)
-        raise typer.Exit(_keep_running(command, environment))
+        raise typer.Exit(_keep_running({label: [*command, label] for label in labels}, environment))
 
 
-def _keep_running(command: list[str], environment: dict[str, str]) -> int:
-    """Run the worker until somebody stops it; what it is at work on is finished or cancelled by Prefect."""
+def _share(processes: int, threads: int | None) -> dict[str, str]:
+    """The caller's environment, and each process's share of the machine. VERILORA_SHARES of the caller goes before `processes`: other
+    commands may take shares of the same memory."""
+    from prover.backend.memory import SHARES, divided, shares
+
+    environment = {SHARES: str(processes)} | os.environ
+    sharing = shares(environment)
+    if sharing < processes:
+        raise complain(f"{SHARES}: {sharing} shares are too few for --processes {processes}; valid is at least {processes}", USAGE)
+    if sharing > 1:
+        environment = divided(sharing) | environment
+    return environment if threads is None else environment | {"VERILORA_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+
+
+def _keep_running(commands: Mapping[str, list[str]], environment: Mapping[str, str]) -> int:
+    """Run every worker by its name until somebody stops them; what they are at work on is finished or cancelled by Prefect."""
     stopping = threading.Event()
-    process: subprocess.Popen[bytes] | None = None
+    workers = [_Worker(label, command, environment, stopping) for label, command in commands.items()]
 
     def stop(number: int, _: Any) -> None:
         stopping.set()
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
+        for each in workers:
+            each.terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    failures = 0
-    while not stopping.is_set():
-        started = time.monotonic()
-        process = subprocess.Popen(command, env=environment)
-        if stopping.is_set():  # while it was being started
-            process.terminate()
-        code = process.wait()
-        if stopping.is_set():
-            break
-        failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
-        pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
-        failures += 1
-        errors.print(f"the worker ended with exit code {code}; it is started again in {pause} s", highlight=False, markup=False)
-        stopping.wait(pause)
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
     return 0
+
+
+class _Worker(threading.Thread):
+    """One worker process, started again whenever it ends by itself."""
+
+    def __init__(self, label: str, command: list[str], environment: Mapping[str, str], stopping: threading.Event) -> None:
+        super().__init__(name=label)
+        self.command, self.environment, self.stopping = command, environment, stopping
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def terminate(self) -> None:
+        """Tell the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def run(self) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            self._process = subprocess.Popen(self.command, env=self.environment)
+            if self.stopping.is_set():  # while it was being started
+                self._process.terminate()
+            code = self._process.wait()
+            if self.stopping.is_set():
+                break
+            failures = 0 if time.monotonic() - started > STEADY_SECONDS else failures
+            pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            failures += 1
+            text = f"the worker {self.name} ended with exit code {code}; it is started again in {pause} s"
+            errors.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.stopping.wait(pause)
 
 
 def _needs_server() -> None:

@@ -5,7 +5,6 @@ standard output. Prefect is imported only when there is something left to do, af
 """
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,8 @@ from cli.output import USAGE, complain, console, emit_json, errors, reporting
 
 if TYPE_CHECKING:
     from flows.session import Session
+    from prover.cost.rates import Rates
+    from tasks.plan import Draft
 
 RunYaml = Annotated[Path, typer.Argument(metavar="RUN.YAML", help="What to run; `verilora init DIR` writes one to start from.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -54,18 +55,17 @@ def estimate(
         raise complain(f"--device {device}: valid is {', '.join(dict.fromkeys((*NAMES, 'cuda')))}", USAGE)
     with reporting(debug):
         found, rates = compute(str(path), device, None if memory is None else _bytes(memory))
-        values = found.to_json(rates)
+        values = _plan(found, rates)
         emit_json(values) if as_json else _print_plan(values)
 
 
 def _bytes(text: str) -> int:
-    """80GB is 80·10^9, 24GiB is 24·2^30; a plain number is bytes."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(?:([KMGT])(i?)B?)?", text, re.IGNORECASE)
-    if not found:
-        raise complain(f"--memory {text}: valid is a number of bytes, or one with kB, MB, GB, TB, KiB, MiB, GiB or TiB", USAGE)
-    number, unit, binary = found.groups()
-    power = "KMGT".index(unit.upper()) + 1 if unit else 0
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    from flows.config import SIZES, size
+
+    try:
+        return size(text)
+    except ValueError:
+        raise complain(f"--memory {text}: valid is {SIZES}", USAGE) from None
 
 
 def run(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
@@ -104,7 +104,7 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
                 if not quiet:
                     from cli.calibrate import loss_line
 
-                    _print_plan(drafted.estimate.to_json(session.rates(drafted)))
+                    _print_plan(_plan(drafted, session.rates(drafted)))
                     manifest = drafted.manifest
                     _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
                 context = session.begin(drafted)
@@ -140,6 +140,13 @@ def _overflow(session: "Session") -> str:
     return f"training stopped: {what}. Run {session.context.run_id} stays in the ledger as far as it came; nothing is lost"
 
 
+def _plan(drafted: "Draft", rates: "Rates | None") -> dict[str, Any]:
+    """What it costs, and the memory that its tasks fit in."""
+    room = drafted.room
+    planned = {"planned_device": room.backend, "planned_memory_bytes": room.limit, "planned_memory_said": room.said} if room else {}
+    return drafted.estimate.to_json(rates) | planned
+
+
 def _print_plan(plan: dict[str, Any]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
@@ -158,7 +165,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
         _print(f"the sequences of a step are divided among {plan['parts']} parts, each proved in tasks of its own")
     measured = f"times from rates of the {plan['backend']} backend measured now, one task after another"
     times = measured if plan["backend"] else "no times, since that device is not here"
-    _print(f"memory of the largest task, without the program itself; {times}")
+    _print(f"memory of the largest task, without the program itself, to fit in {_short(plan['planned_memory_bytes'])}B"
+           f"{' ' * bool(plan['planned_memory_said'])}{plan['planned_memory_said']}; {times}")
 
 
 def _print_summary(values: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ credentials and changes nothing that is proved. Called by flows/ and cli.py.
 """
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -39,6 +40,20 @@ Int = Annotated[int, Field(strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
 Exact = Annotated[Decimal, BeforeValidator(_number)]
 Path_ = Annotated[str, Field(min_length=1)]
+
+SIZES = "a number of bytes, or one with kB, MB, GB, TB, KiB, MiB, GiB or TiB"
+
+
+def size(text: object) -> int:
+    """80GB is 80·10^9, 24GiB is 24·2^30; a plain number is bytes. ValueError if it is no size."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(?:([KMGT])(i?)B?)?", str(text), re.IGNORECASE)
+    if not found or isinstance(text, bool) or not (bytes_ := int(float(found[1]) * _unit(found[2], found[3]))):
+        raise ValueError("is no size")
+    return bytes_
+
+
+def _unit(letter: str | None, binary: str | None) -> int:
+    return (1024 if binary else 1000) ** ("KMGT".index(letter.upper()) + 1 if letter else 0)
 
 
 # Keys of PEFT's LoraConfig with the values at which they change nothing; anything else is refused by name.
@@ -168,16 +183,26 @@ class AuditConfig(BaseModel):
 
 
 class OrchestrationConfig(BaseModel):
-    """Who proves, and how far training may run ahead. Changes nothing that is proved."""
+    """Who proves, where, and how far training may run ahead. Changes nothing that is proved but, where audit.parts is 0, into how many
+    parts a step is divided when the run is planned."""
 
     model_config = _STRICT
     provers: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
         default=EMBEDDED, description=f"{EMBEDDED} (threads of this process) or the name of a Prefect work pool, as gpu-provers")
+    prover_memory: Annotated[int, BeforeValidator(size)] | None = Field(
+        default=None, description=f"{SIZES}: what one prover may use; absent: what the planning process may")
+    prover_device: Literal["cpu", "cuda"] | None = Field(default=None, description="cpu or cuda: whose memory that is; absent: as here")
     workers: Int = Field(default=64, ge=1, le=4096, description="an integer from 1 to 4096: the pool's workers that this run may use")
     priority: Literal["high", "normal", "low"] = Field(default="normal", description="high, normal or low: the pool's work queue")
     backlog: Int = Field(default=4, ge=0, le=512, description="an integer from 0 to 512: windows trained ahead of their proofs")
     patience: Int = Field(
         default=1800, ge=10, le=604800, description="an integer from 10 to 604800: seconds after which a proof counts as stuck")
+
+    @model_validator(mode="after")
+    def _memory_of_a_device(self) -> "OrchestrationConfig":
+        if self.prover_device is not None and self.prover_memory is None:
+            raise ValueError(f".prover_device: {self.prover_device!r} stands without prover_memory; valid is both, or neither")
+        return self
 
 
 class RunConfig(BaseModel):
@@ -194,7 +219,8 @@ class RunConfig(BaseModel):
     audit: AuditConfig = Field(default_factory=AuditConfig, description="a section with base_model, publish_loss, soundness_bits")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="a section with ledger, objects, private")
     orchestration: OrchestrationConfig = Field(
-        default_factory=OrchestrationConfig, description="a section with provers, workers, priority, backlog, patience")
+        default_factory=OrchestrationConfig,
+        description="a section with provers, prover_memory, prover_device, workers, priority, backlog, patience")
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @model_validator(mode="after")

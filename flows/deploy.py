@@ -17,11 +17,13 @@ from prefect import __version__ as installed
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.config import EMBEDDED, RunConfig
+from prover.backend.memory import SHARES
 
 PREFECT_YAML = Path(__file__).resolve().parent.parent / "prefect.yaml"
 POOLS = {"trainers": "trains audited runs", "gpu-provers": "proves their tasks", "verifiers": "verifies finished runs"}
@@ -65,12 +67,28 @@ def deploy(run_yaml: Path, config: RunConfig) -> Deployed:
     return Deployed(os.environ.get("PREFECT_API_URL", ""), sorted(POOLS), found, warnings(config))
 
 
-def slot(client: SyncPrefectClient, host: str, gpu: int) -> str:
-    """The name of a GPU's concurrency limit, which lets one shift at a time use it; made if it is absent."""
+def slot(client: SyncPrefectClient, host: str, gpu: int, processes: int) -> str:
+    """The name of a GPU's concurrency limit: so many shifts at a time use it, each with an equal share of its memory. Made if it is
+    absent, changed if nobody uses it; DeployError if somebody does, whose share would be another one."""
     name = f"gpu:{host}:{gpu}"
+    found = slots(client, name)
+    if found and found.limit != processes and found.active_slots:
+        raise DeployError(
+            f"GPU {gpu} of {host} is divided among {found.limit} processes, {found.active_slots} of them at work, and would be among "
+            f"{processes}: end the other worker first (one that was killed counts for a minute), or give both the same number "
+            f"(--processes, {SHARES})"
+        )
     with contextlib.suppress(ObjectAlreadyExists):  # another worker of this GPU has just made it
-        client.upsert_global_concurrency_limit_by_name(name, 1)
+        client.upsert_global_concurrency_limit_by_name(name, processes)
     return name
+
+
+def slots(client: SyncPrefectClient, name: str) -> GlobalConcurrencyLimitResponse | None:
+    """A concurrency limit as the server has it."""
+    try:
+        return client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        return None
 
 
 def warnings(config: RunConfig) -> list[str]:

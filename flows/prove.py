@@ -2,8 +2,8 @@
 
 The process that trains keeps shifts in the pool (flows/crew.py); any number of workers may take one. A shift ends when nothing is left,
 when the next window is long in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. While others hold all that
-is left it stays as long as it takes until a stuck one's statement is its own. One shift at a time uses a
-GPU: VERILORA_SLOT, set by `verilora worker --gpu N`, names a concurrency limit of one on the Prefect server.
+is left it stays as long as it takes until a stuck one's statement is its own. As many shifts at a time use a GPU as its memory
+is divided among: VERILORA_SLOT, set by `verilora worker --gpu N --processes K`, names a concurrency limit of K on the Prefect server.
 """
 
 import contextlib
@@ -12,13 +12,17 @@ import time
 from collections.abc import Iterator
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.deploy import slots
 from flows.session import open_session
 from flows.work import patiently
 from flows.work import prove as prove_task
+from prover.backend.memory import SHARES, shares
 from tasks.backlog import Backlog
+from tasks.context import RunError
 from tasks.telemetry import shift
 
 SHIFT_SECONDS = 600.0
@@ -60,4 +64,16 @@ def _slot() -> Iterator[None]:
         yield
         return
     with concurrency(name, occupy=1, lease_duration=LEASE_SECONDS, strict=True):
+        patiently(lambda: _same_shares(name))
         yield
+
+
+def _same_shares(name: str) -> None:
+    """RunError if the GPU was divided anew since this worker was started: it would take more than is its own."""
+    with get_client(sync_client=True) as client:
+        found = slots(client, name)
+    if found is not None and found.limit != shares():
+        raise RunError(
+            f"{name} is divided among {found.limit} processes since another worker was started, and this one takes one of {shares()} "
+            f"shares: end both, and start them with the same number (--processes, {SHARES})"
+        )

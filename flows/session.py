@@ -24,9 +24,11 @@ from prover.executor.quantisation import QuantisationError
 from storage.holding import holding
 from storage.models import NONE, EventRow
 from tasks.context import RunContext, RunRequest, Stores, open_stores
-from tasks.estimate import Estimate, PlanError
+from tasks.estimate import PlanError
 from tasks.plan import Draft, Room, draft, plan_key, planned, quantisation_loss, start
 from tasks.train import window_file, window_seconds
+
+_ABSENT = (ImportError, OSError, RuntimeError)  # of a device that is not here
 
 
 class RunBusy(OSError):
@@ -74,6 +76,23 @@ def request_of(config: RunConfig) -> RunRequest:
     )
 
 
+def provers_room(config: RunConfig) -> Room:
+    """The memory that a task may use: what run.yaml says that a prover has, else what this process has."""
+    told = config.orchestration
+    if told.prover_memory is None:
+        return Room.here(select())
+    return _named_room(told.prover_device or "auto", told.prover_memory, "by orchestration.prover_memory")
+
+
+def _named_room(device: str, memory: int, said: str) -> Room:
+    """All of what somebody names; the program takes there what it takes here, if such a device is here."""
+    try:
+        here = Room.here(select(device))
+    except _ABSENT:
+        here = Room(device, 0, 0)
+    return replace(here, limit=memory, memory=0, said=said)
+
+
 class Session:
     """One run.yaml. `on_progress` may be set to watch; `stopped` is set when a task failed, so that queued ones give up."""
 
@@ -109,7 +128,7 @@ class Session:
 
     def draft(self) -> Draft:
         """The run's size, computed anew; nothing is written."""
-        return draft(self.request, self.key, self.stores.ledger.openings_spent, Room.here(select()))
+        return draft(self.request, self.key, self.stores.ledger.openings_spent, provers_room(self.config))
 
     def rates(self, drafted: Draft) -> Rates:
         """What this machine does in a second, measured now under the draft's parameters."""
@@ -200,19 +219,26 @@ def close_session(config_path: str) -> None:
         session.stores.ledger.close()
 
 
-def estimate(config_path: str, device: str = "auto", memory: int | None = None) -> tuple[Estimate, Rates | None]:
-    """What a run.yaml would cost on this machine, or on one with that much memory; writes nothing. Rates are those of `device`, None
-    if it is not at hand; then `memory` has to be given."""
-    request = request_of(load_config(Path(config_path)))
+def estimate(config_path: str, device: str = "auto", memory: int | None = None) -> tuple[Draft, Rates | None]:
+    """What a run.yaml would cost with the provers that it speaks of, else on this machine, or with that much memory; writes nothing.
+    Rates are those of the provers' device or of `device`, None if it is not at hand; then its memory has to be named."""
+    config = load_config(Path(config_path))
+    request, told, backend, absent = request_of(config), config.orchestration, None, ""
+    asked = told.prover_device or "auto" if device == "auto" else device
     try:
-        backend = select(device)
-    except (ImportError, OSError, RuntimeError) as error:
-        if memory is None:
-            raise PlanError(f"--device {device}: not on this machine ({error}); with --memory SIZE it can be planned for") from error
-        backend = None
-    room = Room.here(backend) if backend else Room(device, 0, 0)
-    found = draft(request, plan_key(request), room=room if memory is None else replace(room, limit=memory, memory=0)).estimate
-    return found, device_rates(backend, found.profile) if backend else None
+        backend = select(asked)
+    except _ABSENT as error:
+        absent = str(error)
+    if memory is not None:
+        room = _named_room(asked, memory, "by --memory")
+    elif device in ("auto", told.prover_device):
+        room = provers_room(config)
+    elif backend is not None:
+        room = Room.here(backend)
+    else:
+        raise PlanError(f"--device {device}: not on this machine ({absent}); with --memory SIZE it can be planned for")
+    found = draft(request, plan_key(request), room=room)
+    return found, device_rates(backend, found.estimate.profile) if backend else None
 
 
 def device_rates(backend: Backend, profile_name: str) -> Rates:

@@ -28,8 +28,11 @@ def fewest_parts(sequences: int, fits: Callable[[int], bool]) -> int:
     return next((n for n in divisors(sequences) if fits(n)), sequences)
 
 
-def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING) -> None:
-    """PlanError if a task needs more than `limit` bytes of `place`, of which the program itself takes `program`."""
+def require_memory(
+    manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING, said: str = "",
+) -> None:
+    """PlanError if a task needs more than `limit` bytes of `place`, of which the program itself takes `program`; `said` tells whose word
+    `limit` is."""
     worst = max(estimate.kinds, key=lambda kind: kind.memory.peak)
     room = limit - program
     if worst.memory.peak <= room:
@@ -40,9 +43,10 @@ def require_memory(manifest: RunManifest, estimate: Estimate, limit: int, progra
     if manifest.parts < manifest.sequences and _fits(chosen, worst.kind, {"parts": manifest.sequences}, room, place):
         fewest = fewest_parts(manifest.sequences, lambda n: _fits(chosen, worst.kind, {"parts": n}, room, place))
         fitting.insert(0, f"audit.parts: {fewest}")
-    raise PlanError(f"{_need(worst, program)}, and there are {describe(limit)}; " + (
+    raise PlanError(f"{_need(worst, program)}, and there are {' '.join(filter(None, (describe(limit), said)))}; " + (
         f"what fits, each with the rest as it is, is {' or '.join(fitting)}" if fitting
-        else "no smaller batch, sequence or window alone makes it fit: take a machine with more, or --memory for another one"
+        else "no smaller batch, sequence or window alone makes it fit: take fewer provers (`verilora worker --processes`) or a machine "
+        "with more, and say with orchestration.prover_memory what each prover has"
     ))
 
 

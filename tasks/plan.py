@@ -21,6 +21,7 @@ from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
 from prover.backend.base import Backend
+from prover.backend.memory import shares
 from prover.commitment.commit import commit
 from prover.cost.machine import memory_bytes, resident_bytes
 from prover.cost.work import EVERYTHING, Place
@@ -44,30 +45,36 @@ PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blind
 
 @dataclass(frozen=True)
 class Draft:
-    """A run whose size is known, nothing committed; `manifest` lacks commitments alone. `opening`: its owner's dataset."""
+    """A run whose size is known, nothing committed; `manifest` lacks commitments alone. `opening`: its owner's dataset; `room`: the
+    memory that its tasks fit in."""
 
     manifest: RunManifest
     prepared: Prepared
     estimate: Estimate
     key: str
     opening: DatasetOpening | None = None
+    room: "Room | None" = None
 
 
 @dataclass(frozen=True)
 class Room:
-    """Memory of a backend's device to plan for, and what of it the program itself takes; `memory` is all that the device has, if that
-    is more."""
+    """Memory of a backend's device that a prover may use, and what of it the program itself takes; `memory` is all that it has, if
+    that is more; `said` tells whose word `limit` is."""
 
     backend: str
     limit: int
     program: int
     memory: int = 0
+    said: str = ""
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        """A tenth of a host is left to other programs and to holes in the heap, which are not counted (docs/log.md)."""
-        memory = memory_bytes(backend.name)
-        return Room(backend.name, memory if backend.name == "cuda" else memory * 9 // 10, resident_bytes(backend.name), memory)
+        """This process's own. A tenth of a host is left to other programs and to holes in the heap, and of a share of a GPU to contexts,
+        which are not counted (docs/log.md)."""
+        memory, processes = memory_bytes(backend.name), shares()
+        limit = memory if backend.name == "cuda" and processes == 1 else memory * 9 // 10
+        said = f"for each of {processes} processes" if processes > 1 else ""
+        return Room(backend.name, limit, resident_bytes(backend.name), memory, said)
 
 
 def draft(
@@ -105,11 +112,11 @@ def draft(
             parts = fewest_parts(prepared.manifest.sequences, lambda n: estimated(n).memory + room.program <= room.limit)
         estimate = estimated(parts)
         if room:
-            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place)
+            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place, room.said)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "parts", "budgets", "rotation_windows")}
-    return Draft(replace(prepared.manifest, **chosen), prepared, estimate, key, opening)
+    return Draft(replace(prepared.manifest, **chosen), prepared, estimate, key, opening, room)
 
 
 def quantisation_loss(request: RunRequest, drafted: Draft) -> QuantisationError:

@@ -25,6 +25,7 @@ from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
 from tasks.context import Opened, RunContext, RunError
+from tasks.shortage import shortage_told
 from tasks.telemetry import proving
 from verifier.task import Evidence, verify_task
 
@@ -51,6 +52,11 @@ def find_task(context: RunContext, identity: str) -> Task:
 @proving
 def prove_statement(context: RunContext, task: Task) -> Proved:
     """Have the statement of `task` proved; the recorded proof if there is one."""
+    with shortage_told(task, context.backend):
+        return _prove(context, task)
+
+
+def _prove(context: RunContext, task: Task) -> Proved:
     identity, ledger = statement_id(context.manifest, task), context.stores.ledger
     standing = ledger.proof(identity)
     if standing is not None:
@@ -60,6 +66,7 @@ def prove_statement(context: RunContext, task: Task) -> Proved:
     rows = context.rows(task)
     ids = {name: row.commitment_id for name, row in rows.items()}
     opened = [(role, context.opened(name)) for role, name in task.commitments]
+    context.backend.release()
     shape, values = _witness(context, task, opened)
     published = {item.name: context.backend.to_host(values[item.tensor.index]) for item in shape.graph.published}
     content = statement_content(context.manifest, task, shape.graph.digest(), ids, published)

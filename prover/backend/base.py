@@ -34,6 +34,7 @@ class Backend(Protocol):
     field: Field
     name: str
     xp: Any
+    memory: int  # bytes that this process may use where the backend computes
     kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
     strip_bytes: int  # of codewords made at a time
 

@@ -15,7 +15,6 @@ import ctypes
 import functools
 import math
 import struct
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from protocol.code import Code
 from protocol.field import U64, Ext
 from prover.backend.base import U8
 from prover.backend.cpu import CpuBackend
+from prover.backend.device_memory import DeviceMemory
 from prover.backend.field import address
 from prover.backend.field import planes as host_planes
 from prover.backend.host import DenseLeaves
@@ -78,7 +78,9 @@ class DeviceArrays(DenseLeaves):
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()
         self.field = self.host.field  # the schedule's own algebra is the CPU's
-        self.kept_bytes = kept_bytes(int(xp.cuda.Device().mem_info[1]))
+        self.allocated = DeviceMemory(xp)
+        self.memory = self.allocated.size
+        self.kept_bytes = kept_bytes(self.memory)
         module = xp.RawModule(code=single_source(), options=("--std=c++17", f"-DVL_THREADS={threads}"), backend="nvrtc")
         self._kernel = functools.cache(module.get_function)
         multiprocessors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
@@ -125,16 +127,8 @@ class DeviceArrays(DenseLeaves):
         return out
 
     def release(self) -> None:
-        """Once less than half of the device's memory is free, torch gives back what it has freed and keeps, witness values among it, and so
-        does the library's pool if that is much: neither finds the other's. Before, both are quicker with it."""
-        free, memory = self.xp.cuda.Device().mem_info
-        if free > memory // 2:
-            return
-        torch, pool = sys.modules.get("torch"), self.xp.get_default_memory_pool()
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        if pool.free_bytes() > memory // 8:
-            pool.free_all_blocks()
+        """Between phases whose arrays differ: what is not used goes back (device_memory.py)."""
+        self.allocated.release()
 
     def _pinned_bytes(self, size: int) -> U8:
         return np.frombuffer(self.xp.cuda.alloc_pinned_memory(max(1, size)), dtype=np.uint8, count=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,16 @@ class HostArrays:
     strip_bytes = 1 << 26
     field: Field
     xp: Any = np
-    memory = host_memory()
-    kept_bytes = kept_bytes(memory)
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes that this process may use."""
+        return host_memory()
+
+    @cached_property
+    def kept_bytes(self) -> int:
+        """A codeword of at most so many bytes is kept."""
+        return kept_bytes(self.memory)
 
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)
@@ -28,8 +37,8 @@ class HostArrays:
         return a
 
     def release(self) -> None:
-        """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of its
-        memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
+        """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of
+        this process's memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
         if host_resident() > self.memory // 2:
             give_back()
 

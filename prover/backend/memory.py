@@ -1,4 +1,6 @@
-"""How much memory there is, and which codewords are kept in it.
+"""How much memory this process may use, and which codewords are kept in it.
+
+    a process's memory = memory of the machine, or of the GPU ÷ processes that share it (VERILORA_SHARES, docs/decisions/0033)
 
 A commitment's codeword is four times its rows. One of at most an eighth of the memory is kept until the commitment is opened;
 encoding a larger one again costs less than the room that it takes from everything else (docs/decisions/0023). Read by the backends,
@@ -7,14 +9,31 @@ by prover/cost and by the planner, which has to know what a prover will do.
 
 import ctypes
 import os
+from collections.abc import Mapping
 
+SHARES = "VERILORA_SHARES"
 _GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+def shares(environment: Mapping[str, str] = os.environ) -> int:
+    """Among how many processes the machine's memory is divided, or the GPU's: each has an equal share. Set by `verilora worker
+    --processes`."""
+    text = environment.get(SHARES, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{SHARES}: {text!r} is not valid; valid is an integer of at least 1")
+    return int(text)
+
+
+def divided(processes: int) -> dict[str, str]:
+    """The environment of each of so many processes with equal shares of this machine: memory, and cores for kernels and for torch."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    return {SHARES: str(processes), "VERILORA_THREADS": threads, "OMP_NUM_THREADS": threads}
+
+
 def host_memory() -> int:
-    """Bytes of this machine, or of this process's control group if that has fewer."""
+    """This process's share of this machine's bytes, or of its control group's if that has fewer."""
     limits = [int(text) for file in _GROUPS if (text := text_of(file).strip()).isdigit()]
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits]) // shares()
 
 
 def host_resident() -> int:
@@ -31,7 +50,7 @@ def give_back() -> None:
 
 
 def kept_bytes(memory: int) -> int:
-    """The largest codeword that is kept on a device with so many bytes."""
+    """The largest codeword that is kept by a process that may use so many bytes."""
     return memory // 8
 
 

@@ -1,9 +1,10 @@
 """How much memory there is to plan for, and how much was used at most.
 
-    cpu, reference   the machine's memory or the limit of its control group; the process's own peak (Linux: VmHWM, reset)
-    cuda             the device's memory; what is no longer free on it, since pools keep what they had
+    cpu, reference   this process's share of the machine's memory or of its control group's limit; its own peak (Linux: VmHWM, reset)
+    cuda             its share of the device's memory; what is no longer free on the device, since pools keep what they had, or, where
+                     other processes share it, what its own pools hold
 
-Called by tasks/plan.py and benchmarks/.
+Called by tasks/ and benchmarks/.
 """
 
 import resource
@@ -11,18 +12,22 @@ from pathlib import Path
 
 import torch
 
-from prover.backend.memory import host_memory, host_resident, text_of
+from prover.backend.memory import host_memory, host_resident, shares, text_of
 
 
 def memory_bytes(backend: str) -> int:
-    """Memory of the device that this backend computes on."""
+    """What this process may use of the memory that this backend computes in."""
     if backend == "cuda":
-        return int(torch.cuda.mem_get_info()[1])
+        return int(torch.cuda.mem_get_info()[1]) // shares()
     return host_memory()
 
 
 def peak_bytes(backend: str) -> int:
     """The most that was in use since `reset_peak`, the program itself included."""
+    if backend == "cuda" and shares() > 1:
+        import cupy
+
+        return int(cupy.get_default_memory_pool().total_bytes() + torch.cuda.memory_reserved())
     if backend == "cuda":
         free, total = torch.cuda.mem_get_info()
         return int(total - free)

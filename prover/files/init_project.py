@@ -57,6 +57,11 @@ audit:
   soundness_bits: 100        # refuse to prove with less
   parts: 0                   # tasks that share a step's sequences; 0: as few as fit in memory
 
+# orchestration:             # for provers on other machines (docs/operations.md):
+#   provers: gpu-provers     # a work pool of a Prefect server instead of this process
+#   prover_device: cuda      # tasks are planned to fit in one prover's memory: of a GPU, or cpu
+#   prover_memory: 15GB      # absent: what the planning process may use
+
 storage:
   ledger: sqlite:///var/ledger.db   # append-only audit ledger
   objects: file:var/objects         # proofs and other public bytes, by SHA-256

@@ -8,6 +8,10 @@ from typer.testing import CliRunner
 
 from cli import app
 from cli.run import _bytes
+from flows.config import load_config
+from flows.session import Session, request_of
+from tasks.estimate import PlanError
+from tasks.plan import Room, plan_key
 from tests.cli.commands import example_run
 
 
@@ -28,6 +32,29 @@ def test_what_a_run_costs_here_and_in_less_memory(run_yaml: Path) -> None:
     refused = CliRunner().invoke(app, ["estimate", str(run_yaml), "--memory", "120MB"])
     assert refused.exit_code == 2 and "a task of the kind" in refused.output and "there are 120.0 MB" in refused.output
     assert sorted(p.name for p in run_yaml.parent.iterdir()) == ["run.yaml"]
+
+
+def test_what_run_yaml_says_of_the_provers(run_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is planned for, wherever it is planned; a command's own word goes before it; the run stays the same run."""
+    monkeypatch.setattr("prover.backend.cuda_module", lambda: None)
+    text = run_yaml.read_text()
+    key = plan_key(request_of(load_config(run_yaml)))
+    run_yaml.write_text(text + "orchestration: {prover_memory: 120MB}\n")
+    assert plan_key(request_of(load_config(run_yaml))) == key
+    refused = CliRunner().invoke(app, ["estimate", str(run_yaml)])
+    assert refused.exit_code == 2 and "there are 120.0 MB by orchestration.prover_memory; " in refused.output
+    with pytest.raises(PlanError, match=r"there are 120.0 MB by orchestration.prover_memory; "):
+        Session(run_yaml).draft()
+    run_yaml.write_text(text + "orchestration: {prover_memory: 3GB, prover_device: cuda}\n")
+    assert plan_key(request_of(load_config(run_yaml))) == key
+    planned = CliRunner().invoke(app, ["estimate", str(run_yaml), "--json"])
+    found = json.loads(planned.stdout)
+    assert (found["planned_device"], found["planned_memory_bytes"], found["backend"]) == ("cuda", 3 * 10**9, None)
+    drafted = Session(run_yaml).draft()
+    assert drafted.room == Room("cuda", 3 * 10**9, 0, said="by orchestration.prover_memory")
+    assert drafted.estimate.memory == found["estimated_memory_bytes"]
+    asked = CliRunner().invoke(app, ["estimate", str(run_yaml), "--memory", "1MB"])
+    assert asked.exit_code == 2 and "there are 1.0 MB by --memory; " in asked.output
 
 
 def test_a_device_that_is_not_here(run_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:

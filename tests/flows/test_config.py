@@ -165,6 +165,11 @@ def test_numbers_are_exact(tmp_path: Path, written: str, exact: str) -> None:
     ("storage.objects", "var/objects", ["storage.objects: 'var/objects'", "file:PATH"]),
     ("storage.private", "file:var/objects/private", ["storage.private", "separate folders"]),
     ("storage.private", "file:var", ["storage.private", "separate folders"]),
+    ("orchestration", {"prover_memory": "much"}, ["orchestration.prover_memory: 'much' is no size", "kB, MB, GB"]),
+    ("orchestration", {"prover_memory": "0GB"}, ["orchestration.prover_memory: '0GB' is no size"]),
+    ("orchestration", {"prover_memory": True}, ["orchestration.prover_memory: True is no size"]),
+    ("orchestration", {"prover_memory": "8GB", "prover_device": "tpu"}, ["orchestration.prover_device: 'tpu'", "cpu or cuda"]),
+    ("orchestration", {"prover_device": "cuda"}, ["orchestration.prover_device: 'cuda' stands without prover_memory", "or neither"]),
     ("storage.privat", "x", ["storage.privat: unknown key", "did you mean private?"]),
 ])
 def test_bad_value(tmp_path: Path, key: str, value: Any, parts: list[str]) -> None:
@@ -172,6 +177,13 @@ def test_bad_value(tmp_path: Path, key: str, value: Any, parts: list[str]) -> No
     assert len(lines) == 1 or key in ("datset",)
     assert any(all(part in line for part in parts) for line in lines), lines
     assert "secret@" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("written", "expected"), [("17GB", 17 * 10**9), ("16GiB", 16 << 30), (4000000000, 4 * 10**9)])
+def test_what_a_prover_has(tmp_path: Path, written: Any, expected: int) -> None:
+    told = load_config(changed(tmp_path, "orchestration", {"prover_memory": written, "prover_device": "cuda"})).orchestration
+    assert (told.prover_memory, told.prover_device) == (expected, "cuda")
+    assert load_config(write(tmp_path, FULL)).orchestration.prover_memory is None
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
+from examples.services import Services, free_port
 from flows.environment import SETTINGS
 from flows.server import ServerError, embedded
+from prover.backend.memory import SHARES
 from storage.ledger import open_ledger
 from tests.cli.build_run import RUN_ID, Built
-from tests.support.project import ROOT
+from tests.support.place import until
+from tests.support.project import ROOT, ledger, project
 
 RUN_YAML = """base_model: model
 dataset: data.jsonl
@@ -140,32 +145,119 @@ def test_repair_restores_from_a_replica_and_fails_without_one(server: dict[str, 
 
 
 SLOT = """
-import sys, time
+import os, sys, time
 from prefect.client.orchestration import get_client
 from flows.deploy import slot
 from flows.prove import _slot
-import os
+from prover.backend.memory import shares
 with get_client(sync_client=True) as client:
-    os.environ["VERILORA_SLOT"] = slot(client, "host", 0)
+    os.environ["VERILORA_SLOT"] = slot(client, "host", int(sys.argv[1]), shares())
 print("ready", flush=True)
 sys.stdin.readline()
 with _slot():
     print(time.monotonic(), flush=True)
-    time.sleep(2)
+    sys.stdin.readline()
     print(time.monotonic(), flush=True)
 """
 
 
-def test_one_shift_at_a_time_uses_a_gpu(server: dict[str, str]) -> None:
-    """Two workers that were given the same GPU take turns; the limit is made once."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([sys.executable, "-c", SLOT], env=server, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    for process in both:
-        assert process.stdout.readline() == "ready\n"
-    for process in both:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    times = sorted(tuple(float(x) for x in process.communicate(timeout=120)[0].split()) for process in both)
-    assert len(times[0]) == len(times[1]) == 2 and times[0][1] <= times[1][0]
-    limits = [item["name"] for item in ask(server, "/v2/concurrency_limits/filter", offset=0) if item["name"].startswith("gpu:")]
-    assert limits == ["gpu:host:0"]
+class Shift:
+    """A shift of a process that has one of so many shares of a GPU; it holds its place until it is told to end."""
+
+    def __init__(self, env: dict[str, str], gpu: int, processes: int) -> None:
+        command, env = [sys.executable, "-c", SLOT, str(gpu)], env | {SHARES: str(processes)}
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def read(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def tell(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def has_begun(self, seconds: float) -> bool:
+        assert self.process.stdout
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
+
+    def end(self) -> tuple[int, str]:
+        said = self.process.communicate(timeout=120)
+        return self.process.returncode, said[1]
+
+
+def limit_of(env: dict[str, str], gpu: int) -> Any:
+    [found] = [item for item in ask(env, "/v2/concurrency_limits/filter", offset=0) if item["name"] == f"gpu:host:{gpu}"]
+    return found
+
+
+def test_as_many_shifts_use_a_gpu_as_divide_its_memory(server: dict[str, str]) -> None:
+    """The next one waits for the end of one of them; a number that nobody uses is changed, one in use is not."""
+    gpu, processes = 3, 2
+    shifts = [Shift(server, gpu, processes) for _ in range(processes + 1)]
+    for each in shifts:
+        assert each.read() == "ready\n"
+        each.tell()
+    begun: list[Shift] = []
+    while len(begun) < processes:
+        begun += [each for each in shifts if each not in begun and each.has_begun(0.1)]
+    [waiting] = [each for each in shifts if each not in begun]
+    assert not waiting.has_begun(2)
+    limit = limit_of(server, gpu)
+    assert (limit["limit"], limit["active_slots"]) == (processes, processes)
+    other = Shift(server, gpu, processes + 1)
+    code, said = other.end()
+    assert code == 1 and f"GPU {gpu} of host is divided among {processes} processes, {processes} of them at work" in said
+    begun[0].read()
+    begun[0].tell()
+    ended = float(begun[0].read())
+    assert begun[0].end()[0] == 0 and float(waiting.read()) > ended
+    for each in (waiting, *begun[1:]):
+        each.tell()
+        assert each.end()[0] == 0
+    late = Shift(server, gpu, processes + 3)  # nobody is at work: the number is changed, and then by another worker again
+    assert late.read() == "ready\n" and limit_of(server, gpu)["limit"] == processes + 3
+    path = f"{server['PREFECT_API_URL']}/v2/concurrency_limits/gpu:host:{gpu}"
+    httpx.patch(path, json={"limit": processes}, trust_env=False).raise_for_status()
+    late.tell()
+    code, said = late.end()
+    assert code == 1 and f"divided among {processes} processes since another worker was started" in said
+
+
+def online(env: dict[str, str]) -> set[str]:
+    """Names of the provers that the server knows to be there."""
+    return {item["name"] for item in ask(env, "/work_pools/gpu-provers/workers/filter") if item["status"] == "ONLINE"}
+
+
+def states(env: dict[str, str], tag: str) -> list[str]:
+    """Of the flow runs with a tag."""
+    return [item["state_type"] for item in ask(env, "/flow_runs/filter", flow_runs={"tags": {"all_": [tag]}})]
+
+
+def test_two_provers_of_one_command_prove_a_run(server: dict[str, str], tmp_path: Path) -> None:
+    """Both are workers to the server, and each takes a shift; their metrics are one; nothing is left of them when the command ends."""
+    folder = project(tmp_path / "project")
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    settings["training"]["max_steps"] = 1
+    settings["orchestration"] = {"provers": "gpu-provers", "patience": 30, "prover_memory": "2GB"}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    port, environment = free_port(), server | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    services = Services(tmp_path, environment)
+    services.call("deploy", str(folder / "run.yaml"))
+    command = ("worker", "gpu-provers", "--name", "pair", "--processes", "2", "--metrics-port", str(port))
+    workers = services.verilora("workers", *command)
+    try:
+        until("both wait for work", lambda: online(environment) == {"pair-1", "pair-2"}, 240)
+        run = services.start("run", sys.executable, "-m", "cli", "run", str(folder / "run.yaml"), "--json")
+        assert run.process.wait(240) == 0, run.said()
+        proofs = ledger(folder)["proofs"]
+        assert len(proofs) == json.loads(run.said(600)[run.said(600).index("{"):])["tasks"]
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        assert sum(float(line.split()[-1]) for line in metrics.splitlines()
+                   if line.startswith("verilora_proofs_total") and 'outcome="fresh"' in line) == len(proofs)
+        [row] = ledger(folder)["runs"]
+        until("both shifts are over", lambda: states(environment, f"verilora-run:{row[0]}") == ["COMPLETED"] * 2, 120)
+    finally:
+        workers.stop()
+        lost = services.close()
+    assert workers.process.returncode == 0 and not lost

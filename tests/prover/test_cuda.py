@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -173,24 +170,6 @@ def test_large_arrays_come_back_through_pinned_memory(rng: np.random.Generator, 
         same(DEVICE_ONLY.to_host(there), array)
         same(DEVICE_ONLY.to_host(there[:, 1:]), array[:, 1:])
         assert not DEVICE_ONLY.to_host(there).flags.writeable and DEVICE_ONLY.to_host(array) is array
-
-
-@pytest.mark.parametrize("free,kept,expected", [(9, 16, []), (7, 1, ["torch"]), (7, 3, ["torch", "pool"])])
-def test_memory_that_torch_or_the_pool_keeps_is_free_for_the_other(
-    monkeypatch: pytest.MonkeyPatch, free: int, kept: int, expected: list[str],
-) -> None:
-    """Sixteenths of a device's memory."""
-    backend, calls, initialised = CudaBackend(stand_in.module(), 0, 32), list[str](), [True]
-    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: initialised[0], empty_cache=lambda: calls.append("torch")))
-    pool = SimpleNamespace(free_bytes=lambda: kept << 30, free_all_blocks=lambda: calls.append("pool"))
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(backend.xp, "get_default_memory_pool", lambda: pool)
-    monkeypatch.setattr(backend.xp.cuda, "Device", lambda: SimpleNamespace(mem_info=(free << 30, 16 << 30)))
-    backend.release()
-    assert calls == expected
-    initialised[0] = False
-    backend.release()
-    assert calls.count("torch") <= 1
 
 
 def test_the_emulated_device_is_late(rng: np.random.Generator) -> None:  # noqa: F811

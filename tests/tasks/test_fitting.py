@@ -42,8 +42,10 @@ def _changed(manifest: object, name: str, value: int) -> object:
 
 def test_nothing_fits_in_nothing() -> None:
     manifest, estimate = planned()
-    with pytest.raises(PlanError, match="no smaller batch, sequence or window alone makes it fit"):
+    with pytest.raises(PlanError, match="there are 1 B; no smaller batch, sequence or window alone makes it fit: take fewer provers"):
         require_memory(manifest, estimate, 1, 0)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="there are 1 B for each of 8 processes; no smaller"):
+        require_memory(manifest, estimate, 1, 0, said="for each of 8 processes")  # type: ignore[arg-type]
 
 
 def test_the_fewest_parts_are_found() -> None:

@@ -15,6 +15,7 @@ from protocol.optimizer import Optimizer
 from protocol.params import PROFILES
 from protocol.schedule.task import TaskShape
 from protocol.statement import Name, opening_counts, task_list
+from prover.backend.memory import SHARES
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
 from prover.executor.calibrate import Calibration
@@ -177,6 +178,10 @@ def test_a_host_is_not_planned_to_its_last_byte(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tasks.plan.resident_bytes", lambda name: 7)
     rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "reference", "cuda")]  # type: ignore[arg-type]
     assert [(room.limit, room.memory, room.program) for room in rooms] == [(900, 1000, 7), (900, 1000, 7), (1000, 1000, 7)]
+    assert [room.said for room in rooms] == [""] * 3
+    monkeypatch.setenv(SHARES, "4")  # memory_bytes is a share already; in a share of a GPU contexts take what they take
+    rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "cuda")]  # type: ignore[arg-type]
+    assert [(room.limit, room.memory, room.said) for room in rooms] == [(900, 1000, "for each of 4 processes")] * 2
 
 
 def test_a_step_is_divided_among_as_few_parts_as_fit(request_: RunRequest) -> None:

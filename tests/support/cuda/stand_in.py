@@ -6,11 +6,16 @@ an error here as it is on a device. Fresh arrays hold garbage, and so does fresh
 
 Launches and copies out of pinned memory do not happen when they are asked for but together, in their order, once the host waits or the
 library computes something: what the host reads without a wait is garbage, what it overwrites too early is lost.
+
+Every array's memory is asked of the allocator that `cuda.set_allocator` names, and counted by a pool that keeps what was freed and
+has a limit, as CuPy's has.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -50,16 +55,77 @@ def synchronize() -> None:
     settle()
 
 
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class Pool:
+    """CuPy's memory pool, as far as sizes go: a freed block stays and serves arrays of its own size; the limit counts such blocks too,
+    and whoever reaches it gets an error before any of them is given back."""
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self._used = 0
+        self._kept: Counter[int] = Counter()
+
+    def malloc(self, size: int) -> None:
+        if self._kept[size]:
+            self._kept[size] -= 1
+        elif self.limit and self.total_bytes() + size > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {self.total_bytes():,} bytes, limit set "
+                                   f"to: {self.limit:,} bytes).")
+        self._used += size
+
+    def free(self, size: int) -> None:
+        self._used -= size
+        self._kept[size] += 1
+
+    def free_all_blocks(self) -> None:
+        self._kept.clear()
+
+    def used_bytes(self) -> int:
+        return self._used
+
+    def free_bytes(self) -> int:
+        return sum(size * count for size, count in self._kept.items())
+
+    def total_bytes(self) -> int:
+        return self.used_bytes() + self.free_bytes()
+
+    def set_limit(self, size: int) -> None:
+        self.limit = size
+
+
+pool = Pool()
+_allocators: list[Callable[[int], object]] = [pool.malloc]
+_owners: set[int] = set()  # arrays whose memory is counted
+
+
+def set_allocator(allocator: Callable[[int], object]) -> None:
+    _allocators[:] = [allocator]
+
+
+def _counted(memory: np.ndarray) -> None:
+    """Ask for an array's memory, unless it is another one's."""
+    identity, size, owner = id(memory), memory.nbytes, pool
+    if memory.base is not None or identity in _owners:
+        return
+    _allocators[0](size)
+    _owners.add(identity)
+    weakref.finalize(memory, lambda: (_owners.discard(identity), owner.free(size))).atexit = False
+
+
 class ndarray:
     """A device array. `_memory` is its memory, `_held` the same once everything is done."""
 
     __array_ufunc__ = None  # NumPy arrays and operators do not take it
 
     def __init__(self, held: np.ndarray) -> None:
+        _counted(held)
         self._memory = held
 
     def __del__(self) -> None:
-        if _queue:
+        if _queue and hasattr(self, "_memory"):
             _freed.append(self._memory)
 
     @property
@@ -278,8 +344,8 @@ def module(multiprocessors: int = 2, memory: int = 1 << 33) -> SimpleNamespace:
     stream = SimpleNamespace(synchronize=synchronize)
     runtime = SimpleNamespace(deviceSynchronize=synchronize, getDeviceProperties=lambda _: {"name": b"emulated"})
     cuda = SimpleNamespace(
-        runtime=runtime, Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory)
-    pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+        runtime=runtime, Device=lambda: device, get_current_stream=lambda: stream, alloc_pinned_memory=alloc_pinned_memory,
+        set_allocator=set_allocator)
     return _Module(
         __name__="cupy", get_default_memory_pool=lambda: pool,
         ndarray=ndarray, empty=empty, asarray=asarray, asnumpy=asnumpy, ascontiguousarray=ascontiguousarray,

@@ -1,0 +1,190 @@
+"""Processes that share a machine or a GPU: each plans, keeps and allocates within its share; proofs in a share are the same proofs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocol.field import GOLDILOCKS
+from protocol.statement import task_list
+from prover.backend import select
+from prover.backend.cuda import CudaBackend
+from prover.backend.device_memory import DeviceMemory
+from prover.backend.memory import SHARES, host_memory, shares
+from prover.backend.reference import ReferenceBackend
+from prover.cost.machine import memory_bytes
+from tests.prover.test_cuda_proofs import prove
+from tests.support.cuda import stand_in
+from tests.support.stage import Case, Stage
+from tests.toy import ODD, toy
+
+UNIT = 1 << 20
+TOTAL = 64 * UNIT
+
+
+class Torch:
+    """torch.cuda, as far as this process's memory goes."""
+
+    def __init__(self, live: int, kept: int) -> None:
+        self.live, self.kept, self.fraction, self.calls = live, kept, 1.0, 0
+        self.cuda = self
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def memory_allocated(self) -> int:
+        return self.live
+
+    def memory_reserved(self) -> int:
+        return self.live + self.kept
+
+    def empty_cache(self) -> None:
+        self.kept, self.calls = 0, self.calls + 1
+
+    def set_per_process_memory_fraction(self, fraction: float) -> None:
+        self.fraction = fraction
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> stand_in.Pool:
+    """A pool of the emulated library's that nobody has used."""
+    found = stand_in.Pool()
+    monkeypatch.setattr(stand_in, "pool", found)
+    monkeypatch.setattr(stand_in, "_allocators", [found.malloc])
+    return found
+
+
+def memory(monkeypatch: pytest.MonkeyPatch, processes: int, torch: Torch | None) -> DeviceMemory:
+    monkeypatch.setenv(SHARES, str(processes))
+    monkeypatch.setitem(sys.modules, "torch", torch or SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)))
+    return DeviceMemory(stand_in.module(memory=TOTAL))
+
+
+def kept(pool: stand_in.Pool, size: int) -> None:
+    if size:
+        pool.malloc(size)
+        pool.free(size)
+
+
+@pytest.mark.parametrize(("processes", "live", "unused", "torch_unused", "expected"), [
+    (1, 20, 12, 0, False),  # half of it
+    (1, 20, 13, 0, True),
+    (1, 20, 0, 13, True),
+    (1, 60, 3, 1, False),  # not worth it
+    (4, 2, 1, 0, False),
+    (4, 2, 1, 1, True),
+])
+def test_what_a_library_keeps_goes_back_once_others_may_need_it(
+    monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, processes: int, live: int, unused: int, torch_unused: int, expected: bool,
+) -> None:
+    """Units of memory, 64 in all."""
+    torch = Torch(0, torch_unused * UNIT)
+    made = memory(monkeypatch, processes, torch)
+    torch.kept, torch.calls = torch_unused * UNIT, 0
+    pool.malloc(live * UNIT)
+    kept(pool, unused * UNIT)
+    made.release()
+    assert (torch.calls, pool.free_bytes()) == ((1, 0) if expected else (0, unused * UNIT))
+    assert pool.used_bytes() == live * UNIT
+
+
+def test_what_one_library_holds_is_not_the_others(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool) -> None:
+    torch = Torch(3 * UNIT, 0)
+    made = memory(monkeypatch, 4, torch)
+    assert made.size == 16 * UNIT and pool.limit == 13 * UNIT and torch.fraction == 16 / 64
+    pool.malloc(6 * UNIT)
+    torch.live = 20 * UNIT  # more than its share
+    made.release()
+    assert pool.limit == 1 and torch.fraction == 10 / 64  # 0 would be no limit
+    alone = memory(monkeypatch, 1, torch)
+    pool.set_limit(0)
+    torch.fraction = 1.0
+    alone.release()
+    assert pool.limit == 0 and torch.fraction == 1.0
+
+
+def test_unused_blocks_never_stand_in_the_way(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool) -> None:
+    """The library's limit counts them; torch's leave as well, and what torch held is this library's then."""
+    torch = Torch(2 * UNIT, 9 * UNIT)
+    made = memory(monkeypatch, 4, torch)
+    torch.kept, torch.calls = 9 * UNIT, 0
+    kept(pool, 8 * UNIT)
+    torch.live = UNIT
+    made.allocate(15 * UNIT)
+    assert (torch.calls, torch.kept, pool.free_bytes(), pool.limit) == (1, 0, 0, 15 * UNIT)
+    with pytest.raises(MemoryError, match="allocated so far"):
+        made.allocate(UNIT)
+
+
+@pytest.fixture(scope="module")
+def head() -> Case:
+    made = Stage(toy(sizes=ODD, layers=1, steps=2, batch_size=1, sequence_length=4, examples=2, target_modules=("o_proj",)))
+    task = next(t for t in task_list(made.toy.manifest) if t.kind == "head")
+    return made.case(task.kind, task.window, task.layer, task.part)
+
+
+def test_a_proof_in_a_share_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, head: Case) -> None:
+    """Nothing but its own size matters: a share in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
+    monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)
+    most = [0]
+
+    class Watched(stand_in.Pool):
+        def malloc(self, size: int) -> None:
+            super().malloc(size)
+            most[0] = max(most[0], self.used_bytes())
+
+    def proof(size: int) -> bytes:
+        made = CudaBackend(stand_in.module(memory=3 * size), 256, 32)
+        assert made.memory == size and made.kept_bytes == size // 8
+        return prove(made, head)
+
+    monkeypatch.setattr(stand_in, "pool", Watched())
+    monkeypatch.setenv(SHARES, "3")
+    expected = prove(select("cpu"), head)
+    assert proof(1 << 30) == expected
+    needed, most[0] = most[0], 0
+    assert proof(2 * needed) == expected and most[0] <= 2 * needed
+    gc.collect()
+    with pytest.raises(MemoryError, match="Out of memory"):
+        proof(needed // 2)
+
+
+def test_a_share_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SHARES, raising=False)
+    whole = host_memory()
+    monkeypatch.setenv(SHARES, "5")
+    assert shares() == 5 and host_memory() == memory_bytes("cpu") == whole // 5
+    for made in (type(select("cpu"))(), ReferenceBackend(GOLDILOCKS)):
+        assert (made.memory, made.kept_bytes) == (whole // 5, whole // 40)
+    returned: list[int] = []
+    monkeypatch.setattr("prover.backend.host.give_back", lambda: returned.append(1))
+    for resident, expected in ((whole // 10, 0), (whole // 10 + 8, 1)):
+        monkeypatch.setattr("prover.backend.host.host_resident", lambda resident=resident: resident)
+        type(select("cpu"))().release()
+        assert len(returned) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_what_is_no_share(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(SHARES, text)
+    with pytest.raises(ValueError, match="VERILORA_SHARES: .* valid is an integer of at least 1"):
+        shares()
+    assert shares({}) == 1 and shares(dict[str, Any]({SHARES: "3"}) | {}) == 3 and SHARES in os.environ
+
+
+def test_arrays_of_the_emulated_device_are_counted(pool: stand_in.Pool) -> None:
+    a = stand_in.empty((4, 8), dtype=np.uint64)
+    view = a[1:]
+    assert pool.used_bytes() == a.nbytes
+    del a
+    assert pool.used_bytes() == 4 * 8 * 8
+    stand_in.settle()
+    del view
+    gc.collect()
+    assert (pool.used_bytes(), pool.free_bytes()) == (0, 256)
