@@ -206,7 +206,9 @@ def _publisher(config: Path | None) -> "LogPublisher":
 
 
 def _position(publisher: "LogPublisher", entry: str) -> int:
-    if entry.isascii() and entry.isdigit() and len(entry) < 19:
+    if entry.isascii() and entry.isdigit():
+        if len(entry) > 18 or int(entry) >= publisher.ledger.log_size():
+            raise complain(f"the log has no entry {entry[:20]}: it has {publisher.ledger.log_size()}, numbered from 0", USAGE)
         return int(entry)
     row = publisher.ledger.proof(entry) or publisher.ledger.statement(entry)
     position = publisher.ledger.log_position(row) if row else None

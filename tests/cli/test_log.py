@@ -58,6 +58,7 @@ def test_a_row_is_proved_and_checked(place: Place, tmp_path: Path) -> None:
     proof.write_bytes(proof.read_bytes().replace(b"index 3", b"index 2"))
     assert "inclusion" in run("check", proof, "--policy", policy, exit_code=1)
     assert "neither" in run("prove", "nonsense", *public(place), exit_code=2)
+    assert "has no entry 5" in run("prove", 5, *public(place), exit_code=2)
     shown = json.loads(run("show", "--json", *public(place)))
     assert shown["entries"] == 5 and shown["newest"]["size"] == 5 and shown["cosigned"] is None
     assert "5 entries" in run("show", *public(place))
