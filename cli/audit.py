@@ -42,7 +42,7 @@ def verify(
     as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Verify a run independently: log, chain, statements, proofs. Exit 0 if accepted (or a sample passed), 1 if rejected."""
-    with reporting(debug):
+    with reporting(debug, interrupted="interrupted: no verdict"):
         from protocol.errors import VerificationError
         from tasks.resume import Accepted
         from tasks.trust import read_order, read_policy, read_seen
