@@ -96,6 +96,8 @@ def _evidence(
         if record:
             raise complain("--record needs a run of a ledger: write a --receipt, and `verilora ledger submit` it later", USAGE)
         return read_bundle(run), None
+    if "/" in run or "." in run:
+        raise complain(f"there is no file {run}, and no run's id looks like that: give a bundle's file, or a run's id", USAGE)
     ledger, objects = places(*where)
     if not objects:
         raise complain("--ledger needs --objects: where the proofs are, file:PATH", USAGE)
