@@ -25,7 +25,7 @@ def adapter_export(
     base_model: Annotated[str | None, typer.Option("--base-model", help="Base model that PEFT records (default: run.yaml's).")] = None,
     config: Config = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Write a run's adapter as a signed PEFT folder, with the opening that proves it is the run's. Needs the private store."""
+    """Write a run's adapter as a signed PEFT folder (new or empty), with the opening that proves whose it is. Needs the private store."""
     from flows.config import load_config
     from protocol.manifest import RunManifest
     from storage.ledger import open_ledger
@@ -49,7 +49,7 @@ def adapter_export(
             return
         for path in written:
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-        console.print("opening.json goes to whoever gets the adapter; they check both with: verilora adapter check DIR RUN")
+        console.print("opening.json goes to whoever gets the adapter; they check both with: verilora adapter check DIR RUN", soft_wrap=True)
 
 
 @adapter.command("key")
@@ -106,10 +106,9 @@ def adapter_check(
                 console.print(f"layer {c.layer}: {c.reason or 'opens ' + c.commitment}", markup=False, highlight=False, soft_wrap=True)
             if reason:
                 console.print(reason, markup=False, highlight=False, soft_wrap=True)
-            console.print(
-                f"yes: these are the weights that run {record.run.run_id} committed to; {_who(envelope)}"
-                if accepted else "no: these are not the weights of this run", markup=False, highlight=False, soft_wrap=True,
-            )
+            refusal = "no: this folder is not accepted" if reason else "no: these are not the weights of this run"
+            verdict = f"yes: these are the weights that run {record.run.run_id} committed to; {_who(envelope)}" if accepted else refusal
+            console.print(verdict, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(FINE if accepted else REJECTED)
 
 

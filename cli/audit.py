@@ -42,7 +42,7 @@ def verify(
     as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Verify a run independently: log, chain, statements, proofs. Exit 0 if accepted (or a sample passed), 1 if rejected."""
-    with reporting(debug):
+    with reporting(debug, interrupted="interrupted: no verdict"):
         from protocol.errors import VerificationError
         from tasks.resume import Accepted
         from tasks.trust import read_order, read_policy, read_seen
@@ -96,6 +96,8 @@ def _evidence(
         if record:
             raise complain("--record needs a run of a ledger: write a --receipt, and `verilora ledger submit` it later", USAGE)
         return read_bundle(run), None
+    if "/" in run or "." in run:
+        raise complain(f"there is no file {run}, and no run's id looks like that: give a bundle's file, or a run's id", USAGE)
     ledger, objects = places(*where)
     if not objects:
         raise complain("--ledger needs --objects: where the proofs are, file:PATH", USAGE)

@@ -53,9 +53,9 @@ def submit(
             envelope = file.read_bytes()
         except OSError as error:
             raise complain(f"{file} cannot be read: {error.strerror}", USAGE) from None
-        run_id = append(open_ledger(places(config, ledger_url, None)[0]), envelope)
+        run_id, fresh = append(open_ledger(places(config, ledger_url, None)[0]), envelope)
         if as_json:
-            emit_json({"run": run_id, "file": str(file)})
+            emit_json({"run": run_id, "file": str(file), "new": fresh})
             return
         text = f"appended the verdict on run {run_id}; it enters the signed log with the next checkpoint"
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text if fresh else f"the ledger has this verdict on run {run_id} already", highlight=False, soft_wrap=True)

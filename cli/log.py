@@ -74,7 +74,7 @@ def log_key(
 
 @log.command("checkpoint")
 def log_checkpoint(out: Out = None, config: Config = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Sign and publish everything that the ledger holds, and print the newest checkpoint."""
+    """Sign and publish everything that the ledger holds, and print the newest checkpoint. Makes or upgrades the ledger's tables."""
     from verifier.note import split_note
 
     with reporting(debug):
@@ -82,8 +82,10 @@ def log_checkpoint(out: Out = None, config: Config = None, as_json: Json = False
         signed = publisher.publish()
         note = publisher.newest_note()
         if not note:
-            raise complain("the ledger is empty: there is nothing to sign", USAGE)
-        if as_json:
+            if out:
+                raise complain("the ledger is empty: there is nothing to sign", USAGE)
+            emit_json({"size": 0, "new": False, "note": ""}) if as_json else _print("the ledger is there and empty: nothing to sign yet")
+        elif as_json:
             emit_json({"size": split_note(note)[0].size, "new": signed is not None, "note": note.decode()})
         else:
             _write(note, out)
@@ -206,7 +208,9 @@ def _publisher(config: Path | None) -> "LogPublisher":
 
 
 def _position(publisher: "LogPublisher", entry: str) -> int:
-    if entry.isascii() and entry.isdigit() and len(entry) < 19:
+    if entry.isascii() and entry.isdigit():
+        if len(entry) > 18 or int(entry) >= publisher.ledger.log_size():
+            raise complain(f"the log has no entry {entry[:20]}: it has {publisher.ledger.log_size()}, numbered from 0", USAGE)
         return int(entry)
     row = publisher.ledger.proof(entry) or publisher.ledger.statement(entry)
     position = publisher.ledger.log_position(row) if row else None

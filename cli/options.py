@@ -23,6 +23,8 @@ def places(config: Path | None, ledger_url: str | None, objects_url: str | None)
         return ledger_url, objects_url or ""
     if ledger_url is not None or objects_url is not None:
         raise complain("give either --config, or --ledger and --objects", USAGE)
+    if config is None and not Path("run.yaml").exists():
+        raise complain("there is no run.yaml in this folder: name one with --config, or the ledger with --ledger (and --objects)", USAGE)
     from flows.config import load_config
 
     loaded = load_config(config or Path("run.yaml"))

@@ -1,7 +1,7 @@
 """What every command shares: where text goes, how JSON is printed, and the one place where an error gets an exit code.
 
-Exit codes: 0 fine, 1 rejected or tampered, 2 usage or bad input, 3 unavailable. Results go to standard output, progress and
-errors to standard error, so that `--json` output is JSON alone. An error is one message; its traceback needs --debug.
+Exit codes: 0 fine, 1 rejected or tampered, 2 usage or bad input, 3 unavailable, 130 interrupted. Results go to standard output,
+progress and errors to standard error, so that `--json` output is JSON alone. An error is one message; its traceback needs --debug.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-FINE, REJECTED, USAGE, UNAVAILABLE = 0, 1, 2, 3
+FINE, REJECTED, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -48,12 +48,14 @@ def complain(message: str, code: int) -> typer.Exit:
 
 
 @contextlib.contextmanager
-def reporting(debug: bool = False) -> Iterator[None]:
-    """Turn an error into a message and an exit code; with `debug` let it through."""
+def reporting(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn an error into a message and an exit code; with `debug` let it through. `interrupted` is said after Ctrl-C."""
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
+    except KeyboardInterrupt:
+        raise complain(interrupted, INTERRUPTED) from None
     except Exception as error:
         if debug:
             raise
@@ -80,8 +82,18 @@ BAD_INPUT = {
 }
 
 
+OWN = ("protocol", "verifier", "prover", "storage", "tasks", "flows", "api", "cli")
+
+
 def _message(error: Exception) -> str:
     text = str(error).strip()
-    known = type(error).__module__.split(".")[0] in ("protocol", "verifier", "prover", "storage", "tasks", "flows", "cli")
+    said = _raised_in(error) if type(error) is ValueError else type(error).__module__
+    known = said.split(".")[0] in OWN  # a text of this program's stands for itself, another's needs its kind
     return text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
+
+def _raised_in(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""

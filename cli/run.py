@@ -73,7 +73,7 @@ def run(path: RunYaml, as_json: Json = False, debug: Debug = False) -> None:
     from flows.session import open_session
     from tasks.context import TrainingOverflow
 
-    with reporting(debug):
+    with reporting(debug, interrupted="interrupted: nothing recorded is lost, the same command continues where it was"):
         started = time.monotonic()
         session = open_session(str(path))
         fresh = not session.finished()
@@ -124,7 +124,10 @@ def _flow(path: Path, session: "Session", quiet: bool) -> None:
     last = TextColumn("{task.fields[last]}")
     columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
     with Progress(*columns, console=errors, disable=quiet) as progress:
-        bars: dict[str, TaskID] = {name: progress.add_task(name, total=None, last="starting") for name in ("train", "prove")}
+        bars: dict[str, TaskID] = {
+            before.work: progress.add_task(before.work, total=before.total, completed=before.done, last="starting")
+            for before in session.so_far()
+        }
 
         def show(seen: Any) -> None:
             progress.update(bars[seen.work], total=seen.total, completed=seen.done, last=seen.text)
@@ -151,7 +154,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("task", "number", "committed", "padded", "lookups", "proof", "bits", "memory", "time", box=SIMPLE)
+    table = Table("task", "number", "committed", "padded", "lookups", "proof", "bits", "memory", "time", box=SIMPLE, show_edge=False,
+                  padding=(0, 1, 0, 0))
+    for column in table.columns:  # eighty characters hold them
+        column.no_wrap = True
     for row in [*plan["kinds"], {**plan, "kind": "all"}]:
         seconds = row["estimated_seconds"]
         table.add_row(

@@ -216,7 +216,7 @@ class RunConfig(BaseModel):
     lora: LoraConfig = Field(default_factory=LoraConfig, description="a section with r, lora_alpha, use_rslora, target_modules")
     training: TrainingConfig = Field(description="a section with at least learning_rate")
     quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig, description="a section with weights, scales, headroom")
-    audit: AuditConfig = Field(default_factory=AuditConfig, description="a section with base_model, publish_loss, soundness_bits")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description=f"a section with {', '.join(AuditConfig.model_fields)}")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="a section with ledger, objects, private")
     orchestration: OrchestrationConfig = Field(
         default_factory=OrchestrationConfig,

@@ -1,7 +1,6 @@
 """What is wrong with a run.yaml, in words: key, value, what would be valid (called by flows/config.py)."""
 
 import difflib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-_CREDENTIALS = re.compile(r"//[^?#\s]*@")  # a URL's user and password stay out of messages
+from storage.errors import shown
 
 
 class ConfigError(Exception):
@@ -32,10 +31,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, [f"the file cannot be read: {error}"]) from None
     except yaml.YAMLError as error:
-        raise ConfigError(path, [f"the file is no valid YAML: {error}"]) from None
+        raise ConfigError(path, [f"the file is no valid YAML: {_fault(error)}"]) from None
     if not isinstance(data, dict):
-        raise ConfigError(path, [f"the file holds {data!r}; valid is a mapping with the keys base_model, dataset, training, …"])
+        held = "nothing" if data is None else f"one {type(data).__name__}"
+        raise ConfigError(path, [f"the file holds {held}; valid is a mapping with the keys base_model, dataset, training, …"])
     return data
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the text that stands there: the library would quote it, and it may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -51,16 +58,16 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
         name = str(detail["loc"][-1])
         close = difflib.get_close_matches(name, section.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}: unknown key (value {detail['input']!r}); {hint}valid keys are {', '.join(section.model_fields)}"
+        return f"{key}: unknown key (value {shown(detail['input'])}); {hint}valid keys are {', '.join(section.model_fields)}"
     valid = f"valid is {field.description}" if field is not None else ""
     if detail["type"] == "missing":
         return f"{key}: missing; {valid}"
     if detail["type"] != "value_error":
-        return f"{key}: {detail['input']!r} is not valid; {valid}"
+        return f"{key}: {shown(detail['input'])} is not valid; {valid}"
     reason = str(detail["ctx"]["error"])
     if reason.startswith("."):
         return (key + reason).lstrip(".")  # a rule over several keys names the one that is wrong and says what is valid
-    return f"{key}: {_CREDENTIALS.sub('//…@', repr(detail['input']))} {reason}; {valid}"
+    return f"{key}: {shown(detail['input'])} {reason}; {valid}"
 
 
 def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[tuple[type[BaseModel], FieldInfo | None]]:

@@ -41,10 +41,12 @@ def dismiss(flow: Any, flow_run: Any, state: Any) -> None:
     on_cancellation=[dismiss], on_crashed=[dismiss],
 )
 def finetune(config_path: str) -> str:
-    """Run a run.yaml to its end, or continue it; the run's summary as JSON. A finished run is left alone."""
+    """Run a run.yaml to its end, or continue it; the run's summary as JSON. To a finished run nothing is added but a signature over
+    what others appended meanwhile."""
     config_path = str(Path(config_path).absolute())  # workers have other current folders
     session = patiently(lambda: open_session(config_path))
     if session.finished():
+        patiently(session.stores.log.publish)  # what auditors appended since, their verdicts
         return json.dumps(session.summary().to_json())
     session.stopped.clear()
     with session.exclusive():

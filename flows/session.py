@@ -23,6 +23,7 @@ from prover.cost.rates import Rates, measure
 from prover.executor.quantisation import QuantisationError
 from storage.holding import holding
 from storage.models import NONE, EventRow
+from tasks.backlog import Backlog
 from tasks.context import RunContext, RunRequest, Stores, open_stores
 from tasks.estimate import PlanError
 from tasks.plan import Draft, Room, draft, plan_key, planned, quantisation_loss, start
@@ -157,6 +158,15 @@ class Session:
             if not free:
                 raise RunBusy("another process, here or on another machine, is working on this run: wait for it, or stop it first")
             yield
+
+    def so_far(self) -> tuple[Progress, Progress]:
+        """What a run that is continued has behind it: steps trained, statements proved."""
+        backlog = Backlog(self.context)
+        with self._lock:
+            self._proved |= backlog.proved
+        steps, windows = self.context.manifest.steps, self.context.manifest.windows()
+        done = steps if backlog.recorded == len(windows) else windows[backlog.recorded].first
+        return Progress("train", done, steps, ""), Progress("prove", len(backlog.proved), len(self.context.statements), "")
 
     def trained(self, window: int, step: int, loss: float) -> None:
         """Tell whoever watches that a step was trained."""

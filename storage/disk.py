@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.errors import StorageError, StoreFull
+from storage.errors import BadPlace, StorageError, StoreFull, shown
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -19,13 +19,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def path_of_file_url(url: str, setting: str) -> Path:
     """The folder meant by file:PATH or file:///PATH; `setting` names the key in the error."""
     if not url.startswith("file:"):
-        raise StorageError(f"{setting} {url!r} is not supported: use file:PATH, for example file:var/objects")
+        raise BadPlace(f"{setting} {shown(url)} is not supported: use file:PATH, for example file:var/objects")
     rest = url.removeprefix("file:")
     if rest.startswith("//") and not rest.startswith("///"):
-        raise StorageError(f"{setting} {url!r} names a host: use file:PATH or file:///ABSOLUTE/PATH")
+        raise BadPlace(f"{setting} {shown(url)} names a host: use file:PATH or file:///ABSOLUTE/PATH")
     path = rest.removeprefix("//")
     if not path:
-        raise StorageError(f"{setting} {url!r} names no folder: use file:PATH, for example file:var/objects")
+        raise BadPlace(f"{setting} {shown(url)} names no folder: use file:PATH, for example file:var/objects")
     return Path(path)
 
 

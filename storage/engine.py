@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 
 from storage import postgres
 from storage.disk import make_folder
-from storage.errors import LedgerError, LedgerUnavailable, LedgerVersionError, StoreFull
+from storage.errors import BadPlace, LedgerError, LedgerUnavailable, LedgerVersionError, StoreFull
 
 APPENDING = "verilora_appending"
 _BUSY_SECONDS = 60
@@ -118,15 +118,15 @@ def _parse(url: str) -> sa.URL:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         shown = f"{url.partition(':')[0]}:…" if "@" in url else url  # what lies before @ may be a password
-        raise LedgerError(f"storage.ledger {shown!r} is no database URL: {_EXAMPLES}") from None
+        raise BadPlace(f"storage.ledger {shown!r} is no database URL: {_EXAMPLES}") from None
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise LedgerError(f"storage.ledger: {parsed.drivername} is not supported: {_EXAMPLES}")
+        raise BadPlace(f"storage.ledger: {parsed.drivername} is not supported: {_EXAMPLES}")
     return parsed
 
 
 def _sqlite_path(url: sa.URL) -> Path:
     if not url.database or url.database == ":memory:" or url.query or url.host:
-        raise LedgerError(f"storage.ledger: this sqlite URL names no plain file: {_EXAMPLES}")
+        raise BadPlace(f"storage.ledger: this sqlite URL names no plain file: {_EXAMPLES}")
     return Path(url.database)
 
 

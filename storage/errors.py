@@ -4,6 +4,15 @@ IntegrityError and StorageConflict mean tampering or a mistake in the data; all 
 the caller.
 """
 
+import re
+
+_CREDENTIALS = re.compile(r"//.*@", re.DOTALL)
+
+
+def shown(value: object) -> str:
+    """A setting's value for a message: what stands where a URL has user and password is left out."""
+    return _CREDENTIALS.sub("//…@", repr(value))
+
 
 class StorageError(Exception):
     """Base of all storage errors."""
@@ -59,6 +68,10 @@ class BudgetExhausted(LedgerError):
 
 class UnknownRun(LedgerError):
     """No run of this id is in the ledger."""
+
+
+class BadPlace(LedgerError, ValueError):
+    """A URL that names no place of a kind that this program knows: a mistake of whoever wrote it, which no waiting mends."""
 
 
 class BadQuery(LedgerError, ValueError):

@@ -63,7 +63,10 @@ class LogPublisher:
     def publish(self) -> Checkpoint | None:
         """Sign and publish what the ledger has grown by; None if nothing. IntegrityError if the ledger contradicts the log."""
         with self._exclusive() as private:
-            keys = load_keys(private) or self.keys()
+            known = load_keys(private)
+            if known is None and not self.ledger.log_size():
+                return None  # the key is made with the first row, so that until then its owner may name the log
+            keys = known or self.keys()
             size = self._catch_up(keys)
             self._note(private, size)
             note = b"" if self._announced else self.newest_note()

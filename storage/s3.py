@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from storage.errors import IntegrityError, MissingObject, StorageConflict, StorageError, StoreUnsuitable
+from storage.errors import BadPlace, IntegrityError, MissingObject, StorageConflict, StorageError, StoreUnsuitable
 from storage.object_store import (
     DAMAGED,
     MAX_OBJECT,
@@ -42,12 +42,12 @@ _MAX_LINK_SECONDS = 7 * 24 * 3600  # what signature version 4 allows
 
 
 def parse_s3_url(url: str, setting: str) -> Place:
-    """The URL of a public store; StorageError says what is wrong with it."""
+    """The URL of a public store; BadPlace says what is wrong with it."""
     place = parse_place(url, setting, ("lock", "versioning"))
     if "lock" in place.options and not _LOCK.fullmatch(place.options["lock"]):
-        raise StorageError(f"{setting}: lock={place.options['lock']!r}: use lock=COMPLIANCE:30d or lock=GOVERNANCE:30d")
+        raise BadPlace(f"{setting}: lock={place.options['lock']!r}: use lock=COMPLIANCE:30d or lock=GOVERNANCE:30d")
     if place.options.get("versioning", "on") != "on":
-        raise StorageError(f"{setting}: versioning={place.options['versioning']!r}: use versioning=on, or leave it out")
+        raise BadPlace(f"{setting}: versioning={place.options['versioning']!r}: use versioning=on, or leave it out")
     return place
 
 

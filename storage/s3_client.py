@@ -41,7 +41,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
-from storage.errors import MissingObject, StorageError, StoreDenied, StoreFull, StoreUnavailable, StoreUnsuitable
+from storage.errors import BadPlace, MissingObject, StorageError, StoreDenied, StoreFull, StoreUnavailable, StoreUnsuitable
 from storage.object_store import oversized
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -94,9 +94,9 @@ def parse_place(url: str, setting: str, options: tuple[str, ...]) -> Place:
         endpoint = urlsplit(dict(query).get("endpoint", ""))
         _ = endpoint.port
     except ValueError:
-        raise StorageError(f"{setting} cannot be read as an S3 URL: use s3://BUCKET/PREFIX?{form}") from None
+        raise BadPlace(f"{setting} cannot be read as an S3 URL: use s3://BUCKET/PREFIX?{form}") from None
     if "@" in parts.netloc or "@" in endpoint.netloc:
-        raise StorageError(
+        raise BadPlace(
             f"{setting} holds credentials, which must not be in a URL: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use "
             "AWS's credentials file"
         )
@@ -104,16 +104,16 @@ def parse_place(url: str, setting: str, options: tuple[str, ...]) -> Place:
     unknown = sorted(set(names) - {"endpoint", "region", *options})
     if unknown or len(set(names)) != len(names):
         shown = ", ".join(unknown) or "an option twice"
-        raise StorageError(f"{setting} has {shown}: use s3://BUCKET/PREFIX?{form}. Credentials do not belong there")
+        raise BadPlace(f"{setting} has {shown}: use s3://BUCKET/PREFIX?{form}. Credentials do not belong there")
     prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
     if parts.scheme != "s3" or not _BUCKET.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix) or parts.fragment:
-        raise StorageError(
+        raise BadPlace(
             f"{setting} names no bucket and prefix: use s3://BUCKET/PREFIX?{form}, with a bucket of 3 to 63 lower-case letters, "
             "digits, '.' and '-'"
         )
     values = dict(query)
     if "endpoint" in values and (endpoint.scheme not in ("http", "https") or not endpoint.hostname or endpoint.query):
-        raise StorageError(f"{setting}: endpoint is no web address: use endpoint=http://HOST:PORT or https://HOST")
+        raise BadPlace(f"{setting}: endpoint is no web address: use endpoint=http://HOST:PORT or https://HOST")
     chosen = {name: values[name] for name in options if name in values}
     return Place(parts.netloc, prefix, values.get("endpoint"), values.get("region"), chosen)
 

@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from storage.disk import complete_temporary, explain_os_errors, make_folder, sync_folder
-from storage.errors import IntegrityError, MissingObject, StorageError
+from storage.errors import BadPlace, IntegrityError, MissingObject, StorageError
 from storage.private import secret_parts
 from storage.s3_client import Bucket, Limits, Place, parse_place
 
@@ -39,9 +39,9 @@ def parse_private_url(url: str, setting: str) -> Place:
     """The URL of a private store; the key file must be named."""
     place = parse_place(url, setting, ("key", "sse"))
     if not place.options.get("key"):
-        raise StorageError(f"{setting} names no key file: add key=PATH, a file that is made on first use and must be kept")
+        raise BadPlace(f"{setting} names no key file: add key=PATH, a file that is made on first use and must be kept")
     if place.options.get("sse", "AES256") not in ("AES256", "aws:kms", "none"):
-        raise StorageError(f"{setting}: sse={place.options['sse']!r}: use sse=AES256, sse=aws:kms or sse=none")
+        raise BadPlace(f"{setting}: sse={place.options['sse']!r}: use sse=AES256, sse=aws:kms or sse=none")
     return place
 
 

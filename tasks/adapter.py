@@ -53,13 +53,14 @@ def delivered_names(manifest: RunManifest) -> list[Name]:
 def export_adapter(
     folder: Path, manifest: RunManifest, run_id: str, base_model: str, secrets: Mapping[int, Secret]
 ) -> list[Path]:
-    """Write adapter_config.json, adapter_model.safetensors and opening.json; returns their paths.
+    """Write adapter_config.json, adapter_model.safetensors and opening.json into an empty or a new folder, all of which is going to be
+    signed; returns their paths.
 
     `secrets` by layer, as tasks/deliver.py has them from the private store.
     """
     opening_path = Path(folder) / OPENING_FILE
-    if opening_path.exists():
-        raise AdapterFileError(f"{opening_path}: already exists. Choose another folder; nothing was written.")
+    if Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+        raise AdapterFileError(f"{folder}: already exists and is no empty folder. Choose another one; nothing was written.")
     weights: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
     layers: list[dict[str, Any]] = []
     r = manifest.lora.r

@@ -18,6 +18,7 @@ from storage.models import CommitmentRow, RunRow
 from verifier.bundle import Bundle, LoggedRow
 
 _LIVE_LIMIT = 1 << 40  # rows of a live ledger are in memory anyway
+_LISTED = 10  # runs that a message names
 
 
 class AmbiguousRun(LedgerError):
@@ -25,15 +26,17 @@ class AmbiguousRun(LedgerError):
 
 
 def find_run(ledger: Ledger, text: str) -> RunRow:
-    """The run whose id is `text` or, if only one does, begins with it; UnknownRun lists those that exist."""
+    """The run whose id is `text` or, if only one does, begins with it; UnknownRun lists some that exist."""
     runs = ledger.runs()
     found = [row for row in runs if row.run_id == text] or [row for row in runs if text and row.run_id.startswith(text)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise AmbiguousRun(f"{text!r} begins several run ids: {', '.join(row.run_id for row in found)}. Give more of it")
-    known = ", ".join(row.run_id for row in runs) or "none, the ledger is empty"
-    raise UnknownRun(f"no run {text!r} in the ledger. Known runs: {known}")
+        some = ", ".join(row.run_id for row in found[:_LISTED])
+        raise AmbiguousRun(f"{text!r} begins {len(found)} run ids: {some}{', …' if len(found) > _LISTED else ''}. Give more of it")
+    known = ", ".join(row.run_id for row in runs[:_LISTED]) or "none, the ledger is empty"
+    more = f" and {len(runs) - _LISTED} more (verilora ledger query)" if len(runs) > _LISTED else ""
+    raise UnknownRun(f"no run {text!r} in the ledger. Known runs: {known}{more}")
 
 
 def recorded_root(ledger: Ledger, run_id: str) -> Callable[[Name], str]:

@@ -109,9 +109,10 @@ def default_key() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "verilora" / "verifier.key"
 
 
-def submit(ledger: Ledger, envelope: bytes) -> str:
+def submit(ledger: Ledger, envelope: bytes) -> tuple[str, bool]:
     """Append a receipt to the ledger whose run it is about: a verdict row for each task, and one for the run with the envelope as
-    its signature. Submitting it again does nothing. The run's id; VerificationError if signature, run, manifest or log differ."""
+    its signature. Submitting it again does nothing. The run's id and whether the verdict is new; VerificationError if signature, run,
+    manifest or log differ."""
     run = ledger.run(verify_receipt(envelope)["predicate"]["run"])
     said = receipt_about(envelope, run.run_id, run.manifest.encode())
     with fail_closed("receipt"):
@@ -122,8 +123,8 @@ def submit(ledger: Ledger, envelope: bytes) -> str:
         if task["statement"] in known:
             ledger.append(VerdictRow(verification, run.run_id, task["statement"], name, task["accepted"], task["reason"]))
     reason = said["reason"] or ("" if said["accepted"] else said["state"])
-    ledger.append(VerdictRow(verification, run.run_id, WHOLE_RUN, name, said["accepted"], reason, envelope.decode()))
-    return run.run_id
+    fresh = ledger.append(VerdictRow(verification, run.run_id, WHOLE_RUN, name, said["accepted"], reason, envelope.decode()))
+    return run.run_id, fresh
 
 
 def _check_log(ledger: Ledger, state: str, log: Mapping[str, Any]) -> None:

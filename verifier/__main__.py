@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sample = Sample(options.beacon, options.sample) if options.sample is not None else None
         key = load_key(options.sign_key) if options.sign_key else None
     except (ValueError, VerificationError, RecursionError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        place = f"{options.expect}: an order is JSON here, not YAML: " if isinstance(error, json.JSONDecodeError) else ""
+        print(f"error: {place}{error}", file=sys.stderr)
         return USAGE
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

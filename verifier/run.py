@@ -19,7 +19,7 @@ from verifier.order import compare_order
 from verifier.sample import Sample
 from verifier.task import Evidence, fail_closed, verify_task
 
-NO_ORDER = "internally consistent; not compared with an order"
+NO_ORDER = "not compared with an order"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def verify_run(
     are checked as a whole and the drawn tasks' proofs."""
     with fail_closed("manifest"):
         manifest = RunManifest.from_json(record.manifest)
-    compared = NO_ORDER
+    compared = NO_ORDER if order is None else "not what was ordered"
     try:
         with fail_closed("record"):
             if order is not None:

@@ -84,12 +84,22 @@ def test_an_export_replaces_nothing(built: Built, folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_an_export_signs_nothing_but_the_adapter(built: Built, tmp_path: Path) -> None:
+    (tmp_path / "secret").touch()
+    for folder in (tmp_path, tmp_path / "secret"):
+        with pytest.raises(AdapterFileError, match="no empty folder"):
+            export_adapter(folder, built.manifest, RUN_ID, "base", built.delivered)
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    (tmp_path / "empty").mkdir()
+    assert len(export_adapter(tmp_path / "empty", built.manifest, RUN_ID, "base", built.delivered)) == 3
+
+
 def test_a_signature_is_checked_against_the_providers_key(built: Built, folder: Path, tmp_path: Path) -> None:
     ours, theirs = (open_private_store(f"file:{tmp_path / name}") for name in ("ours", "theirs"))
     sign_folder(folder, signing_key(ours))
-    for store, code, text in ((ours, 0, "yes"), (theirs, 1, "model.sig")):
+    for store, code, text in ((ours, 0, "yes"), (theirs, 1, "no: this folder is not accepted")):
         key = tmp_path / "key.pem"
         key.write_bytes(public_key(signing_key(store)))
         arguments = ["adapter", "check", str(folder), RUN_ID, "--ledger", built.ledger_url, "--signer", str(key)]
         result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == code and text in result.output
+        assert result.exit_code == code and text in result.output and ("model.sig" in result.output) == (code == 1)

@@ -29,6 +29,9 @@ def test_what_a_run_costs_here_and_in_less_memory(run_yaml: Path) -> None:
         assert kind["padded_values"] >= kind["committed_values"] > 0 and set(kind["estimated_seconds_by_part"]) == {
             "inputs", "evaluate", "prove", "verify"}
         assert sum(kind["estimated_memory"].values()) == kind["estimated_memory_bytes"] <= found["estimated_memory_bytes"]
+    table = CliRunner().invoke(app, ["estimate", str(run_yaml)]).output.splitlines()  # of the eighty characters of a plain terminal
+    (line,) = (line for line in table if line.split()[:1] == ["all"])
+    assert line.split()[1] == "9" and line.rstrip().endswith(" s") and "…" not in "".join(table[:8])
     refused = CliRunner().invoke(app, ["estimate", str(run_yaml), "--memory", "120MB"])
     assert refused.exit_code == 2 and "a task of the kind" in refused.output and "there are 120.0 MB" in refused.output
     assert sorted(p.name for p in run_yaml.parent.iterdir()) == ["run.yaml"]

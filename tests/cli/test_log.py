@@ -58,9 +58,19 @@ def test_a_row_is_proved_and_checked(place: Place, tmp_path: Path) -> None:
     proof.write_bytes(proof.read_bytes().replace(b"index 3", b"index 2"))
     assert "inclusion" in run("check", proof, "--policy", policy, exit_code=1)
     assert "neither" in run("prove", "nonsense", *public(place), exit_code=2)
+    assert "has no entry 5" in run("prove", 5, *public(place), exit_code=2)
     shown = json.loads(run("show", "--json", *public(place)))
     assert shown["entries"] == 5 and shown["newest"]["size"] == 5 and shown["cosigned"] is None
     assert "5 entries" in run("show", *public(place))
+
+
+def test_a_new_ledger_gets_its_tables_and_may_still_be_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("base_model: m\ndataset: d\ntraining: {learning_rate: 0.1}\n")
+    config = ("--config", tmp_path / "run.yaml")
+    assert "empty" in run("checkpoint", *config) and (tmp_path / "var" / "ledger.db").exists()
+    assert json.loads(run("checkpoint", *config, "--json")) == {"size": 0, "new": False, "note": ""}
+    assert "nothing to sign" in run("checkpoint", *config, "--out", tmp_path / "note", exit_code=2)
+    assert run("key", *config, "--origin", "example.com/log").startswith("example.com/log+")
 
 
 def test_cosigning(place: Place, tmp_path: Path) -> None:

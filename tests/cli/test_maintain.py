@@ -120,3 +120,15 @@ def test_links_to_a_run_in_a_bucket(bucket: Places) -> None:
     assert all(digest in link and "Expires=7200" in link and "testing-secret" not in link for digest, link in found.items())
     assert run("links", run_id, *where, "--hours", "1000")[0] == 2
     assert run("fsck", *where)[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    ["fsck", "--ledger", "nonsense", "--objects", "file:x"], ["fsck", "--ledger", "postgresql://me:geheim@h/d", "--objects", "file:x"],
+    ["links", "r", "--objects", "s3://B"], ["repair", "--from", "var/objects"],
+    ["repair", "--from", "postgres://me:geheim@h/d"], ["verify", "r", "--objects", "postgresql+psycopg://me:geheim@h/d"],
+])
+def test_a_place_of_no_known_kind_is_a_usage_error(folder: Path, arguments: list[str]) -> None:
+    given = options(folder) if "repair" in arguments else [] if "fsck" in arguments else ["--ledger", places_in(folder).ledger]
+    code, output = run(*arguments, *given)
+    assert code == 2 and "error:" in output and "geheim" not in output, output
+    assert "the copy " in output or "repair" not in arguments

@@ -1,5 +1,6 @@
 """Exit codes: 1 rejected or tampered, 2 usage or bad input, 3 unavailable; one message and no traceback."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from flows.config import ConfigError
 from protocol.errors import VerificationError
 from prover.files.adapter import AdapterFileError
 from storage.errors import BudgetExhausted, IntegrityError, LedgerVersionError, MissingObject, StorageError, StoreFull, UnknownRun
+from verifier.sample import Sample
 
 
 @pytest.mark.parametrize(("error", "code"), [
@@ -32,6 +34,21 @@ def test_every_error_has_its_exit_code(error: Exception, code: int, capsys: pyte
     printed = capsys.readouterr()
     assert caught.value.exit_code == code
     assert printed.out == "" and printed.err.startswith("error:") and "Traceback" not in printed.err
+
+
+def test_a_sentence_of_this_program_stands_without_the_name_of_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), reporting():
+        Sample("zz", 1)
+    with pytest.raises(typer.Exit), reporting():
+        json.loads("{")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: a sample needs") and second.startswith("error: JSONDecodeError: Expecting")
+
+
+def test_an_interrupt_ends_with_130_and_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, reporting(interrupted="interrupted: no verdict"):
+        raise KeyboardInterrupt
+    assert caught.value.exit_code == 130 and capsys.readouterr().err == "error: interrupted: no verdict\n"
 
 
 def test_debug_shows_where_it_happened() -> None:

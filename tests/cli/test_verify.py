@@ -1,5 +1,6 @@
 """`verilora verify`: verdicts and exit codes on an honest run, on damaged copies, and against orders."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,10 @@ import pytest
 import yaml
 
 from protocol.statement import task_list
+from storage.errors import UnknownRun
+from storage.ledger import open_ledger
+from storage.models import RunRow
+from tasks.record import AmbiguousRun, find_run
 from tests.cli.build_run import RUN_ID, Built
 from tests.cli.commands import objects, run, sign_anew, verify
 
@@ -41,7 +46,7 @@ def test_an_honest_run_is_accepted_without_prover_code(honest: subprocess.Comple
 
 def test_every_task_of_every_window_is_listed(built: Built, honest: subprocess.CompletedProcess[str]) -> None:
     verdict = json.loads(honest.stdout)
-    assert verdict["accepted"] and verdict["order"] == "internally consistent; not compared with an order"
+    assert verdict["accepted"] and verdict["order"] == "not compared with an order"
     assert [item["task"] for item in verdict["tasks"]] == [str(task) for task in task_list(built.manifest)]
     assert all(item["accepted"] and item["bits"] >= 100 for item in verdict["tasks"])
     assert verdict["bits"] >= verdict["total_bits"] >= 90
@@ -230,3 +235,17 @@ def test_places_are_given_once(built: Built, tmp_path: Path) -> None:
     assert code == 2 and "no such file" in output
 
 
+def test_what_is_neither_a_file_nor_a_run_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = run("verify", "other.bundle")
+    assert code == 2 and "there is no file other.bundle" in output
+    code, output = run("verify", "abc")
+    assert code == 2 and "--config" in output and "--ledger" in output
+    book = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    for number in range(12):
+        book.append(RunRow(f"a{number:02d}", hashlib.sha256(b"{}").hexdigest(), "{}"))
+    for text, said in (("b", "and 2 more"), ("a", "begins 12 run ids")):
+        with pytest.raises((UnknownRun, AmbiguousRun), match=said) as caught:
+            find_run(book, text)
+        assert str(caught.value).count("a0") <= 10
+    book.close()

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import app
+from flows.finetune import finetune
+from flows.session import Progress, close_session, open_session
 from tests.prover.files.conftest import Folder
 from tests.support.project import CANARY, RUN_YAML, TABLES, Finished, ledger, project, verilora
 
@@ -58,6 +60,37 @@ def test_running_again_adds_nothing(finished: Finished) -> None:
     assert json.loads(done.stdout)["run"] == summary["run"]
     assert ledger(folder) == before
     assert sorted(p.name for p in (folder / "var" / "objects").rglob("*")) == objects
+
+
+def test_a_run_that_is_continued_shows_what_is_behind_it(finished: Finished, tmp_path: Path) -> None:
+    folder, _, _ = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    with sqlite3.connect(tmp_path / "copy" / "var" / "ledger.db") as database:
+        database.execute("DROP TRIGGER proofs_no_delete")
+        database.execute("DELETE FROM proofs WHERE rowid > 9")
+    session = open_session(str(tmp_path / "copy" / "run.yaml"))
+    shown: list[Progress] = []
+    session.on_progress = shown.append
+    trained, proved = session.so_far()
+    assert trained.done == trained.total > 0 and (proved.done, proved.total) == (9, 13)
+    for identity in session.context.statements:
+        session.proved(identity, "")
+    assert [item.done for item in shown][-1] == 13
+    close_session(str(tmp_path / "copy" / "run.yaml"))
+
+
+def test_the_nightly_run_signs_verdicts_of_auditors(finished: Finished, tmp_path: Path) -> None:
+    folder, summary, _ = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    done = verilora(tmp_path / "copy", "verify", summary["run"], "--record", "--sign-key", "key")
+    assert done.returncode == 0, done.stderr
+    log = json.loads(verilora(tmp_path / "copy", "log", "show", "--json").stdout)
+    assert log["newest"]["size"] < log["entries"]
+    path = str(tmp_path / "copy" / "run.yaml")
+    assert json.loads(finetune.fn(path))["run"] == summary["run"]
+    close_session(path)
+    log = json.loads(verilora(tmp_path / "copy", "log", "show", "--json").stdout)
+    assert log["newest"]["size"] == log["entries"]
 
 
 def test_text_of_the_dataset_is_nowhere_public(finished: Finished) -> None:

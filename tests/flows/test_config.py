@@ -186,6 +186,18 @@ def test_what_a_prover_has(tmp_path: Path, written: Any, expected: int) -> None:
     assert load_config(write(tmp_path, FULL)).orchestration.prover_memory is None
 
 
+@pytest.mark.parametrize("lines", [
+    "  ledgr: postgresql+psycopg://me:geheim@host/db", "  ledger: [postgresql+psycopg://me:geheim@host/db]",
+    "  ledger: postgresql+psycopg://me:geheim@host/db: x", "  ledger: \"postgresql+psycopg://me:geheim@host/db",
+    "- postgresql://me:geheim@host/db", "  ledger: postgresql://me:ge#heim@host/db",
+    "  objects: postgresql://me:geheim@host/db", "  private: [s3://me:geheim@host/db]",
+])
+def test_no_message_shows_a_password(tmp_path: Path, lines: str) -> None:
+    text = lines if lines.startswith("-") else FULL.partition("storage:")[0] + f"storage:\n{lines}\n"
+    said = "".join(problems(write(tmp_path, text)))
+    assert said and "heim" not in said, said
+
+
 def test_all_problems_at_once(tmp_path: Path) -> None:
     text = FULL.replace("r: 8", "r: -8").replace("seed: 7", "seed: seven").replace("private,", "hidden,")
     assert [line.split(":")[0] for line in problems(write(tmp_path, text))] == ["lora.r", "training.seed", "audit.base_model"]

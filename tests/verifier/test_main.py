@@ -75,8 +75,9 @@ def test_options_that_belong_together(desk: Desk, options: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize(("name", "data", "said"), [
-    ("--expect", b"[1]", "no JSON object"), ("--expect", b'"seed"', "no JSON object"), ("--expect", b"{", "Expecting"),
-    ("--expect", b"[" * 100_000, "recursion"), ("--policy", b"nonsense\n", "line 1 of the policy"), ("--seen", b"x", "checkpoint-format"),
+    ("--expect", b"[1]", "no JSON object"), ("--expect", b'"seed"', "no JSON object"), ("--expect", b"[" * 100_000, "recursion"),
+    ("--expect", b"seed: 7", "given: an order is JSON here"), ("--policy", b"nonsense\n", "line 1 of the policy"),
+    ("--seen", b"x", "checkpoint-format"),
     ("--seen", OTHER_KEYS.sign(Source((), {}).checkpoint()), "checkpoint-signature"),
 ])
 def test_files_that_cannot_be_used_are_a_usage_error(desk: Desk, name: str, data: bytes, said: str) -> None:
@@ -124,7 +125,7 @@ def test_what_is_no_bundle_is_rejected_and_reported(desk: Desk) -> None:
 
 def test_the_order_is_compared(desk: Desk) -> None:
     code, out, _ = desk("--expect", desk.put("order", b'{"seed":8}'))
-    assert code == 1 and out.splitlines()[1].startswith("order at seed")
+    assert code == 1 and out.splitlines()[1].startswith("order at seed") and out.splitlines()[2] == "not what was ordered"
     code, out, _ = desk("--expect", desk.put("order", b'{"seed":7}'), *SAMPLE)
     assert code == 0 and "1 values agree (seed)" in out
 
