@@ -38,7 +38,7 @@ from prover.files.dataset import TokenisedDataset
 from prover.files.groups import KEEP_BYTES
 from prover.files.hf_model import open_model
 from prover.randomness import fresh_seed
-from prover.witness.task import task_values
+from prover.witness.task import kept_values, task_values
 
 STATEMENT = b"benchmark"
 
@@ -113,7 +113,7 @@ class Stage:
         window = StepRange(0, 1) if task.window >= 0 else None
         graph, found = task_values(self.manifest, task.kind, window, task.subject, given, ops, part=task.part)
         check(graph, dict(enumerate(found)), ops if ops.keep else None)
-        values = [x if x is None else self.backend.to_device(x) for x in drained(found)]
+        values = kept_values(self.backend, graph, drained(found))
         self.backend.release()
         seconds["evaluate"] = clock() - start
         shape = TaskShape(graph, self.backend.field)

@@ -20,7 +20,7 @@ from prover.argument.prove import drained, prove_task
 from prover.executor.evaluate import RelationBroken, check
 from prover.executor.torch_ops import ops_beside
 from prover.randomness import fresh_seed
-from prover.witness.task import outputs, task_values
+from prover.witness.task import kept_values, outputs, task_values
 from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
@@ -128,4 +128,4 @@ def _witness(context: RunContext, task: Task, opened: list[tuple[str, Opened]]) 
             raise RunError(f"{task}: the committed {key[0]} {key[1]} is not what its task computes from its inputs")
     del by_index
     context.backend.release()
-    return TaskShape(graph, context.params.field), [x if x is None else context.backend.to_device(x) for x in drained(values)]
+    return TaskShape(graph, context.params.field), kept_values(context.backend, graph, drained(values))

@@ -28,7 +28,7 @@ from protocol.schedule.task import TaskShape
 from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
-from prover.witness.task import read_by_proof, stepwise
+from prover.witness.task import integers_of, read_by_proof, stepwise
 
 WORD = 8  # bytes of an element of F, and of an integer
 COLUMN = 8  # products in F that checking a cell of an opened column comes to: decoded, hashed, in two inner products
@@ -168,9 +168,10 @@ def task_memory(
     """What is alive in each phase."""
     graph, witness = shape.graph, shape.witness_layout(params)
     every, read = [*inputs, witness], read_by_proof(graph)
-    given = {"input tensors": WORD * sum(t.cells for t in read if isinstance(graph.ops[t.index], Input))}
+    inputs_read = [t for t in read if isinstance(graph.ops[t.index], Input)]
+    given = {"input tensors": WORD * sum(t.cells for t in inputs_read)}
     committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
-    tensors = given | {"integer values": WORD * sum(t.cells for t in read) - given["input tensors"]}
+    tensors = given | {"integer values": sum(integers_of(t).itemsize * t.cells for t in read if t not in inputs_read)}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)

@@ -6,15 +6,19 @@ ones. The node list of a graph does not depend on the number of steps, so index 
 reads those that are looked up or factors of products; the others are half of all cells and are dropped after their last use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from protocol.manifest import RunManifest, StepRange
 from protocol.relation.graph import Committed, Graph, Input, IntArray, OneHot, Product, Tensor
 from protocol.relation.model import build
+from prover.backend.base import Backend
 from prover.executor.evaluate import Inputs, Ops, evaluate
 from prover.executor.torch_ops import TorchOps
 
+NARROW = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # uint64 are field elements (prover/commitment)
 STEPWISE = ("x_in", "dx_in", "clip", "gradient")  # roles whose tensors have an axis s
 
 
@@ -41,6 +45,23 @@ def read_by_proof(graph: Graph) -> list[Tensor]:
         elif isinstance(op, OneHot):
             found |= {op.high.index, op.low.index}
     return [t for t in graph.tensors if t.index in found]
+
+
+def integers_of(tensor: Tensor) -> np.dtype[Any]:
+    """The smallest integers that hold a tensor's range."""
+    limits = ((name, np.iinfo(name)) for name in NARROW)
+    return np.dtype(next((name for name, n in limits if n.min <= tensor.lo and tensor.hi <= n.max), "int64"))
+
+
+def kept_values(backend: Backend, graph: Graph, values: Iterable[Any]) -> list[Any]:
+    """What a proof reads, where the backend computes, in the smallest integers: half of the memory; kernels take 64 bits, and get a copy of
+    what they read. Inputs stay as they are, because whoever opened their commitments has them too."""
+    out = list[Any]()
+    for tensor, op, x in zip(graph.tensors, graph.ops, values, strict=True):
+        there = None if x is None else backend.to_device(x)
+        out.append(there if there is None or isinstance(op, Input) else there.astype(integers_of(tensor), copy=False))
+        del x, there  # an array of `drained` values is freed before the next one is copied
+    return out
 
 
 def stepwise(graph: Graph) -> bool:

@@ -35,7 +35,7 @@ from prover.cost.rates import FREE, fit, measure, sample
 from prover.cost.tally import CALL, Algebra, TallyField
 from prover.cost.work import EVERYTHING, Memory, Place, Work, commitment_work, padded_cells, task_memory
 from prover.executor.torch_ops import TorchOps
-from prover.witness.task import read_by_proof, stepwise, task_values
+from prover.witness.task import kept_values, read_by_proof, stepwise, task_values
 from tests.support.stage import Case, Stage, seed
 from tests.toy import toy
 
@@ -131,7 +131,9 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     codewords = sum(len(x.rows) for x in every) + 6
     assert held.phases["opening"]["codewords"] == 8 * PARAMS.n * codewords and streamed.phases["opening"]["codewords"] == 0
     inputs = sum(t.cells for t, op in zip(case.graph.tensors, case.graph.ops) if isinstance(op, Input))
-    assert held.phases["tree"]["integer values"] == 8 * (sum(t.cells for t in read_by_proof(case.graph)) - inputs)
+    kept = kept_values(select("cpu"), case.graph, case.values)
+    there = [kept[t.index].nbytes for t in read_by_proof(case.graph) if not isinstance(case.graph.ops[t.index], Input)]
+    assert held.phases["tree"]["integer values"] == sum(there)
     assert held.phases["opening"]["input tensors"] == 8 * inputs and "integer values" not in held.phases["opening"]
     beside = 96 * PARAMS.n * len(every)  # salts and Merkle trees, which a device leaves to its host
     assert held.phases["opening"]["salts and levels"] == beside

@@ -9,6 +9,7 @@ from prover.argument.prove import prove_task
 from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import commit
+from prover.witness.task import kept_values
 from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import emulated
 from tests.support.stage import PARAMS, Case, Stage, seed
@@ -31,8 +32,8 @@ def prove(backend: Backend, case: Case) -> bytes:
     inputs = []
     for role, name in case.task.commitments:
         inputs.append((role, commit(backend, case.stage.layout(name), case.stage.arrays[str(name)], seed(str(name)))))
-    published = case.published()
-    return prove_task(backend, case.shape, case.statement(published), inputs, case.values, published, PARAMS, seed("attempt"), lambda: None)
+    published, values = case.published(), kept_values(backend, case.graph, case.values)
+    return prove_task(backend, case.shape, case.statement(published), inputs, values, published, PARAMS, seed("attempt"), lambda: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocol.relation.graph import Committed, Input, Tensor
+from protocol.relation.graph import Committed, Graph, Input, Tensor
 from protocol.statement import task_list
 from prover.argument.prove import drained, prove_task
 from prover.argument.tree import FractionTreeProver
@@ -16,7 +16,7 @@ from prover.backend.talk import ROUNDS_AT_ONCE
 from prover.commitment.commit import commit
 from prover.executor.evaluate import RelationBroken, _Evaluation, check, most_alive
 from prover.executor.reference import ReferenceOps
-from prover.witness.task import read_by_proof, task_values
+from prover.witness.task import integers_of, kept_values, read_by_proof, task_values
 from tests.support.stage import PARAMS, Case, Stage, seed
 from tests.toy import ODD, toy
 
@@ -30,6 +30,35 @@ def every_kind() -> dict[str, Case]:
     tasks = {t.kind: t for t in task_list(made.toy.manifest)}
     assert set(tasks) == set(KINDS)
     return {kind: made.case(t.kind, t.window, t.layer, t.part) for kind, t in tasks.items()}
+
+
+@pytest.mark.parametrize(("low", "high", "name"), [
+    (0, 0, "uint8"), (0, 255, "uint8"), (0, 256, "uint16"), (0, 2**16 - 1, "uint16"), (0, 2**16, "uint32"), (0, 2**32 - 1, "uint32"),
+    (0, 2**32, "int64"), (0, 2**62 - 1, "int64"), (-1, 127, "int8"), (-128, 128, "int16"), (-129, 0, "int16"), (-1, 2**15, "int32"),
+    (-(2**31), 2**31 - 1, "int32"), (-1, 2**31, "int64"), (-(2**31) - 1, 0, "int64"), (1 - 2**62, 2**62 - 1, "int64"),
+])
+def test_the_smallest_integers(low: int, high: int, name: str) -> None:
+    tensor = Graph().input("in", "x", "i", (3,), low, high)
+    assert integers_of(tensor) == np.dtype(name) and {low, high} == {int(np.array(x).astype(name)) for x in (low, high)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_kept_in_the_smallest_integers(every_kind: dict[str, Case], kind: str) -> None:
+    """The same values and the same proof in less memory; inputs are not copied, and what was given is freed one by one."""
+    case, found = every_kind[kind], lean(every_kind[kind])
+    alive = [None if x is None else weakref.ref(x) for x in found]
+    wide, expected = found.copy(), prove(case, found.copy())
+    narrow = kept_values(select("cpu"), case.graph, drained(found))
+    assert not found
+    for tensor, op, x, y in zip(case.graph.tensors, case.graph.ops, wide, narrow, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert np.array_equal(x, y) and (y is x if isinstance(op, Input) else y.dtype == integers_of(tensor))
+    sizes = [sum(x.nbytes for x in values if x is not None) for values in (wide, narrow)]
+    assert prove(case, narrow) == expected and sizes[1] < (0.75 if kind in ("layer", "head") else 1.01) * sizes[0]
+    del x, y, wide
+    kept = {id(x) for x in narrow}
+    assert all(reference is None or reference() is None or id(reference()) in kept for reference in alive)
 
 
 def lean(case: Case) -> list[Any]:
