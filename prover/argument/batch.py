@@ -6,6 +6,8 @@ nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,25 +45,38 @@ def ones(backend: Backend, n: int) -> Any:
 
 
 def fold_factor(backend: Backend, values: Any, axes: str, keep: str, weights: dict[str, U64], scale: dict[str, U64]) -> Any:
-    """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape)."""
-    field = backend.field
-    gone = [x for x in axes if x not in keep]
-    order = [axes.index(x) for x in (*gone, *keep)]
+    """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape).
+
+    Neighbours are summed out together where they lie, the largest group first, and only what is left is brought into order."""
     sizes = dict(zip(axes, values.shape, strict=True))
-    kept = tuple(sizes[x] for x in keep)
-    moved = backend.xp.ascontiguousarray(values.transpose(order))
-    if gone:
-        flat = moved.reshape(1, int(np.prod([sizes[x] for x in gone])), -1)
-        table = backend.fold_axis(flat, outer(backend, [weights[x] for x in gone])).reshape(2, -1)
-        if scale:
-            full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
-            table = backend.kmul(table, outer(backend, full))
+    groups = ["".join(group) for kept, group in groupby(axes, keep.__contains__) if not kept]
+    table, left, planes = values, axes, tuple[int, ...]()
+    for group in sorted(groups, key=lambda x: -_cells(sizes, x)):
+        before, after = left.split(group)
+        sides = (_cells(sizes, part) for part in (before, group, after))
+        table = backend.fold_axis(table.reshape(*planes, *sides), outer(backend, [weights[x] for x in group]))
+        left, planes = before + after, (2,)
+    order = [*range(len(planes)), *(len(planes) + left.index(x) for x in keep)]
+    table = table.reshape(*planes, *(sizes[x] for x in left)).transpose(order)
+    full = [scale[x] if x in scale else _ones(sizes[x]) for x in keep] if scale else []
+    if groups:
+        table = backend.kmul(table.reshape(2, -1), outer(backend, full)) if scale else table
     elif scale:
-        full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
-        table = backend.weight(moved.reshape(-1, kept[-1]), outer(backend, full[:-1]), outer(backend, full[-1:]))
+        table = backend.weight(table.reshape(-1, sizes[keep[-1]]), outer(backend, full[:-1]), outer(backend, full[-1:]))
     else:
-        table = backend.lift(moved.reshape(-1))
-    return table.reshape(2, *kept)
+        table = backend.lift(table.reshape(-1))
+    return table.reshape(2, *(sizes[x] for x in keep))
+
+
+def _cells(sizes: dict[str, int], axes: str) -> int:
+    return prod(sizes[x] for x in axes)
+
+
+def _ones(n: int) -> U64:
+    """Weights 1 on the host: K (2, n)."""
+    out = np.zeros((2, n), dtype=np.uint64)
+    out[0] = 1
+    return out
 
 
 def digit_factor(backend: Backend, instance: Instance, low: Any) -> Any:
