@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.leaves import Run
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
@@ -71,8 +72,8 @@ class Backend(Protocol):
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
 
-    def count(self, x: I64, first: int, counts: I64) -> None:
-        """In place counts[v − first] += 1 for each entry v of x; entries without a place are left out."""
+    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+        """In place counts[v − first] += 1 for each entry v of the arrays; entries without a place are left out."""
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         """Σ_i w_i·x[…, i, …]: x i64 or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
@@ -110,12 +111,11 @@ class Backend(Protocol):
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
-        """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N), `out` if given."""
+    def lincombs(self, runs: Sequence[Run], out: U64) -> None:
+        """Write these runs of leaves into a table K(2, N)."""
 
-    def fingerprints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
-        """q while leaves are written, with lincomb_ints in its entries from `start` on: those tiles are no longer uniform, and may
-        be narrow."""
+    def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        """q while leaves are written, with these runs in it: their tiles are no longer uniform, and may be narrow."""
 
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, 
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
+from prover.backend.leaves import Run, run_words
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
-FEW = 4  # columns of a linear combination
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
 
@@ -140,7 +141,10 @@ class CudaBackend(DeviceTree):
             out = self.xp.zeros((2, *x.shape), dtype=np.uint64)
             out[0] = x
             return out
-        return self.lincomb_ints([x.reshape(-1)], [self.field.one], self.field.zero).reshape(2, *x.shape)
+        x = self._contiguous(x, np.int64)
+        out = self.xp.empty((2, *x.shape), dtype=np.uint64)
+        self._call("vl_lift", 1, x.size, x.data.ptr, *planes(out))
+        return out
 
     @where_arrays_are
     def embed(self, x: Any, out: Any = None) -> Any:
@@ -154,14 +158,17 @@ class CudaBackend(DeviceTree):
         return out
 
     @where_arrays_are
-    def count(self, x: Any, first: int, counts: Any) -> None:
-        x = self._contiguous(x, np.int64)
+    def count(self, arrays: Sequence[Any], first: int, counts: Any) -> None:
         if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
         if counts.size >= 1 << 32:
             raise ValueError(f"a table of {counts.size} rows")
-        blocks = min(self._sum_grid, -(-x.size // (COUNTED * self.threads)))
-        self._launch("vl_count", blocks, 1, x.size, (x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size))
+        held = [self._contiguous(x, np.int64) for x in arrays]
+        ends = list(accumulate(x.size for x in held))
+        runs = self.to_device(np.array([(x.data.ptr, x.size, end - x.size) for x, end in zip(held, ends, strict=True)], dtype=np.uint64))
+        blocks = min(self._sum_grid, -(-ends[-1] // (COUNTED * self.threads)))
+        words = (runs.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size, len(held))
+        self._launch("vl_count", blocks, 1, ends[-1], words)
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:
@@ -273,19 +280,17 @@ class CudaBackend(DeviceTree):
         return out
 
     @where_arrays_are
-    def lincomb_ints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, out: Any = None) -> Any:
-        if not 0 < len(columns) == len(coefs) <= FEW:
-            raise ValueError(f"{len(columns)} columns and {len(coefs)} coefficients")
-        held = [self._contiguous(c, np.int64) for c in columns]
-        size = held[0].size
-        for column in held:
-            check_shape(column, (size,))
-        out = self._result_of(out, size)
-        none = [0] * (FEW - len(held))
-        scalars = (*(c.c0 for c in coefs), *none, *(c.c1 for c in coefs), *none)
-        words = (*(c.data.ptr for c in held), *none, *scalars, *planes(out), len(held), const.c0, const.c1)
-        self._call("vl_lincomb_few", 1, size, *words)
-        return out
+    def lincombs(self, runs: Sequence[Run], out: Any) -> None:
+        held, out = list[Any](), self._result_of(out, out.shape[1])
+
+        def column(x: Any, n: int) -> int:
+            held.append(self._contiguous(x, np.int64))
+            check_shape(held[-1], (n,))
+            return int(held[-1].data.ptr)
+
+        table, total = run_words(runs, out.shape[1], column)
+        there = self.to_device(table)
+        self._call("vl_lincombs", 1, total, there.data.ptr, *planes(out), len(runs))
 
     @where_arrays_are
     def outer_sum(self, u: Any, v: Any, out: Any = None) -> Any:

@@ -29,6 +29,7 @@ from prover.backend.cpu import CpuBackend
 from prover.backend.field import address
 from prover.backend.field import planes as host_planes
 from prover.backend.host import DenseLeaves
+from prover.backend.leaves import Run
 from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
@@ -49,6 +50,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def _first(argument: Any) -> Any:
     while isinstance(argument, list | tuple):
         argument = argument[0]
+    if isinstance(argument, Run):
+        return argument.columns[0]
     return argument.cells if isinstance(argument, Tiled) else argument
 
 

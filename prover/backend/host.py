@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from protocol.field import U64, Ext, Field
+from protocol.field import U64, Field
+from prover.backend.leaves import Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
 
@@ -47,12 +48,12 @@ class HostArrays:
 class DenseLeaves:
     """Backend.fingerprints where no tile is narrow."""
 
-    lincomb_ints: Callable[..., Any]
+    lincombs: Callable[[Sequence[Run], Any], None]
 
-    def fingerprints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
-        end = start + columns[0].size
-        q.open(start, end)
-        self.lincomb_ints(columns, coefs, const, q.cells[:, start:end])
+    def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        for run in runs:
+            q.open(run.start, run.end)
+        self.lincombs(runs, q.cells)
         return q
 
 

@@ -16,6 +16,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
 from prover.backend.host import DenseLeaves, HostArrays, check_portion
+from prover.backend.leaves import Run
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
 
@@ -62,9 +63,10 @@ class ReferenceBackend(DenseLeaves, HostArrays):
 
     # ---- folds and products --------------------------------------------------------------------------------------
 
-    def count(self, x: I64, first: int, counts: I64) -> None:
-        index = x.reshape(-1).astype(np.uint64) - np.uint64(first % 2**64)  # modulo 2^64: below `first` is large
-        counts += np.bincount(index[index < len(counts)].astype(np.int64), minlength=len(counts))
+    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+        for x in arrays:
+            index = x.reshape(-1).astype(np.uint64) - np.uint64(first % 2**64)  # modulo 2^64: below `first` is large
+            counts += np.bincount(index[index < len(counts)].astype(np.int64), minlength=len(counts))
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         f = self.field
@@ -130,15 +132,13 @@ class ReferenceBackend(DenseLeaves, HostArrays):
     def fold_top(self, a: U64, r: Ext) -> U64:
         return self.field.fold_top(a, r)
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
+    def lincombs(self, runs: Sequence[Run], out: U64) -> None:
         f = self.field
-        total = np.repeat(const.array()[:, None], len(columns[0]) if columns else 0, axis=1)
-        for column, coef in zip(columns, coefs, strict=True):
-            total = f.add(total, f.kmulf(coef.array()[:, None], f.embed(column)))
-        if out is None:
-            return total
-        out[...] = total
-        return out
+        for run in runs:
+            part = out[:, run.start : run.end]
+            part[...] = run.const.array()[:, None]
+            for column, coef in zip(run.columns, run.coefs, strict=True):
+                part[...] = f.add(part, f.kmulf(coef.array()[:, None], f.embed(column)))
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         f = self.field

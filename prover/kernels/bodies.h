@@ -34,10 +34,38 @@ struct Embed {  // signed integers to F
     }
 };
 
-struct Count {  // counts[x - first] += 1 where that is a place
+struct Lift {  // signed integers to K
     const i64* x;
+    u64 *out0, *out1;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        kstore(out0, out1, j, K<V>{load_int<V>(x + j), spread<V>(0)});
+    }
+};
+
+// Of several runs the one that has entry `index` of them all; `first` is where a run begins there.
+template <class Run>
+VL_FN const Run& run_at(const Run* runs, u64 count, u64 index) {
+    u64 lo = 0, hi = count - 1;  // the last one that begins at or before it
+    while (lo < hi) {
+        const u64 middle = (lo + hi + 1) / 2;
+        if (runs[middle].first <= index)
+            lo = middle;
+        else
+            hi = middle - 1;
+    }
+    return runs[lo];
+}
+
+struct CountRun {
+    const i64* x;
+    u64 size, first;
+};
+struct Count {  // counts[x - least] += 1 where that is a place
+    const CountRun* runs;
     u64* counts;
-    u64 first, size;
+    u64 least, size, count;
 };
 
 struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
@@ -233,6 +261,16 @@ struct OuterSum {  // index (i, j): Σ_t u[t, i]·v[t, j]
     }
 };
 
+struct LincombRun {  // entries from `start` on: const + Σ_k coefs[k]·columns[k]
+    const i64* columns[4];
+    u64 coefs0[4], coefs1[4];
+    u64 const0, const1, start, size, count, first;
+};
+struct Lincombs {
+    const LincombRun* runs;
+    u64 *out0, *out1;
+    u64 count;
+};
 struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
     const i64* const* columns;
     const u64 *coefs0, *coefs1;
@@ -300,12 +338,20 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
 
 VL_HOST_MAP(vl_mul, Mul)
 VL_MAP(vl_embed, Embed)
+VL_MAP(vl_lift, Lift)
 #ifndef VL_CUDA
-VL_EXPORT void vl_count(const Count* given, u64, u64 n) {  // one thread: two would count in the same places
+VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
     const Count c = *given;
-    for (u64 j = 0; j < n; ++j) {
-        const u64 place = (u64)c.x[j] - c.first;
-        if (place < c.size) ++c.counts[place];
+    for (const CountRun* run = c.runs; run < c.runs + c.count; ++run)
+        for (u64 j = 0; j < run->size; ++j) {
+            const u64 place = (u64)run->x[j] - c.least;
+            if (place < c.size) ++c.counts[place];
+        }
+}
+VL_EXPORT void vl_lincombs(const Lincombs* given, u64, u64) {
+    for (const LincombRun* run = given->runs; run < given->runs + given->count; ++run) {
+        u64 *out0 = given->out0 + run->start, *out1 = given->out1 + run->start;
+        run_map(Lincomb{run->columns, run->coefs0, run->coefs1, out0, out1, run->count, run->const0, run->const1}, 1, run->size);
     }
 }
 #endif
@@ -359,7 +405,6 @@ VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
 VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
 VL_MAP(vl_weight, Weight)
 VL_MAP(vl_outer_sum, OuterSum)
-VL_HOST_MAP(vl_lincomb_ints, Lincomb)
 VL_SUM(vl_open_round_f, OpenRound<1>)
 VL_SUM(vl_open_round_k, OpenRound<2>)
 VL_MAP(vl_open_fold_f, OpenFold<1>)

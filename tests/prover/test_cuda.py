@@ -18,6 +18,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     REFERENCE,
     elements,
     integers,
+    neighbours,
     rng,
     same,
     scalar,
@@ -27,6 +28,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_eq_table,
     test_fold_axis,
     test_fractions,
+    test_many_columns_carry,
     test_open,
     test_outer,
     test_outer_sum,
@@ -83,11 +85,27 @@ def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator)
     """Places that share a slot, of many blocks, and integers without a place."""
     x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
     rng.shuffle(x)
+    arrays = np.split(x, [7, 7, 50_000])
     mine = rng.integers(0, 5, 9000)
     theirs = mine.copy()
-    cpu.count(x, 0, mine)
-    REFERENCE.count(x, 0, theirs)
+    cpu.count(arrays, 0, mine)
+    REFERENCE.count(arrays, 0, theirs)
     same(mine, theirs)
+
+
+def test_leaves_of_many_runs(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
+    """All in one launch, into a table whose flags lie on the host while it is written."""
+    backend = cpu.backend
+    for columns in (1, 2):
+        runs, _, size = neighbours(rng, columns)
+        there = [run.placed(backend.to_device) for run in runs]
+        mine = backend.fingerprints(there[::2], Tiled.filled(size, 1, backend.xp))
+        before = stand_in.Counted.launches
+        mine = backend.fingerprints(there[3::4], mine)
+        assert stand_in.Counted.launches == before + 1
+        theirs = REFERENCE.fingerprints(runs[3::4], REFERENCE.fingerprints(runs[::2], Tiled.filled(size, 1)))
+        assert mine.uniform is not None and mine.uniform.tolist() == theirs.uniform.tolist()
+        same(mine.placed(lambda a: np.array(backend.to_host(a))).dense().cells, theirs.dense().cells)
 
 
 @pytest.mark.parametrize("log", [12, 13, 14, 15, 16, 17, 19, 20])
