@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from prover.backend.leaves import Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
 
+LOOK_SECONDS = 0.05  # in which less memory is filled than a phase may leave free
+
 
 class HostArrays:
     """The part of base.py about places and conversions."""
@@ -21,6 +24,7 @@ class HostArrays:
     xp: Any = np
     memory = host_memory()
     kept_bytes = kept_bytes(memory)
+    _looked = 0.0  # when `release` last asked the system
 
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)
@@ -30,7 +34,12 @@ class HostArrays:
 
     def release(self) -> None:
         """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of its
-        memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
+        memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h). A small proof has dozens of phases,
+        so the system is asked once in a while."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
         if host_resident() > self.memory // 2:
             give_back()
 
