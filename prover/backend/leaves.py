@@ -14,7 +14,7 @@ import numpy as np
 
 from protocol.field import U64, Ext
 
-COLUMNS = 4  # of a run, as in LincombRun (prover/kernels/bodies.h)
+COLUMNS = 4  # of a run, as in LincombRun (prover/kernels/leaves.h)
 _NONE = (0,) * COLUMNS
 
 

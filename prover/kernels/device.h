@@ -1,7 +1,7 @@
 // Kernels that only a GPU needs: what the CPU backend leaves to NumPy, and folds cut so that there are threads enough.
 // prover/backend/cuda.py launches them; shapes as in bodies.h.
 #pragma once
-#include "bodies.h"
+#include "leaves.h"
 
 // Index j: an entry of the runs together.
 struct LincombEntries : Lincombs {
@@ -18,8 +18,8 @@ struct LincombEntries : Lincombs {
 
 // ---- multiplicities ---------------------------------------------------------------------------------------------------
 
-// bodies.h's Count, index j of the runs together. Most looked-up integers are small and many equal, and a word of memory takes one addition after
-// another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
+// leaves.h's Count, index j of the runs together. Most looked-up integers are small and many equal, and a word of memory takes one
+// addition after another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
 enum { SLOTS = 1 << 11 };
 extern "C" __global__ void vl_count(Count body, u64, u64 n) {
     __shared__ u32 owner[SLOTS], count[SLOTS];  // owner: 1 + place, 0 of none

@@ -2,6 +2,7 @@
 // first passes compute from them are products with small integers (Small and SmallSum in one_lane.h), and 2 bytes an entry are read
 // instead of 16. CPU only.
 #pragma once
+#include "leaves.h"
 #include "strips.h"
 
 // Runs of whole tiles of leaves const - x. A tile whose x - first fits into words is written there, and its base is const - first: for
@@ -21,7 +22,10 @@ struct Narrowing {
         for (u64 j = 0; j < size; ++j) plain |= (u64)from[j], moved |= (u64)from[j] + 0x8000;
         narrow[tile] = plain < 0x10000 || moved < 0x10000, uniform[tile] = 0;
         base0[tile] = plain < 0x10000 ? run.const0 : gadd(run.const0, (u64)0x8000), base1[tile] = run.const1;
-        if (!narrow[tile]) return run_map(Lincomb{&from, run.coefs0, run.coefs1, cells0 + tile * size, cells1 + tile * size, 1, run.const0, run.const1}, 1, size);
+        if (!narrow[tile]) {
+            u64 *to0 = cells0 + tile * size, *to1 = cells1 + tile * size;
+            return run_map(Lincomb{&from, run.coefs0, run.coefs1, to0, to1, 1, run.const0, run.const1}, 1, size);
+        }
         for (u64 j = 0; j < size; j += 16) put(from + j, to + j);
         if (plain >= 0x10000)
             for (u64 j = 0; j < size; ++j) to[j] ^= 0x8000;
