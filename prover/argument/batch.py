@@ -6,8 +6,9 @@ nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from math import prod
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,11 @@ def outer(backend: Backend, weights: Sequence[U64]) -> Any:
 
 def outer_somewhere(backend: Backend, weights: Sequence[U64]) -> Any:
     """The same of at least one axis, on the host as long as it has few entries: a call there costs less than a copy and a launch."""
-    total: Any = np.ascontiguousarray(weights[0])
-    for w in map(np.ascontiguousarray, weights[1:]):
-        if total.shape[1] * w.shape[1] > FEW_WEIGHTS:
-            total, w = backend.to_device(total), backend.to_device(w)
-        total = backend.outer_sum(total[:, None], w[:, None])
+    sizes = list(accumulate((w.shape[1] for w in weights), mul))
+    few = max(1, sum(size <= FEW_WEIGHTS for size in sizes))
+    total: Any = backend.outer(weights[:few])
+    for w in map(np.ascontiguousarray, weights[few:]):
+        total = backend.outer_sum(backend.to_device(total)[:, None], backend.to_device(w)[:, None])
     return total
 
 

@@ -55,18 +55,18 @@ class FractionTreeProver(FinishingProver):
         p, q = (Tiled.filled(1 << plan.variables, value, backend.xp) for value in (0, 1))
         betas, minus_one, zero = [-beta for beta in fingerprint.columns], [-backend.field.one], backend.field.zero
         constants = {table: fingerprint.constant(plan, table) for table in plan.tables}
-        layouts = dict[tuple[int, ...], tuple[TensorLayout, list[tuple[int, int, int]]]]()  # with their runs
+        orders = dict[tuple[int, ...], tuple[TensorLayout, bool, list[tuple[int, int, int]]]]()  # of blocks, by shape
         denominators, numerators = list[Run](), list[Run]()
         for block in plan.blocks:
             shape = tuple(stop - start for start, stop in block.box)
-            if shape not in layouts:
-                layouts[shape] = block.layout, _runs(block.layout)
-            layout, runs = layouts[shape]
+            if shape not in orders:
+                orders[shape] = block.layout, _natural(block.layout), _runs(block.layout)
+            layout, natural, runs = orders[shape]
             if block.lookup is None:
                 columns = [backend.to_device(x.reshape(shape)) for x in table_columns(block.table)]
             else:
                 columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
-            arranged = [layout.arrange(column).reshape(-1) for column in columns]
+            arranged = [(x if natural else layout.arrange(x)).reshape(-1) for x in columns]
             for first, cell, length in runs:
                 start, end, cells = block.offset + first, block.offset + first + length, slice(cell, cell + length)
                 denominators.append(Run([a[cells] for a in arranged], betas[: len(columns)], constants[block.table], start))
@@ -120,6 +120,11 @@ class FractionTreeProver(FinishingProver):
         if len(self.levels) == 1:  # the last: products and opening have the memory of the leaves
             self.tables, self.levels = [], []
         return self.lam * p0 + q0, q1, p1, q0
+
+
+def _natural(layout: TensorLayout) -> bool:
+    """Whether leaves are in the order of the tensor's cells: no digit comes after low bits."""
+    return not any(odd > 1 and any(layout.low[:axis]) for axis, odd in enumerate(layout.odd))
 
 
 def _runs(layout: TensorLayout) -> list[tuple[int, int, int]]:

@@ -134,6 +134,9 @@ class Backend(Protocol):
         is the first round's polynomial if it is known; point K(2, rounds − 1): the weights of each round are eq of the last ones, as
         many as variables are left behind it. The tables' cells are lost."""
 
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        """⊗ of at least one vector K(2, n), the last one's index fastest: K(2, Π n), all on the host."""
+
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""
 

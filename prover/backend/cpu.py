@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,15 @@ class CpuBackend(Fractions):
         a = _planes(a)
         out = np.empty((2, a.shape[1] // 2), dtype=np.uint64)
         self._call("vl_fold_top", 1, out.shape[1], *_halves(a), *_at(out), r.c0, r.c1)
+        return out
+
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        held = [_planes(v) for v in vectors]
+        if len(held) == 1:
+            return held[0]
+        out = np.empty((2, prod(v.shape[1] for v in held)), dtype=np.uint64)
+        factors = np.array([(*_at(v), v.shape[1]) for v in held], dtype=np.uint64)
+        self._call("vl_outer", len(held), 1, address(factors), *_at(out))
         return out
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:

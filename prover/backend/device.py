@@ -150,7 +150,10 @@ class DeviceArrays(DenseLeaves):
         """Fresh memory for a table K (2, size), on the host if it is small."""
         return self._pinned(2, size) if size <= self.hand_over else self.xp.empty((2, size), dtype=np.uint64)
 
-    # ---- rounds whose tables lie on the host ---------------------------------------------------------------------
+    # ---- what lies on the host: short vectors, tables of the last rounds -------------------------------------------
+
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        return self.host.outer(vectors)
 
     def fraction_rounds(self, *arguments: Any) -> list[Ext]:
         return self.host.fraction_rounds(*arguments)

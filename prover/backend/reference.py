@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,9 @@ class ReferenceBackend(DenseLeaves, HostArrays):
             part[...] = run.const.array()[:, None]
             for column, coef in zip(run.columns, run.coefs, strict=True):
                 part[...] = f.add(part, f.kmulf(coef.array()[:, None], f.embed(column)))
+
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        return reduce(lambda u, v: self.field.kmul(u[:, :, None], v[:, None, :]).reshape(2, -1), vectors)
 
     def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
         f = self.field

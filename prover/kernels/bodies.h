@@ -237,6 +237,15 @@ struct OuterSum {  // index (i, j): Σ_t u[t, i]·v[t, j]
     }
 };
 
+struct OuterFactor {
+    const u64 *x0, *x1;
+    u64 size;
+};
+struct Outer {  // CPU: the outer product of vectors, the last one's index fastest
+    const OuterFactor* factors;
+    u64 *out0, *out1;
+};
+
 template <int KIND>
 struct Rows {  // rows of F (1) or K (2), zero where the index is -1
     template <class V>
@@ -304,6 +313,22 @@ VL_EXPORT void vl_eq_suffixes(const EqSuffixes* given, u64 count, u64) {
     for (u64 k = 0; k < count; ++k) {
         const u64 n = 1ULL << k, at = count - 1 - k;
         run_map(EqStep{e.out0 + n, e.out1 + n, e.out0 + 2 * n, e.out1 + 2 * n, n, e.point0[at], e.point1[at]}, 1, n);
+    }
+}
+VL_EXPORT void vl_outer(const Outer* given, u64 count, u64) {
+    std::vector<u64> made[2];
+    OuterFactor u = given->factors[0];
+    for (u64 k = 1; k < count; ++k) {
+        const OuterFactor& v = given->factors[k];
+        const u64 size = u.size * v.size;
+        u64 *to0 = given->out0, *to1 = given->out1;
+        if (k < count - 1) {
+            std::vector<u64>& room = made[k % 2];
+            room.resize(2 * size);
+            to0 = room.data(), to1 = to0 + size;
+        }
+        run_map(OuterSum{u.x0, u.x1, v.x0, v.x1, to0, to1, 1, u.size, v.size}, u.size, v.size);
+        u = OuterFactor{to0, to1, size};
     }
 }
 VL_EXPORT void vl_powers(const Powers* given, u64 count, u64) {

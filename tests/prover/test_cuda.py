@@ -31,6 +31,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_many_columns_carry,
     test_open,
     test_outer,
+    test_outer_of_vectors,
     test_outer_sum,
     test_product_rounds,
     test_sums_carry,

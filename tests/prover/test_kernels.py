@@ -276,6 +276,13 @@ def test_outer(cpu: CpuBackend, rng: np.random.Generator, shape: tuple[int, int]
     same(cpu.weight(x, u, v), REFERENCE.weight(x, u, v))
 
 
+@pytest.mark.parametrize("sizes", [(1,), (7,), (1, 1, 40), (3, 5), (5, 1, 9, 2), (2, 0, 3), (300, 70), (8, 16, 4, 33)])
+def test_outer_of_vectors(cpu: CpuBackend, rng: np.random.Generator, sizes: tuple[int, ...]) -> None:
+    vectors = [elements(rng, 2, n) for n in sizes]
+    vectors[-1] = elements(rng, 2, 2 * sizes[-1])[:, ::2]
+    same(cpu.outer(vectors), REFERENCE.outer(vectors))
+
+
 def test_product_rounds(cpu: CpuBackend, rng: np.random.Generator) -> None:
     sizes, fold = [1, 2, 2, 16, 64, 64, 40_000, 40_000], [False, False, True, True, False, True, True, False]
     pairs = [(elements(rng, 2, n), elements(rng, 2, n)) for n in sizes]

@@ -16,6 +16,7 @@ from tests.support.cuda import stand_in
 
 ON_HOST = {  # arguments that every backend takes there
     "eq_table": {0}, "eq_suffixes": {0}, "open_round": {2, 3}, "open_fold": {1, 2}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
+    "outer": {0},
 }
 
 
