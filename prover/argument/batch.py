@@ -23,6 +23,7 @@ from prover.backend.base import Backend
 from prover.backend.talk import Summand, Talk
 
 FEW_WEIGHTS = 1 << 14  # entries: 256 KB
+SMALL_TABLE = 1 << 16  # entries: 2 MB for a pair
 
 
 def outer(backend: Backend, weights: Sequence[U64]) -> Any:
@@ -116,7 +117,7 @@ class _Running:
 
 class ProductBatchProver(FinishingProver):
     """Implements BatchProver; `claim` prepares an instance before its batch begins. Without `keep` the first batch's tables are made
-    twice, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
+    twice unless they are small, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
 
     def __init__(self, backend: Backend, values: Sequence[Any], keep: bool = True) -> None:
         self.backend, self.values, self.keep = backend, values, keep
@@ -125,7 +126,8 @@ class ProductBatchProver(FinishingProver):
     def claim(self, instance: Instance) -> Ext:
         tables = self._tables(instance)
         total = self.backend.kdot(*tables)
-        self.prepared[id(instance)] = (tables if self.keep else None), total
+        kept = self.keep or tables[0].shape[1] <= SMALL_TABLE
+        self.prepared[id(instance)] = (tables if kept else None), total
         return total
 
     def _tables(self, instance: Instance) -> tuple[Any, Any]:
