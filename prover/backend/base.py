@@ -49,6 +49,9 @@ class Backend(Protocol):
     def embed(self, x: I64, out: U64 | None = None) -> U64:
         """Signed integers to F, any shape, into a contiguous `out` if given."""
 
+    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+        """Each array, flattened, into F in `out` (N,) from its start on."""
+
     def lift(self, x: I64 | U64) -> U64:
         """i64 or F (…) to K (2, …)."""
 

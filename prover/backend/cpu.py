@@ -24,6 +24,7 @@ from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion
+from prover.backend.leaves import array_runs
 from prover.backend.plan import Plan, make_plan
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import aligned
@@ -133,6 +134,13 @@ class CpuBackend(Fractions):
         self._call("vl_embed", 1, x.size, address(x), address(out))
         return out
 
+    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+        if out.dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("field elements need contiguous words")
+        held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
+        runs = array_runs([address(x) for x in held], [x.size for x in held], starts, out.size)
+        self._call("vl_embed_runs", len(held), 1, address(runs), address(out), len(held))
+
     def lift(self, x: I64 | U64) -> U64:
         if x.dtype == np.uint64:
             return self.field.lift(x)  # type: ignore[arg-type]
@@ -145,7 +153,7 @@ class CpuBackend(Fractions):
         if counts.dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
         held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
-        runs = np.array([(address(x), x.size, 0) for x in held], dtype=np.uint64)
+        runs = array_runs([address(x) for x in held], [x.size for x in held])
         self._call("vl_count", len(held), 1, address(runs), address(counts), first & 2**64 - 1, counts.size, len(held))
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, 
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
-from prover.backend.leaves import Run, run_words
+from prover.backend.leaves import Run, array_runs, run_words
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
@@ -157,18 +156,28 @@ class CudaBackend(DeviceTree):
         self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
         return out
 
+    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: Any) -> None:
+        if self._on_device(out).dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("field elements need contiguous words")
+        runs, _held, total = self._array_runs(arrays, starts, out.size)
+        self._call("vl_embed_runs", 1, total, runs.data.ptr, out.data.ptr, len(arrays))
+
+    def _array_runs(self, arrays: Sequence[Any], *places: Any) -> tuple[Any, list[Any], int]:
+        """The kernels' words of arrays, what they are about, and how many entries that is."""
+        held = [self._contiguous(x, np.int64) for x in arrays]
+        runs = array_runs([x.data.ptr for x in held], [x.size for x in held], *places)
+        return self.to_device(runs), held, sum(x.size for x in held)
+
     @where_arrays_are
     def count(self, arrays: Sequence[Any], first: int, counts: Any) -> None:
         if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
         if counts.size >= 1 << 32:
             raise ValueError(f"a table of {counts.size} rows")
-        held = [self._contiguous(x, np.int64) for x in arrays]
-        ends = list(accumulate(x.size for x in held))
-        runs = self.to_device(np.array([(x.data.ptr, x.size, end - x.size) for x, end in zip(held, ends, strict=True)], dtype=np.uint64))
-        blocks = min(self._sum_grid, -(-ends[-1] // (COUNTED * self.threads)))
+        runs, held, total = self._array_runs(arrays)
+        blocks = min(self._sum_grid, -(-total // (COUNTED * self.threads)))
         words = (runs.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size, len(held))
-        self._launch("vl_count", blocks, 1, ends[-1], words)
+        self._launch("vl_count", blocks, 1, total, words)
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:

@@ -50,6 +50,10 @@ class HostArrays:
         out[...] = made
         return out
 
+    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: U64) -> None:
+        for x, start in zip(arrays, starts, strict=True):
+            self.embed(x.reshape(-1), out[start : start + x.size])
+
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))
 

@@ -1,13 +1,14 @@
-"""Leaves of the tree of fractions while they are written: runs of neighbours, all of a table's at once.
+"""Runs of entries, each from arrays of its own, for kernels that take all of them in one call or launch.
 
-A task has hundreds of lookups, most of a few hundred cells, so a call or a launch for each costs more than its leaves. Made by
-prover/argument/tree.py, read by `Backend.lincombs` and `Backend.fingerprints`.
+A task has hundreds of lookups and of committed tensors, most of a few hundred cells, and a call or a launch for each costs more than
+its cells. Leaves of the tree of fractions are made by prover/argument/tree.py; read by the backends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -51,3 +52,11 @@ def run_words(runs: Sequence[Run], size: int, column: Callable[[Any, int], int])
         words += (run.const.c0, run.const.c1, run.start, n, count, total)
         total += n
     return np.array(words, dtype=np.uint64), total
+
+
+def array_runs(addresses: Sequence[int], sizes: Sequence[int], starts: Sequence[int] | None = None, room: int = 0) -> U64:
+    """Arrays as the kernels read them: where each is, its size, where in `room` entries it goes, if anywhere, where it begins among all."""
+    places, firsts = [0] * len(sizes) if starts is None else starts, [0, *accumulate(sizes)][:-1]
+    if starts is not None and any(not 0 <= start <= room - size for start, size in zip(starts, sizes, strict=True)):
+        raise ValueError(f"arrays of {sizes} entries from {starts} on in {room}")
+    return np.array([*zip(addresses, sizes, places, firsts, strict=True)], dtype=np.uint64)

@@ -114,7 +114,7 @@ def physical_starts(layout: CommitmentLayout, name: str) -> I64:
 def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str, Any]) -> Any:
     """Rows F (R, ℓ) of named tensors, wherever these lie; every slot must be given with its shape."""
     rows = backend.xp.zeros((len(layout.rows), layout.code.ell), dtype=np.uint64)
-    flat = rows.reshape(-1)
+    flat, integers = rows.reshape(-1), dict[int, Any]()  # those that lie in one piece, by where that begins
     for slot in layout.slots:
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
@@ -123,7 +123,8 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         if place is None or values.dtype == np.uint64:
             place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
         else:
-            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place])
+            integers[place.start] = values.astype(np.int64, copy=False)
+    backend.embed_runs(list(integers.values()), list(integers), flat)
     return rows
 
 

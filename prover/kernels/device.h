@@ -4,6 +4,14 @@
 #include "leaves.h"
 
 // Index j: an entry of the runs together.
+struct EmbedEntries : EmbedRuns {
+    template <class V>
+    VL_FN void at(u64, u64 index) const {
+        const ArrayRun& run = run_at(runs, count, index);
+        const u64 j = index - run.first;
+        store(out + run.start + j, load_int<V>(run.x + j));
+    }
+};
 struct LincombEntries : Lincombs {
     template <class V>
     VL_FN void at(u64, u64 index) const {
@@ -26,7 +34,7 @@ extern "C" __global__ void vl_count(Count body, u64, u64 n) {
     for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x) owner[k] = count[k] = 0;
     __syncthreads();
     for (u64 j = blockIdx.x * (u64)blockDim.x + threadIdx.x; j < n; j += (u64)gridDim.x * blockDim.x) {
-        const CountRun& run = run_at(body.runs, body.count, j);
+        const ArrayRun& run = run_at(body.runs, body.count, j);
         const u64 place = (u64)run.x[j - run.first] - body.least;
         if (place >= body.size) continue;
         const u32 slot = place % SLOTS, mine = (u32)place + 1;
@@ -139,6 +147,7 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
         fold_row_parts<KIND>(body, rows, part);                                                                 \
     }
 
+VL_MAP(vl_embed_runs, EmbedEntries)
 VL_MAP(vl_lincombs, LincombEntries)
 VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)

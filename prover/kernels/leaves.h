@@ -1,5 +1,5 @@
-// Leaves of the tree of fractions, written a table at a time, and multiplicities, counted all of a table's at a time
-// (prover/backend/leaves.py): runs of entries, each from arrays of its own. Narrow tiles are in narrow.h, a GPU's bodies in device.h.
+// Runs of entries, each from arrays of its own (prover/backend/leaves.py): committed integers, leaves of the tree of fractions,
+// multiplicities. Narrow tiles are in narrow.h, a GPU's bodies in device.h.
 #pragma once
 #include "bodies.h"
 
@@ -17,12 +17,17 @@ VL_FN const Run& run_at(const Run* runs, u64 count, u64 index) {
     return runs[lo];
 }
 
-struct CountRun {
+struct ArrayRun {
     const i64* x;
-    u64 size, first;
+    u64 size, start, first;  // start: where its entries go, if anywhere
+};
+struct EmbedRuns {  // signed integers to F
+    const ArrayRun* runs;
+    u64* out;
+    u64 count;
 };
 struct Count {  // counts[x - least] += 1 where that is a place
-    const CountRun* runs;
+    const ArrayRun* runs;
     u64* counts;
     u64 least, size, count;
 };
@@ -54,11 +59,15 @@ struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
 #ifndef VL_CUDA
 VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
     const Count c = *given;
-    for (const CountRun* run = c.runs; run < c.runs + c.count; ++run)
+    for (const ArrayRun* run = c.runs; run < c.runs + c.count; ++run)
         for (u64 j = 0; j < run->size; ++j) {
             const u64 place = (u64)run->x[j] - c.least;
             if (place < c.size) ++c.counts[place];
         }
+}
+VL_EXPORT void vl_embed_runs(const EmbedRuns* given, u64, u64) {
+    for (const ArrayRun* run = given->runs; run < given->runs + given->count; ++run)
+        run_map(Embed{run->x, given->out + run->start}, 1, run->size);
 }
 VL_EXPORT void vl_lincombs(const Lincombs* given, u64, u64) {
     for (const LincombRun* run = given->runs; run < given->runs + given->count; ++run) {

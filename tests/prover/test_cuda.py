@@ -82,6 +82,24 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
         cpu.embed(x, f[:1])
 
 
+def test_committed_integers_in_one_launch(rng: np.random.Generator) -> None:  # noqa: F811
+    x, size, place = [integers(rng, *shape) for shape in ((3, 5), (0,), (40,), (1,))], 100, DEVICE_ONLY.to_device
+    starts = [7, 22, 30, 99]
+    theirs, mine, there = (elements(np.random.default_rng(1), size) for _ in range(3))
+    REFERENCE.embed_runs(x, starts, theirs)
+    CPU.embed_runs(x, starts, mine)
+    out, before = place(there), stand_in.Counted.launches
+    DEVICE_ONLY.embed_runs([place(a) for a in x], starts, out)
+    assert stand_in.Counted.launches == before + 1
+    same(mine, theirs)
+    same(np.array(DEVICE_ONLY.to_host(out)), theirs)
+    for wrong in ([0, 0, 61, 0], [-1, 0, 0, 0]):
+        with pytest.raises(ValueError, match="entries from"):
+            CPU.embed_runs(x, wrong, mine)
+        with pytest.raises(ValueError, match="entries from"):
+            DEVICE_ONLY.embed_runs([place(a) for a in x], wrong, out)
+
+
 def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
     """Places that share a slot, of many blocks, and integers without a place."""
     x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
