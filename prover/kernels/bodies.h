@@ -166,45 +166,6 @@ struct Element<2, V> {
     static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64* x1, u64 i) { sum.mac(w, kload<V>(x0, x1, i)); }
 };
 
-template <int KIND>
-struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
-    const u64 *x0, *x1, *w0, *w1;
-    u64 *out0, *out1;
-    u64 n, inner;
-    VL_FN u64 cost() const { return 2 * n; }
-    template <class V>
-    VL_FN void at(u64 i, u64 j) const {
-        KAcc<V> sum;
-        sum.clear();
-        u64 at = i * n * inner + j;
-        for (u64 k = 0; k < n; ++k, at += inner) Element<KIND, V>::mac(sum, kspread<V>(w0[k], w1[k]), x0, x1, at);
-        kstore(out0, out1, i * inner + j, kvalue(sum));
-    }
-};
-
-template <int KIND>
-struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
-    const u64 *x0, *x1, *w0, *w1;
-    u64 *out0, *out1;
-    u64 n;
-    VL_FN u64 cost() const { return 2 * n; }
-    template <class V>
-    VL_FN void at(u64 i, u64) const {
-        KAcc<u64> sum;
-        sum.clear();
-        u64 k = 0, at = i * n;
-#ifdef VL_WIDE
-        KAcc<VL_WIDE> wide;
-        wide.clear();
-        for (; k + Lanes<VL_WIDE>::count <= n; k += Lanes<VL_WIDE>::count)
-            Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
-        if (k) drain(wide, sum);
-#endif
-        for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);
-        kstore(out0, out1, i, kvalue(sum));
-    }
-};
-
 struct Weight {  // index (i, j): x_ij·u_i·v_j
     const i64* x;
     const u64 *u0, *u1, *v0, *v1;
@@ -358,12 +319,6 @@ VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     for (int k = 0; k < 2; ++k) given->out[2 * k] = total[k].a, given->out[2 * k + 1] = total[k].b;
 }
 #endif
-VL_HOST_MAP(vl_fold_axis_int, FoldAxis<0>)
-VL_HOST_MAP(vl_fold_axis_f, FoldAxis<1>)
-VL_HOST_MAP(vl_fold_axis_k, FoldAxis<2>)
-VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
-VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
-VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
 VL_MAP(vl_weight, Weight)
 VL_MAP(vl_outer_sum, OuterSum)
 VL_SUM(vl_open_round_f, OpenRound<1>)
