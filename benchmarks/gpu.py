@@ -96,10 +96,9 @@ def device_rates(backend: Backend, params: Params) -> DeviceRates:
 def fixed_costs(backend: Backend, times: int = 1000) -> dict[str, float]:
     """Microseconds by the host's clock, one after the other as in a proof."""
     held, integers = np.zeros((2, 16), dtype=np.uint64), np.zeros(16, dtype=np.int64)
-    there, numbers, out = backend.to_device(held), backend.to_device(integers), backend.xp.empty((2, 16), dtype=np.uint64)
-    one, zero = backend.field.one, backend.field.zero
+    there, numbers, out = backend.to_device(held), backend.to_device(integers), backend.xp.empty(16, dtype=np.uint64)
     works: dict[str, Callable[[], object]] = {
-        "launch": lambda: backend.lincomb_ints([numbers], [one], zero, out), "sum": lambda: backend.kdot(there, there),
+        "launch": lambda: backend.embed(numbers, out), "sum": lambda: backend.kdot(there, there),
         "copy there": lambda: backend.to_device(held), "copy back": lambda: backend.to_host(there),
     }
     found = {}

@@ -11,6 +11,7 @@ anything is). Challenges: SHA-256 chain with typed, length-prefixed inputs; fiel
 """
 
 import hashlib
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,8 @@ class Transcript:
         while len(out) < words:
             block = hashlib.sha256(self.state + b"\x03" + counter.to_bytes(8, "big")).digest()
             counter += 1
-            for i in range(0, 32, 8):
-                word = int.from_bytes(block[i : i + 8], "big")
-                if word < limit and len(out) < words:
-                    out.append(word % below)
-        return out
+            out += [word % below for word in struct.unpack(">4Q", block) if word < limit]
+        return out[:words]
 
     def _advance(self, kind: bytes, tag: str, data: bytes) -> None:
         name = tag.encode()
@@ -72,12 +70,13 @@ class Form:
 
     @staticmethod
     def combination(field: Field, parts: "Sequence[tuple[Ext, Form]]") -> "Form":
-        """Σ coef·form."""
-        const, terms = field.zero, dict[Cell, Ext]()
+        """Σ coef·form; most terms are a pad itself, and many coefficients 1."""
+        const, terms, one = field.zero, dict[Cell, Ext](), field.one
         for coef, form in parts:
             const = const + form.const * coef
             for cell, value in form.terms.items():
-                terms[cell] = terms[cell] + value * coef if cell in terms else value * coef
+                part = coef if value is one else value if coef is one else value * coef
+                terms[cell] = terms[cell] + part if cell in terms else part
         return Form(const, terms)
 
     def scale(self, factor: Ext) -> "Form":

@@ -52,7 +52,7 @@ def prove_fraction_tree(
             raise VerificationError("zero-challenge", "tree/lambda", "λ ≠ 0", "0")
         if tree:
             tree.descend(level, point, lam)
-        bound, claim = sumcheck(channel, "tree/round", p.scale(lam) + q, level, tree, eq_point=point)
+        bound, claim = sumcheck(channel, "tree/round", Form.combination(channel.field, [(lam, p), (one, q)]), level, tree, point)
         a, q1, p1, q0 = channel.secrets("tree/ends", 4, lambda: tree.ends() if tree else ())
         ends = [(one, claim), (-one, channel.multiply(a, q1)), (-lam, channel.multiply(p1, q0))]
         constraints.require(Form.combination(channel.field, ends), "tree level")

@@ -17,7 +17,7 @@ def sumcheck(
     """`variables` rounds; returns the point and the claim that remains at it (without the eq factor).
 
     The claim is added up once behind the last round, each round's part times the factors of the rounds after it."""
-    if eq_point and not all(1 - e for e in eq_point):
+    if eq_point and 1 in eq_point:
         raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
     point, messages, pads = channel.play(tag, variables, prover, pool)
     factor, const, coefs = channel.field.sumcheck_end(point, eq_point, messages)

@@ -6,6 +6,9 @@ nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from math import prod
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,11 @@ from protocol.schedule.constraints import cells_of
 from protocol.schedule.products import Instance
 from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend
+from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 
 FEW_WEIGHTS = 1 << 14  # entries: 256 KB
+SMALL_TABLE = 1 << 16  # entries: 2 MB for a pair
 
 
 def outer(backend: Backend, weights: Sequence[U64]) -> Any:
@@ -29,11 +34,13 @@ def outer(backend: Backend, weights: Sequence[U64]) -> Any:
 
 def outer_somewhere(backend: Backend, weights: Sequence[U64]) -> Any:
     """The same of at least one axis, on the host as long as it has few entries: a call there costs less than a copy and a launch."""
-    total: Any = np.ascontiguousarray(weights[0])
-    for w in map(np.ascontiguousarray, weights[1:]):
-        if total.shape[1] * w.shape[1] > FEW_WEIGHTS:
-            total, w = backend.to_device(total), backend.to_device(w)
-        total = backend.outer_sum(total[:, None], w[:, None])
+    sizes = list(accumulate((w.shape[1] for w in weights), mul))
+    few = max(1, sum(size <= FEW_WEIGHTS for size in sizes))
+    total: Any = backend.outer(weights[:few])
+    for w in weights[few:]:
+        out = backend.xp.empty((2, total.shape[1] * w.shape[1]), dtype=np.uint64)
+        backend.outer_sums([OuterSum([total], [w], out)])
+        total = out
     return total
 
 
@@ -43,25 +50,38 @@ def ones(backend: Backend, n: int) -> Any:
 
 
 def fold_factor(backend: Backend, values: Any, axes: str, keep: str, weights: dict[str, U64], scale: dict[str, U64]) -> Any:
-    """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape)."""
-    field = backend.field
-    gone = [x for x in axes if x not in keep]
-    order = [axes.index(x) for x in (*gone, *keep)]
+    """Sum out the axes not in `keep` under `weights`, multiply the kept ones by `scale`: K (2, *kept shape).
+
+    Neighbours are summed out together where they lie, the largest group first, and only what is left is brought into order."""
     sizes = dict(zip(axes, values.shape, strict=True))
-    kept = tuple(sizes[x] for x in keep)
-    moved = backend.xp.ascontiguousarray(values.transpose(order))
-    if gone:
-        flat = moved.reshape(1, int(np.prod([sizes[x] for x in gone])), -1)
-        table = backend.fold_axis(flat, outer(backend, [weights[x] for x in gone])).reshape(2, -1)
-        if scale:
-            full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
-            table = backend.kmul(table, outer(backend, full))
+    groups = ["".join(group) for kept, group in groupby(axes, keep.__contains__) if not kept]
+    table, left, planes = values, axes, tuple[int, ...]()
+    for group in sorted(groups, key=lambda x: -_cells(sizes, x)):
+        before, after = left.split(group)
+        sides = (_cells(sizes, part) for part in (before, group, after))
+        table = backend.fold_axis(table.reshape(*planes, *sides), outer(backend, [weights[x] for x in group]))
+        left, planes = before + after, (2,)
+    order = [*range(len(planes)), *(len(planes) + left.index(x) for x in keep)]
+    table = table.reshape(*planes, *(sizes[x] for x in left)).transpose(order)
+    full = [scale[x] if x in scale else _ones(sizes[x]) for x in keep] if scale else []
+    if groups:
+        table = backend.kmul(table.reshape(2, -1), outer(backend, full)) if scale else table
     elif scale:
-        full = [scale.get(x, field.lift(np.ones(sizes[x], dtype=np.uint64))) for x in keep]
-        table = backend.weight(moved.reshape(-1, kept[-1]), outer(backend, full[:-1]), outer(backend, full[-1:]))
+        table = backend.weight(table.reshape(-1, sizes[keep[-1]]), outer(backend, full[:-1]), outer(backend, full[-1:]))
     else:
-        table = backend.lift(moved.reshape(-1))
-    return table.reshape(2, *kept)
+        table = backend.lift(table.reshape(-1))
+    return table.reshape(2, *(sizes[x] for x in keep))
+
+
+def _cells(sizes: dict[str, int], axes: str) -> int:
+    return prod(sizes[x] for x in axes)
+
+
+def _ones(n: int) -> U64:
+    """Weights 1 on the host: K (2, n)."""
+    out = np.zeros((2, n), dtype=np.uint64)
+    out[0] = 1
+    return out
 
 
 def digit_factor(backend: Backend, instance: Instance, low: Any) -> Any:
@@ -100,7 +120,7 @@ class _Running:
 
 class ProductBatchProver(FinishingProver):
     """Implements BatchProver; `claim` prepares an instance before its batch begins. Without `keep` the first batch's tables are made
-    twice, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
+    twice unless they are small, for the claim and when the batch begins: those of one tree would take memory beside the next ones."""
 
     def __init__(self, backend: Backend, values: Sequence[Any], keep: bool = True) -> None:
         self.backend, self.values, self.keep = backend, values, keep
@@ -109,7 +129,8 @@ class ProductBatchProver(FinishingProver):
     def claim(self, instance: Instance) -> Ext:
         tables = self._tables(instance)
         total = self.backend.kdot(*tables)
-        self.prepared[id(instance)] = (tables if self.keep else None), total
+        kept = self.keep or tables[0].shape[1] <= SMALL_TABLE
+        self.prepared[id(instance)] = (tables if kept else None), total
         return total
 
     def _tables(self, instance: Instance) -> tuple[Any, Any]:

@@ -6,17 +6,19 @@ use, 32 for the levels above it; on the CPU 2 bytes for a leaf of one column and
 A level is folded where it lies, and after the last one nothing is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from protocol.field import Ext
+from protocol.layout import TensorLayout
 from protocol.relation.tables import table_columns
 from protocol.schedule.gkr import as_point
-from protocol.schedule.lookups import Block, Fingerprint, LeafPlan
+from protocol.schedule.lookups import Fingerprint, LeafPlan
 from prover.argument.finish import FinishingProver
 from prover.backend.base import Backend, Round
+from prover.backend.leaves import Run
 from prover.backend.talk import ROUNDS_AT_ONCE, Talk
 from prover.backend.tiled import TILE_BITS, Tiled
 
@@ -24,10 +26,12 @@ from prover.backend.tiled import TILE_BITS, Tiled
 def count_multiplicities(backend: Backend, plan: LeafPlan, values: Sequence[Any]) -> dict[str, Any]:
     """How often each table row is looked up in this tree, by table; values outside the table are not counted (they have no row)."""
     out = {name: backend.xp.zeros(len(table_columns(name)[0]), dtype=np.int64) for name in plan.tables}
+    looked_up: dict[str, list[Any]] = {name: [] for name in plan.tables}
     for block in plan.blocks:
         if block.lookup is not None:
-            column = values[block.lookup.columns[0].index][block.cells]
-            backend.count(column, int(table_columns(block.table)[0][0]), out[block.table])
+            looked_up[block.table].append(values[block.lookup.columns[0].index][block.cells])
+    for name, columns in looked_up.items():
+        backend.count(columns, int(table_columns(name)[0][0]), out[name])
     return out
 
 
@@ -40,30 +44,39 @@ class FractionTreeProver(FinishingProver):
         self.next: Round | None = None  # once a level's first round is made
 
     def build(self, fingerprint: Fingerprint) -> None:
-        backend, size = self.backend, 1 << self.plan.variables
-        minus_one, zero = -backend.field.one, backend.field.zero
-        p, q = Tiled.filled(size, 0, backend.xp), Tiled.filled(size, 1, backend.xp)
-        for block in self.plan.blocks:
-            constant = fingerprint.constant(self.plan, block.table)
-            if block.lookup is None:
-                columns = [backend.to_device(x.reshape(block.layout.shape)) for x in table_columns(block.table)]
-                numerator = self.multiplicities[block.table]
-            else:
-                columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
-                numerator = None
-            arranged = [block.layout.arrange(column).reshape(-1) for column in columns]
-            coefs = [-beta for beta in fingerprint.columns[: len(columns)]]
-            for start, cell, length in _runs(block):
-                end = start + length
-                q = backend.fingerprints([a[cell : cell + length] for a in arranged], coefs, constant, q, start)
-                if numerator is None:
-                    p.set(start, end, 1)
-                else:
-                    p.open(start, end)
-                    backend.lincomb_ints([numerator[cell : cell + length]], [minus_one], zero, p.cells[:, start:end])
-        self.levels = [(p.placed(backend.to_device), q.placed(backend.to_device))]
+        place = self.backend.to_device
+        p, q = self._leaves(fingerprint)
+        self.levels = [(p.placed(place), q.placed(place))]
         while self.levels[-1][0].size > 1:
             self.levels.append(self.backend.fraction_layer(*self.levels[-1]))
+
+    def _leaves(self, fingerprint: Fingerprint) -> tuple[Tiled, Tiled]:
+        backend, plan = self.backend, self.plan
+        p, q = (Tiled.filled(1 << plan.variables, value, backend.xp) for value in (0, 1))
+        betas, minus_one, zero = [-beta for beta in fingerprint.columns], [-backend.field.one], backend.field.zero
+        constants = {table: fingerprint.constant(plan, table) for table in plan.tables}
+        orders = dict[tuple[int, ...], tuple[TensorLayout, bool, list[tuple[int, int, int]]]]()  # of blocks, by shape
+        denominators, numerators = list[Run](), list[Run]()
+        for block in plan.blocks:
+            shape = tuple(stop - start for start, stop in block.box)
+            if shape not in orders:
+                orders[shape] = block.layout, _natural(block.layout), _runs(block.layout)
+            layout, natural, runs = orders[shape]
+            if block.lookup is None:
+                columns = [backend.to_device(x.reshape(shape)) for x in table_columns(block.table)]
+            else:
+                columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
+            arranged = [(x if natural else layout.arrange(x)).reshape(-1) for x in columns]
+            for first, cell, length in runs:
+                start, end, cells = block.offset + first, block.offset + first + length, slice(cell, cell + length)
+                denominators.append(Run([a[cells] for a in arranged], betas[: len(columns)], constants[block.table], start))
+                if block.lookup is None:
+                    p.open(start, end)
+                    numerators.append(Run([self.multiplicities[block.table][cells]], minus_one, zero, start))
+                else:
+                    p.set(start, end, 1)
+        backend.lincombs(numerators, p.cells)
+        return p, backend.fingerprints(denominators, q)
 
     def root(self) -> Ext:
         return Ext.from_array(self.backend.field, self.levels[-1][1].cells)
@@ -109,9 +122,14 @@ class FractionTreeProver(FinishingProver):
         return self.lam * p0 + q0, q1, p1, q0
 
 
-def _runs(block: Block) -> Iterator[tuple[int, int, int]]:
+def _natural(layout: TensorLayout) -> bool:
+    """Whether leaves are in the order of the tensor's cells: no digit comes after low bits."""
+    return not any(odd > 1 and any(layout.low[:axis]) for axis, odd in enumerate(layout.odd))
+
+
+def _runs(layout: TensorLayout) -> list[tuple[int, int, int]]:
     """(first leaf, first cell, length) of each run of cells whose leaves are neighbours."""
-    index, bits = block.layout.blocks, block.layout.block_bits
-    cuts = np.flatnonzero(np.diff(index, prepend=-2) != 1)
-    for first, last in zip(cuts.tolist(), [*cuts[1:].tolist(), len(index)], strict=True):
-        yield block.offset + (int(index[first]) << bits), first << bits, (last - first) << bits
+    bits = layout.block_bits
+    cuts = np.flatnonzero(np.diff(layout.blocks, prepend=-2) != 1)
+    lasts = [*cuts[1:].tolist(), len(layout.blocks)]
+    return [(int(layout.blocks[k]) << bits, k << bits, (last - k) << bits) for k, last in zip(cuts.tolist(), lasts, strict=True)]

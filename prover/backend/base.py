@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.leaves import Run
 from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
@@ -50,6 +51,9 @@ class Backend(Protocol):
     def embed(self, x: I64, out: U64 | None = None) -> U64:
         """Signed integers to F, any shape, into a contiguous `out` if given."""
 
+    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+        """Each array, flattened, into F in `out` (N,) from its start on."""
+
     def lift(self, x: I64 | U64) -> U64:
         """i64 or F (…) to K (2, …)."""
 
@@ -73,8 +77,8 @@ class Backend(Protocol):
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
 
-    def count(self, x: I64, first: int, counts: I64) -> None:
-        """In place counts[v − first] += 1 for each entry v of x; entries without a place are left out."""
+    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+        """In place counts[v − first] += 1 for each entry v of the arrays; entries without a place are left out."""
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         """Σ_i w_i·x[…, i, …]: x i64 or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
@@ -112,12 +116,11 @@ class Backend(Protocol):
     def fold_top(self, a: U64, r: Ext) -> U64:
         """Fix the top variable to r: K(2, 2m) to K(2, m)."""
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
-        """const + Σ_k coefs[k]·columns[k]: i64 (N,) each to K(2, N), `out` if given."""
+    def lincombs(self, runs: Sequence[Run], out: U64) -> None:
+        """Write these runs of leaves into a table K(2, N)."""
 
-    def fingerprints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
-        """q while leaves are written, with lincomb_ints in its entries from `start` on: those tiles are no longer uniform, and may
-        be narrow."""
+    def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        """q while leaves are written, with these runs in it: their tiles are no longer uniform, and may be narrow."""
 
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""
@@ -136,8 +139,8 @@ class Backend(Protocol):
         is the first round's polynomial if it is known; point K(2, rounds − 1): the weights of each round are eq of the last ones, as
         many as variables are left behind it. The tables' cells are lost."""
 
-    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
-        """Σ_t u_t ⊗ v_t: K(2, T, n0), K(2, T, n1) to K(2, n0·n1), `out` if given."""
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        """⊗ of at least one vector K(2, n), the last one's index fastest: K(2, Π n), all on the host."""
 
     def outer_sums(self, sums: Sequence[OuterSum]) -> None:
         """Each sum into its place; vectors may be NumPy arrays anywhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ from prover.backend.calls import halves as _halves
 from prover.backend.calls import planes as _planes
 from prover.backend.calls import shape as _shape
 from prover.backend.calls import words as _words
-from prover.backend.calls import written as _written
 from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion
+from prover.backend.leaves import array_runs
 from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
 from prover.backend.talk import Summand, Talk
@@ -123,11 +124,37 @@ class CpuBackend(Fractions):
 
     # ---- folds and products --------------------------------------------------------------------------------------
 
-    def count(self, x: I64, first: int, counts: I64) -> None:
+    def embed(self, x: I64, out: U64 | None = None) -> U64:
         x = np.ascontiguousarray(x, dtype=np.int64)
+        if out is None:
+            out = np.empty(x.shape, dtype=np.uint64)
+        _shape(out, x.shape)
+        if out.dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("field elements need contiguous words")
+        self._call("vl_embed", 1, x.size, address(x), address(out))
+        return out
+
+    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+        if out.dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("field elements need contiguous words")
+        held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
+        runs = array_runs([address(x) for x in held], [x.size for x in held], starts, out.size)
+        self._call("vl_embed_runs", len(held), 1, address(runs), address(out), len(held))
+
+    def lift(self, x: I64 | U64) -> U64:
+        if x.dtype == np.uint64:
+            return self.field.lift(x)  # type: ignore[arg-type]
+        x = np.ascontiguousarray(x, dtype=np.int64)
+        out = np.empty((2, *x.shape), dtype=np.uint64)
+        self._call("vl_lift", 1, x.size, address(x), *_at(out))
+        return out
+
+    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
         if counts.dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
-        self._call("vl_count", 1, x.size, address(x), address(counts), first & 2**64 - 1, counts.size)
+        held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
+        runs = array_runs([address(x) for x in held], [x.size for x in held])
+        self._call("vl_count", len(held), 1, address(runs), address(counts), first & 2**64 - 1, counts.size, len(held))
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
@@ -208,30 +235,13 @@ class CpuBackend(Fractions):
         self._call("vl_fold_top", 1, out.shape[1], *_halves(a), *_at(out), r.c0, r.c1)
         return out
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
-        held = [np.ascontiguousarray(c, dtype=np.int64) for c in columns]
-        size = held[0].size if held else 0
-        if len(held) > 128:
-            raise ValueError(f"{len(held)} columns, the kernel's sums hold 128")
-        for column in held:
-            _shape(column, (size,))
-        addresses = np.array([address(c) for c in held], dtype=np.uint64)
-        scalars = np.array([[c.c0 for c in coefs], [c.c1 for c in coefs]], dtype=np.uint64)
-        if out is None:
-            out = np.empty((2, size), dtype=np.uint64)
-        _written(out, size)
-        words = (address(addresses), *_at(scalars), *_at(out), len(held), const.c0, const.c1)
-        self._call("vl_lincomb_ints", 1, size, *words)
-        return out
-
-    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
-        u, v = _words(u), _words(v)
-        _, terms, n0 = _shape(u, (2, -1, -1))
-        n1 = _shape(v, (2, terms, -1))[2]
-        if out is None:
-            out = np.empty((2, n0 * n1), dtype=np.uint64)
-        _written(out, n0 * n1)
-        self._call("vl_outer_sum", n0, n1, *_at(u), *_at(v), *_at(out), terms, n0, n1)
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        held = [_planes(v) for v in vectors]
+        if len(held) == 1:
+            return held[0]
+        out = np.empty((2, prod(v.shape[1] for v in held)), dtype=np.uint64)
+        factors = np.array([(*_at(v), v.shape[1]) for v in held], dtype=np.uint64)
+        self._call("vl_outer", len(held), 1, address(factors), *_at(out))
         return out
 
     def outer_sums(self, sums: Sequence[OuterSum]) -> None:

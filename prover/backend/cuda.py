@@ -24,10 +24,10 @@ from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, 
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion
+from prover.backend.leaves import Run, array_runs, run_words
 from prover.backend.outer import OuterSum, tables
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
-FEW = 4  # columns of a linear combination
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
 
@@ -141,7 +141,10 @@ class CudaBackend(DeviceTree):
             out = self.xp.zeros((2, *x.shape), dtype=np.uint64)
             out[0] = x
             return out
-        return self.lincomb_ints([x.reshape(-1)], [self.field.one], self.field.zero).reshape(2, *x.shape)
+        x = self._contiguous(x, np.int64)
+        out = self.xp.empty((2, *x.shape), dtype=np.uint64)
+        self._call("vl_lift", 1, x.size, x.data.ptr, *planes(out))
+        return out
 
     @where_arrays_are
     def embed(self, x: Any, out: Any = None) -> Any:
@@ -154,15 +157,28 @@ class CudaBackend(DeviceTree):
         self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
         return out
 
+    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: Any) -> None:
+        if self._on_device(out).dtype != np.uint64 or not out.flags.c_contiguous:
+            raise ValueError("field elements need contiguous words")
+        runs, _held, total = self._array_runs(arrays, starts, out.size)
+        self._call("vl_embed_runs", 1, total, runs.data.ptr, out.data.ptr, len(arrays))
+
+    def _array_runs(self, arrays: Sequence[Any], *places: Any) -> tuple[Any, list[Any], int]:
+        """The kernels' words of arrays, what they are about, and how many entries that is."""
+        held = [self._contiguous(x, np.int64) for x in arrays]
+        runs = array_runs([x.data.ptr for x in held], [x.size for x in held], *places)
+        return self.to_device(runs), held, sum(x.size for x in held)
+
     @where_arrays_are
-    def count(self, x: Any, first: int, counts: Any) -> None:
-        x = self._contiguous(x, np.int64)
+    def count(self, arrays: Sequence[Any], first: int, counts: Any) -> None:
         if self._on_device(counts).dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
         if counts.size >= 1 << 32:
             raise ValueError(f"a table of {counts.size} rows")
-        blocks = min(self._sum_grid, -(-x.size // (COUNTED * self.threads)))
-        self._launch("vl_count", blocks, 1, x.size, (x.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size))
+        runs, held, total = self._array_runs(arrays)
+        blocks = min(self._sum_grid, -(-total // (COUNTED * self.threads)))
+        words = (runs.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size, len(held))
+        self._launch("vl_count", blocks, 1, total, words)
 
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:
@@ -274,28 +290,17 @@ class CudaBackend(DeviceTree):
         return out
 
     @where_arrays_are
-    def lincomb_ints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, out: Any = None) -> Any:
-        if not 0 < len(columns) == len(coefs) <= FEW:
-            raise ValueError(f"{len(columns)} columns and {len(coefs)} coefficients")
-        held = [self._contiguous(c, np.int64) for c in columns]
-        size = held[0].size
-        for column in held:
-            check_shape(column, (size,))
-        out = self._result_of(out, size)
-        none = [0] * (FEW - len(held))
-        scalars = (*(c.c0 for c in coefs), *none, *(c.c1 for c in coefs), *none)
-        words = (*(c.data.ptr for c in held), *none, *scalars, *planes(out), len(held), const.c0, const.c1)
-        self._call("vl_lincomb_few", 1, size, *words)
-        return out
+    def lincombs(self, runs: Sequence[Run], out: Any) -> None:
+        held, out = list[Any](), self._result_of(out, out.shape[1])
 
-    @where_arrays_are
-    def outer_sum(self, u: Any, v: Any, out: Any = None) -> Any:
-        u, v = self._words(u), self._words(v)
-        _, terms, n0 = check_shape(u, (2, -1, -1))
-        n1 = check_shape(v, (2, terms, -1))[2]
-        out = self._result_of(out, n0 * n1)
-        self._call("vl_outer_sum", n0, n1, *planes(u), *planes(v), *planes(out), terms, n0, n1)
-        return out
+        def column(x: Any, n: int) -> int:
+            held.append(self._contiguous(x, np.int64))
+            check_shape(held[-1], (n,))
+            return int(held[-1].data.ptr)
+
+        table, total = run_words(runs, out.shape[1], column)
+        there = self.to_device(table)
+        self._call("vl_lincombs", 1, total, there.data.ptr, *planes(out), len(runs))
 
     def outer_sums(self, sums: Sequence[OuterSum]) -> None:
         """Vectors on the host, and the tables, go over in one copy."""

@@ -29,6 +29,7 @@ from prover.backend.device_memory import DeviceMemory
 from prover.backend.field import address
 from prover.backend.field import planes as host_planes
 from prover.backend.host import DenseLeaves
+from prover.backend.leaves import Run
 from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
 from prover.kernels.source import single_source
@@ -49,6 +50,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def _first(argument: Any) -> Any:
     while isinstance(argument, list | tuple):
         argument = argument[0]
+    if isinstance(argument, Run):
+        return argument.columns[0]
     return argument.cells if isinstance(argument, Tiled) else argument
 
 
@@ -141,7 +144,10 @@ class DeviceArrays(DenseLeaves):
         """Fresh memory for a table K (2, size), on the host if it is small."""
         return self._pinned(2, size) if size <= self.hand_over else self.xp.empty((2, size), dtype=np.uint64)
 
-    # ---- rounds whose tables lie on the host ---------------------------------------------------------------------
+    # ---- what lies on the host: short vectors, tables of the last rounds -------------------------------------------
+
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        return self.host.outer(vectors)
 
     def fraction_rounds(self, *arguments: Any) -> list[Ext]:
         return self.host.fraction_rounds(*arguments)

@@ -10,14 +10,16 @@ from dataclasses import replace
 import numpy as np
 
 from protocol.field import I64, U64, Ext
-from prover.backend.base import U8, Round
+from prover.backend.base import Round
 from prover.backend.calls import Kernels
 from prover.backend.calls import planes as _planes
 from prover.backend.calls import shape as _shape
+from prover.backend.calls import written as _written
 from prover.backend.field import address
 from prover.backend.field import planes as _at
+from prover.backend.leaves import Run, run_words
 from prover.backend.talk import Talk
-from prover.backend.tiled import TILE, TILE_BITS, U16, Narrow, Tiled, aligned
+from prover.backend.tiled import TILE, TILE_BITS, Narrow, Tiled, aligned
 
 MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
 _NO_NARROW = bytes(8 * 18)
@@ -26,7 +28,6 @@ _NO_NARROW = bytes(8 * 18)
 class Fractions(Kernels):
     """Tables of fractions, their layers and their rounds."""
 
-    lincomb_ints: Callable[..., U64]
     fold_top: Callable[[U64, Ext], U64]
 
     def __init__(self, level: str | None = None) -> None:
@@ -34,27 +35,31 @@ class Fractions(Kernels):
         self._inverse = self.field.one, self.field.one  # the last λ and 1/λ: one λ serves all rounds of a level
         self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
 
-    def fingerprints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
-        end, dense = start + columns[0].size, [(start, start + columns[0].size)]
-        if q.uniform is not None and len(columns) == 1 and coefs[0] == -self.field.one and not (start % TILE or end % TILE):
-            narrow, tiles = q.narrow or Narrow.none(q.size), slice(start // TILE, end // TILE)
-            found = self._narrow(columns[0], narrow.words[start:end])
-            narrow.tiles[tiles], q.uniform[tiles] = found > 0, False
-            bases = np.array([(c.c0, c.c1) for c in (const, const, const + (1 << 15))], dtype=np.uint64)
-            narrow.base[:, tiles] = bases[found].T
-            q, dense = replace(q, narrow=narrow), [(start + k * TILE, start + (k + 1) * TILE) for k in np.flatnonzero(found == 0).tolist()]
-        for first, last in dense:
-            q.open(first, last)
-            self.lincomb_ints([c[first - start : last - start] for c in columns], coefs, const, q.cells[:, first:last])
-        return q
+    def lincombs(self, runs: Sequence[Run], out: U64) -> None:
+        held = list[I64]()
+        _written(out, out.shape[1])
+        table, _ = run_words(runs, out.shape[1], lambda column, n: _column(column, n, held))
+        self._call("vl_lincombs", len(runs), 1, address(table), *_at(out), len(runs))
 
-    def _narrow(self, column: I64, words: U16) -> U8:
-        """Writes integers as 16 bits; by tile 1 where they begin at 0, 2 where at -2^15, 0 where they do not fit."""
-        column = np.ascontiguousarray(column, dtype=np.int64)
-        _shape(column, words.shape)
-        found = np.empty(column.size // TILE, dtype=np.uint8)
-        self._call("vl_narrow", found.size, TILE, address(column), address(words), address(found), TILE)
-        return found
+    def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        dense, narrow, minus_one = list[Run](), list[Run](), -self.field.one
+        for run in runs:
+            whole = q.uniform is not None and len(run.columns) == 1 and not (run.start % TILE or run.end % TILE)
+            (narrow if whole and run.coefs[0] == minus_one else dense).append(run)
+        for run in dense:
+            q.open(run.start, run.end)
+        self.lincombs(dense, q.cells)
+        return self._narrow(narrow, q) if narrow else q
+
+    def _narrow(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        """q with these runs of whole tiles const − x in it, as 16 bits where they fit into these from 0 or from −2^15 on."""
+        made, held, tiles = q.narrow or Narrow.none(q.size), list[I64](), (q.size // TILE,)
+        table, _ = run_words(runs, q.size, lambda column, n: _column(column, n, held))
+        for array, shape in ((q.uniform, tiles), (made.tiles, tiles), (made.base, (2, *tiles)), (made.words, (q.size,))):
+            _shape(array, shape)  # type: ignore[arg-type]
+        flags = (address(made.tiles), address(q.uniform))  # type: ignore[arg-type]
+        self._call("vl_narrow", len(runs), TILE, address(table), *_at(q.cells), address(made.words), *flags, *_at(made.base), TILE)
+        return replace(q, narrow=made)
 
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         (p0, p1), (q0, q1) = p.halves(), q.halves()
@@ -171,6 +176,13 @@ class Fractions(Kernels):
                 _shape(t.narrow.base, (2, t.size // TILE))
                 _shape(t.narrow.words, (t.size << t.narrow.depth,))
         return held, min(half, TILE)
+
+
+def _column(column: I64, size: int, held: list[I64]) -> int:
+    """Where so many contiguous integers are; `held` keeps them there."""
+    held.append(np.ascontiguousarray(column, dtype=np.int64))
+    _shape(held[-1], (size,))
+    return address(held[-1])
 
 
 def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:

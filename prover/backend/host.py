@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from protocol.field import U64, Ext, Field
+from protocol.field import U64, Field
+from prover.backend.leaves import Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
+
+LOOK_SECONDS = 0.05  # in which less memory is filled than a phase may leave free
 
 
 class HostArrays:
@@ -30,6 +34,8 @@ class HostArrays:
         """A codeword of at most so many bytes is kept."""
         return kept_bytes(self.memory)
 
+    _looked = 0.0  # when `release` last asked the system
+
     def to_device(self, a: Any) -> Any:
         return np.asarray(a)
 
@@ -38,7 +44,12 @@ class HostArrays:
 
     def release(self) -> None:
         """Between phases whose arrays differ: holes that the last one left in the heap go back to the system once more than half of
-        this process's memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h)."""
+        this process's memory is in use. Before, they stay, because fresh pages are slow (prover/kernels/memory.h). A small proof has
+        dozens of phases, so the system is asked once in a while."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
         if host_resident() > self.memory // 2:
             give_back()
 
@@ -49,6 +60,10 @@ class HostArrays:
         out[...] = made
         return out
 
+    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: U64) -> None:
+        for x, start in zip(arrays, starts, strict=True):
+            self.embed(x.reshape(-1), out[start : start + x.size])
+
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))
 
@@ -56,12 +71,12 @@ class HostArrays:
 class DenseLeaves:
     """Backend.fingerprints where no tile is narrow."""
 
-    lincomb_ints: Callable[..., Any]
+    lincombs: Callable[[Sequence[Run], Any], None]
 
-    def fingerprints(self, columns: Sequence[Any], coefs: Sequence[Ext], const: Ext, q: Tiled, start: int) -> Tiled:
-        end = start + columns[0].size
-        q.open(start, end)
-        self.lincomb_ints(columns, coefs, const, q.cells[:, start:end])
+    def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
+        for run in runs:
+            q.open(run.start, run.end)
+        self.lincombs(runs, q.cells)
         return q
 
 

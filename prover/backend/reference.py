@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
 from prover.backend.base import U8, Round
 from prover.backend.host import DenseLeaves, HostArrays, check_portion
+from prover.backend.leaves import Run
 from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
@@ -63,9 +65,10 @@ class ReferenceBackend(DenseLeaves, HostArrays):
 
     # ---- folds and products --------------------------------------------------------------------------------------
 
-    def count(self, x: I64, first: int, counts: I64) -> None:
-        index = x.reshape(-1).astype(np.uint64) - np.uint64(first % 2**64)  # modulo 2^64: below `first` is large
-        counts += np.bincount(index[index < len(counts)].astype(np.int64), minlength=len(counts))
+    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+        for x in arrays:
+            index = x.reshape(-1).astype(np.uint64) - np.uint64(first % 2**64)  # modulo 2^64: below `first` is large
+            counts += np.bincount(index[index < len(counts)].astype(np.int64), minlength=len(counts))
 
     def fold_axis(self, x: I64 | U64, w: U64) -> U64:
         f = self.field
@@ -133,23 +136,16 @@ class ReferenceBackend(DenseLeaves, HostArrays):
         low, high = a[:, :half], a[:, half:]
         return self.field.add(low, self.field.kscale(self.field.sub(high, low), r))
 
-    def lincomb_ints(self, columns: Sequence[I64], coefs: Sequence[Ext], const: Ext, out: U64 | None = None) -> U64:
+    def lincombs(self, runs: Sequence[Run], out: U64) -> None:
         f = self.field
-        total = np.repeat(const.array()[:, None], len(columns[0]) if columns else 0, axis=1)
-        for column, coef in zip(columns, coefs, strict=True):
-            total = f.add(total, f.kmulf(coef.array()[:, None], f.embed(column)))
-        if out is None:
-            return total
-        out[...] = total
-        return out
+        for run in runs:
+            part = out[:, run.start : run.end]
+            part[...] = run.const.array()[:, None]
+            for column, coef in zip(run.columns, run.coefs, strict=True):
+                part[...] = f.add(part, f.kmulf(coef.array()[:, None], f.embed(column)))
 
-    def outer_sum(self, u: U64, v: U64, out: U64 | None = None) -> U64:
-        f = self.field
-        total = np.zeros((2, u.shape[2] * v.shape[2]), dtype=np.uint64) if out is None else out
-        total[...] = 0
-        for t in range(u.shape[1]):
-            total[...] = f.add(total, f.kmul(u[:, t, :, None], v[:, t, None, :]).reshape(2, -1))
-        return total
+    def outer(self, vectors: Sequence[U64]) -> U64:
+        return reduce(lambda u, v: self.field.kmul(u[:, :, None], v[:, None, :]).reshape(2, -1), vectors)
 
     def outer_sums(self, sums: Sequence[OuterSum]) -> None:
         f = self.field

@@ -24,6 +24,8 @@ from prover.backend.base import Backend
 from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
 
+COPIES = 1 << 28  # bytes of narrow integers that are copied as wide ones at a time
+
 
 @dataclass(frozen=True, eq=False)
 class CommitmentData:
@@ -130,7 +132,8 @@ def physical_starts(layout: CommitmentLayout, name: str) -> I64:
 def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str, Any]) -> Any:
     """Rows F (R, ℓ) of named tensors, wherever these lie; every slot must be given with its shape."""
     rows = backend.xp.zeros((len(layout.rows), layout.code.ell), dtype=np.uint64)
-    flat = rows.reshape(-1)
+    flat, integers = rows.reshape(-1), dict[int, Any]()  # those that lie in one piece, by where that begins
+    copied = 0  # bytes of those that are copies
     for slot in layout.slots:
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
@@ -139,7 +142,12 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         if place is None or place.piece or values.dtype == np.uint64:
             place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
         else:
-            backend.embed(values.astype(np.int64, copy=False).reshape(-1), flat[place.cells])
+            integers[place.cells.start] = values.astype(np.int64, copy=False)
+            copied += 0 if values.dtype == np.int64 else 8 * values.size
+            if copied > COPIES:
+                backend.embed_runs(list(integers.values()), list(integers), flat)
+                integers, copied = {}, 0
+    backend.embed_runs(list(integers.values()), list(integers), flat)
     return rows
 
 

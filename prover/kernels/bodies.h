@@ -34,10 +34,14 @@ struct Embed {  // signed integers to F
     }
 };
 
-struct Count {  // counts[x - first] += 1 where that is a place
+struct Lift {  // signed integers to K
     const i64* x;
-    u64* counts;
-    u64 first, size;
+    u64 *out0, *out1;
+    VL_FN u64 cost() const { return 1; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        kstore(out0, out1, j, K<V>{load_int<V>(x + j), spread<V>(0)});
+    }
 };
 
 struct SumLast {  // one row per index i, n1 = 1: Σ_k x[i, k] over F
@@ -162,45 +166,6 @@ struct Element<2, V> {
     static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64* x1, u64 i) { sum.mac(w, kload<V>(x0, x1, i)); }
 };
 
-template <int KIND>
-struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
-    const u64 *x0, *x1, *w0, *w1;
-    u64 *out0, *out1;
-    u64 n, inner;
-    VL_FN u64 cost() const { return 2 * n; }
-    template <class V>
-    VL_FN void at(u64 i, u64 j) const {
-        KAcc<V> sum;
-        sum.clear();
-        u64 at = i * n * inner + j;
-        for (u64 k = 0; k < n; ++k, at += inner) Element<KIND, V>::mac(sum, kspread<V>(w0[k], w1[k]), x0, x1, at);
-        kstore(out0, out1, i * inner + j, kvalue(sum));
-    }
-};
-
-template <int KIND>
-struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
-    const u64 *x0, *x1, *w0, *w1;
-    u64 *out0, *out1;
-    u64 n;
-    VL_FN u64 cost() const { return 2 * n; }
-    template <class V>
-    VL_FN void at(u64 i, u64) const {
-        KAcc<u64> sum;
-        sum.clear();
-        u64 k = 0, at = i * n;
-#ifdef VL_WIDE
-        KAcc<VL_WIDE> wide;
-        wide.clear();
-        for (; k + Lanes<VL_WIDE>::count <= n; k += Lanes<VL_WIDE>::count)
-            Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
-        if (k) drain(wide, sum);
-#endif
-        for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);
-        kstore(out0, out1, i, kvalue(sum));
-    }
-};
-
 struct Weight {  // index (i, j): x_ij·u_i·v_j
     const i64* x;
     const u64 *u0, *u1, *v0, *v1;
@@ -211,39 +176,6 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     VL_FN void at(u64 i, u64 j) const {
         K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
         kstore(out0, out1, i * n1 + j, kmulf(uv, load_int<V>(x + i * n1 + j)));
-    }
-};
-
-struct OuterSum {  // index (i, j): Σ_t u[t, i]·v[t, j]
-    const u64 *u0, *u1, *v0, *v1;
-    u64 *out0, *out1;
-    u64 terms, n0, n1;
-    VL_FN u64 cost() const { return 3 * terms; }
-    template <class V>
-    VL_FN void at(u64 i, u64 j) const {
-        K<V> sum = kspread<V>(0, 0);
-        for (u64 t = 0; t < terms; t += KSum<V>::TERMS) {
-            KSum<V> part;
-            part.clear();
-            for (u64 k = t; k < terms && k < t + KSum<V>::TERMS; ++k)
-                part.mac(kspread<V>(u0[k * n0 + i], u1[k * n0 + i]), kload<V>(v0, v1, k * n1 + j));
-            sum = kadd(sum, part.lanes());
-        }
-        kstore(out0, out1, i * n1 + j, sum);
-    }
-};
-
-struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
-    const i64* const* columns;
-    const u64 *coefs0, *coefs1;
-    u64 *out0, *out1;
-    u64 count, const0, const1;
-    VL_FN u64 cost() const { return 2 * count; }
-    template <class V>
-    VL_FN void at(u64, u64 j) const {
-        KLinear<V> sum(K<u64>{const0, const1});
-        for (u64 k = 0; k < count; ++k) sum.mac(kload<u64>(coefs0, coefs1, k), load_int<V>(columns[k] + j));
-        kstore(out0, out1, j, sum.value());
     }
 };
 
@@ -300,15 +232,7 @@ struct OpenFold {  // index (row pair, column): low + r·(high - low)
 
 VL_HOST_MAP(vl_mul, Mul)
 VL_MAP(vl_embed, Embed)
-#ifndef VL_CUDA
-VL_EXPORT void vl_count(const Count* given, u64, u64 n) {  // one thread: two would count in the same places
-    const Count c = *given;
-    for (u64 j = 0; j < n; ++j) {
-        const u64 place = (u64)c.x[j] - c.first;
-        if (place < c.size) ++c.counts[place];
-    }
-}
-#endif
+VL_MAP(vl_lift, Lift)
 VL_HOST_MAP(vl_sum_last, SumLast)
 VL_HOST_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
@@ -350,15 +274,7 @@ VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     for (int k = 0; k < 2; ++k) given->out[2 * k] = total[k].a, given->out[2 * k + 1] = total[k].b;
 }
 #endif
-VL_HOST_MAP(vl_fold_axis_int, FoldAxis<0>)
-VL_HOST_MAP(vl_fold_axis_f, FoldAxis<1>)
-VL_HOST_MAP(vl_fold_axis_k, FoldAxis<2>)
-VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
-VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
-VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
 VL_MAP(vl_weight, Weight)
-VL_MAP(vl_outer_sum, OuterSum)
-VL_HOST_MAP(vl_lincomb_ints, Lincomb)
 VL_SUM(vl_open_round_f, OpenRound<1>)
 VL_SUM(vl_open_round_k, OpenRound<2>)
 VL_MAP(vl_open_fold_f, OpenFold<1>)

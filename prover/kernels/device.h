@@ -1,34 +1,42 @@
 // Kernels that only a GPU needs: what the CPU backend leaves to NumPy, and folds cut so that there are threads enough.
 // prover/backend/cuda.py launches them; shapes as in bodies.h.
 #pragma once
+#include "leaves.h"
 #include "outer.h"
 
-struct Few {  // const + Σ_k coefs[k]·columns[k] for up to four columns, addresses and coefficients in the launch itself
-    const i64* columns[4];
-    u64 coefs0[4], coefs1[4];
-    u64 *out0, *out1;
-    u64 count, const0, const1;
+// Index j: an entry of the runs together.
+struct EmbedEntries : EmbedRuns {
     template <class V>
-    VL_FN void at(u64, u64 j) const {
+    VL_FN void at(u64, u64 index) const {
+        const ArrayRun& run = run_at(runs, count, index);
+        const u64 j = index - run.first;
+        store(out + run.start + j, load_int<V>(run.x + j));
+    }
+};
+struct LincombEntries : Lincombs {
+    template <class V>
+    VL_FN void at(u64, u64 index) const {
+        const LincombRun& run = run_at(runs, count, index);
+        const u64 j = index - run.first;
         KAcc<V> sum;
         sum.clear();
-        for (int k = 0; k < 4; ++k)
-            if ((u64)k < count) sum.macf(kspread<V>(coefs0[k], coefs1[k]), load_int<V>(columns[k] + j));
-        kstore(out0, out1, j, kadd(kvalue(sum), kspread<V>(const0, const1)));
+        for (u64 k = 0; k < run.count; ++k) sum.macf(kspread<V>(run.coefs0[k], run.coefs1[k]), load_int<V>(run.columns[k] + j));
+        kstore(out0, out1, run.start + j, kadd(kvalue(sum), kspread<V>(run.const0, run.const1)));
     }
 };
 
 // ---- multiplicities ---------------------------------------------------------------------------------------------------
 
-// Bodies of bodies.h's Count, index j. Most looked-up integers are small and many equal, and a word of memory takes one addition after
-// another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
+// leaves.h's Count, index j of the runs together. Most looked-up integers are small and many equal, and a word of memory takes one
+// addition after another: each block counts for itself in SLOTS places, each for the first integer that wants it; the others go to memory.
 enum { SLOTS = 1 << 11 };
 extern "C" __global__ void vl_count(Count body, u64, u64 n) {
     __shared__ u32 owner[SLOTS], count[SLOTS];  // owner: 1 + place, 0 of none
     for (u32 k = threadIdx.x; k < SLOTS; k += blockDim.x) owner[k] = count[k] = 0;
     __syncthreads();
     for (u64 j = blockIdx.x * (u64)blockDim.x + threadIdx.x; j < n; j += (u64)gridDim.x * blockDim.x) {
-        const u64 place = (u64)body.x[j] - body.first;
+        const ArrayRun& run = run_at(body.runs, body.count, j);
+        const u64 place = (u64)run.x[j - run.first] - body.least;
         if (place >= body.size) continue;
         const u32 slot = place % SLOTS, mine = (u32)place + 1;
         u32 found = *(volatile u32*)(owner + slot);
@@ -86,7 +94,7 @@ struct ProductPairs {
     VL_FN K<u64> right(const ProductPair& x, u64 j) const { return folded(x.b0, x.b1, x.to_b0, x.to_b1, j, x.size, x.fold); }
     template <class V>
     VL_FN void at(u64, u64 index, KAcc<V>* sums) const {
-        const ProductPair& x = pairs[item_at(pairs, count, index)];
+        const ProductPair& x = run_at(pairs, count, index);
         const u64 j = index - x.first, half = x.size / 2;
         const K<u64> a = left(x, j), b = right(x, j);
         if (!half) return;  // one entry, which only had to be folded
@@ -140,7 +148,8 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
         fold_row_parts<KIND>(body, rows, part);                                                                 \
     }
 
-VL_MAP(vl_lincomb_few, Few)
+VL_MAP(vl_embed_runs, EmbedEntries)
+VL_MAP(vl_lincombs, LincombEntries)
 VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)
 VL_MAP(vl_fold_part_int, FoldPart<0>)

@@ -13,6 +13,7 @@ VL_MAP(vl_hash_pairs, HashPair)
 #include "device_ntt.h"
 #include "device_tree.h"
 #else
+#include "folds.h"
 #include "fractions.h"
 #include "memory.h"
 #include "outer.h"

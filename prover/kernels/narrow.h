@@ -2,21 +2,32 @@
 // first passes compute from them are products with small integers (Small and SmallSum in one_lane.h), and 2 bytes an entry are read
 // instead of 16. CPU only.
 #pragma once
+#include "leaves.h"
 #include "strips.h"
 
-struct Narrowing {  // index (tile, entry): words = x - first, where found[tile] says first: 1 for 0, 2 for -2^15, 0 for neither
-    const i64* x;
+// Runs of whole tiles of leaves const - x. A tile whose x - first fits into words is written there, and its base is const - first: for
+// first = 0, or else for -2^15. Others are written to the cells. No tile of a run is uniform any more.
+struct Narrowing {
+    const LincombRun* runs;
+    u64 *cells0, *cells1;
     u16* words;
-    u8* found;
+    u8 *narrow, *uniform;
+    u64 *base0, *base1;
     u64 size;
-    void tile(u64 i) const {
-        const i64* from = x + i * size;
-        u16* to = words + i * size;
+    void tile(const LincombRun& run, u64 i) const {
+        const u64 tile = run.start / size + i;
+        const i64* from = run.columns[0] + i * size;
+        u16* to = words + tile * size;
         u64 plain = 0, moved = 0;
         for (u64 j = 0; j < size; ++j) plain |= (u64)from[j], moved |= (u64)from[j] + 0x8000;
-        found[i] = plain < 0x10000 ? 1 : moved < 0x10000 ? 2 : 0;
+        narrow[tile] = plain < 0x10000 || moved < 0x10000, uniform[tile] = 0;
+        base0[tile] = plain < 0x10000 ? run.const0 : gadd(run.const0, (u64)0x8000), base1[tile] = run.const1;
+        if (!narrow[tile]) {
+            u64 *to0 = cells0 + tile * size, *to1 = cells1 + tile * size;
+            return run_map(Lincomb{&from, run.coefs0, run.coefs1, to0, to1, 1, run.const0, run.const1}, 1, size);
+        }
         for (u64 j = 0; j < size; j += 16) put(from + j, to + j);
-        if (found[i] == 2)
+        if (plain >= 0x10000)
             for (u64 j = 0; j < size; ++j) to[j] ^= 0x8000;
     }
     static void put(const i64* from, u16* to) {  // sixteen integers' lower bits
@@ -33,11 +44,14 @@ struct Narrowing {  // index (tile, entry): words = x - first, where found[tile]
     }
 };
 
-VL_EXPORT void vl_narrow(const Narrowing* given, u64 tiles, u64 size) {
+VL_EXPORT void vl_narrow(const Narrowing* given, u64 count, u64 size) {
     const Narrowing body = *given;
-    parallel(tiles, tiles * size, [&](unsigned, u64 lo, u64 hi) {
-        for (u64 i = lo; i < hi; ++i) body.tile(i);
-    });
+    for (u64 k = 0; k < count; ++k) {
+        const LincombRun& run = body.runs[k];
+        parallel(run.size / size, run.size, [&](unsigned, u64 lo, u64 hi) {
+            for (u64 i = lo; i < hi; ++i) body.tile(run, i);
+        });
+    }
 }
 
 VL_FN K<u64> knegative(K<u64> x) { return ksub(K<u64>{0, 0}, x); }

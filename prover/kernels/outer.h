@@ -1,20 +1,6 @@
 // Many sums of outer products in one call: prover/backend/outer.py makes the tables of items and terms.
 #pragma once
-#include "bodies.h"
-
-// The last of `count` items that begins at or before this index; the first begins at 0.
-template <class T>
-VL_FN u64 item_at(const T* items, u64 count, u64 index) {
-    u64 lo = 0, hi = count - 1;
-    while (lo < hi) {
-        const u64 middle = (lo + hi + 1) / 2;
-        if (items[middle].first <= index)
-            lo = middle;
-        else
-            hi = middle - 1;
-    }
-    return lo;
-}
+#include "leaves.h"
 
 struct OuterTerm {
     const u64 *u0, *u1, *v0, *v1;
@@ -51,7 +37,7 @@ extern "C" __global__ void vl_outer_sums(OuterSums body, u64, u64 entries) {
     OuterItem x;
     for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < entries; at += (u64)gridDim.x * blockDim.x) {
         if (at >= end) {
-            x = body.items[item_at(body.items, body.count, at)];
+            x = run_at(body.items, body.count, at);
             end = x.first + x.size;
         }
         const u64 inside = at - x.first, i = inside >> 32 || x.n1 >> 32 ? inside / x.n1 : (u32)inside / (u32)x.n1;
@@ -62,8 +48,8 @@ extern "C" __global__ void vl_outer_sums(OuterSums body, u64, u64 entries) {
 VL_EXPORT void vl_outer_sums(const OuterSums* given, u64 entries, u64) {
     const OuterSums sums = *given;
     parallel(entries, 3 * sums.products + entries, [&](unsigned, u64 lo, u64 hi) {
-        for (u64 k = item_at(sums.items, sums.count, lo); lo < hi; ++k) {
-            const OuterItem x = sums.items[k];
+        for (const OuterItem* item = &run_at(sums.items, sums.count, lo); lo < hi; ++item) {
+            const OuterItem x = *item;
             const u64 end = hi < x.first + x.size ? hi : x.first + x.size;
             each_row(x.n1, lo - x.first, end - x.first, [&](u64 i, u64 j, u64 stop) {
                 while (j < stop) {
@@ -77,5 +63,33 @@ VL_EXPORT void vl_outer_sums(const OuterSums* given, u64 entries, u64) {
             lo = end;
         }
     });
+}
+
+struct OuterFactor {
+    const u64 *x0, *x1;
+    u64 size;
+};
+struct Outer {  // the outer product of vectors, the last one's index fastest
+    const OuterFactor* factors;
+    u64 *out0, *out1;
+};
+VL_EXPORT void vl_outer(const Outer* given, u64 count, u64) {
+    std::vector<u64> made[2];
+    OuterFactor u = given->factors[0];
+    for (u64 k = 1; k < count; ++k) {
+        const OuterFactor& v = given->factors[k];
+        const u64 size = u.size * v.size;
+        u64 *to0 = given->out0, *to1 = given->out1;
+        if (k < count - 1) {
+            std::vector<u64>& room = made[k % 2];
+            room.resize(2 * size);
+            to0 = room.data(), to1 = to0 + size;
+        }
+        const OuterTerm term{u.x0, u.x1, v.x0, v.x1};
+        const OuterItem item{to0, to1, v.size, 63, v.size, 0, 0, 1, 0, size};
+        const OuterSums sums{&item, &term, 1, size};
+        vl_outer_sums(&sums, size, 1);
+        u = OuterFactor{to0, to1, size};
+    }
 }
 #endif

@@ -30,8 +30,6 @@ from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, 
     test_merkle_levels,
     test_open,
     test_outer,
-    test_outer_sum,
-    test_outer_sums,
     test_product_rounds,
     test_rows_that_do_not_fit_a_block,
     test_sums_carry,
@@ -40,6 +38,7 @@ from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, 
     test_wrong_shapes_are_refused,
 )
 from tests.prover.test_cuda_proofs import KINDS, every_kind, prove  # noqa: F401
+from tests.prover.test_kernels_outer import test_outer_of_vectors, test_outer_sums, test_outer_sums_carry, test_outer_sums_that_do_not_fit  # noqa: F401
 from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
 from tests.support.cuda.emulated import Carried
 from tests.support.stage import PARAMS, Case, seed

@@ -96,8 +96,8 @@ def test_folds_and_counts(gpu: CudaBackend, rng: np.random.Generator) -> None:  
     x = np.where(rng.integers(0, 4, 1 << LOG) > 0, rng.integers(-2, 2, 1 << LOG), rng.integers(-(2**15), 2**15, 1 << LOG))
     mine, theirs = gpu.to_device(np.zeros(1 << 16, dtype=np.int64)), np.zeros(1 << 16, dtype=np.int64)
     for _ in range(3):
-        gpu.count(gpu.to_device(x), -(2**15), mine)
-        CPU.count(x, -(2**15), theirs)
+        gpu.count([gpu.to_device(x)], -(2**15), mine)
+        CPU.count([x], -(2**15), theirs)
     same(gpu.to_host(mine), theirs)
 
 

@@ -66,9 +66,9 @@ class CountingBackend:
         self.seen["hashed"] += 2 * sum(len(level) for level in levels[1:])
         return levels
 
-    def count(self, x: Any, first: int, counts: Any) -> None:
-        self.seen["counted"] += x.size
-        self.inner.count(x, first, counts)
+    def count(self, arrays: Any, first: int, counts: Any) -> None:
+        self.seen["counted"] += sum(x.size for x in arrays)
+        self.inner.count(arrays, first, counts)
 
 
 @pytest.fixture(scope="module")

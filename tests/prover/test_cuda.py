@@ -15,6 +15,7 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     REFERENCE,
     elements,
     integers,
+    neighbours,
     rng,
     same,
     scalar,
@@ -24,10 +25,9 @@ from tests.prover.test_kernels import (  # noqa: F401 - tests that run here agai
     test_eq_table,
     test_fold_axis,
     test_fractions,
+    test_many_columns_carry,
     test_open,
     test_outer,
-    test_outer_sum,
-    test_outer_sums,
     test_product_rounds,
     test_sums_carry,
     test_sums_of_a_tile_carry,
@@ -41,6 +41,7 @@ from tests.prover.test_kernels_commit import (  # noqa: F401
     test_hash_in_portions,
     test_merkle_levels,
 )
+from tests.prover.test_kernels_outer import test_outer_of_vectors, test_outer_sums, test_outer_sums_carry, test_outer_sums_that_do_not_fit  # noqa: F401
 from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
 from tests.support.cuda import stand_in
 from tests.support.cuda.emulated import Carried, emulated
@@ -77,15 +78,49 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
         cpu.embed(x, f[:1])
 
 
+def test_committed_integers_in_one_launch(rng: np.random.Generator) -> None:  # noqa: F811
+    x, size, place = [integers(rng, *shape) for shape in ((3, 5), (0,), (40,), (1,))], 100, DEVICE_ONLY.to_device
+    starts = [7, 22, 30, 99]
+    theirs, mine, there = (elements(np.random.default_rng(1), size) for _ in range(3))
+    REFERENCE.embed_runs(x, starts, theirs)
+    CPU.embed_runs(x, starts, mine)
+    out, before = place(there), stand_in.Counted.launches
+    DEVICE_ONLY.embed_runs([place(a) for a in x], starts, out)
+    assert stand_in.Counted.launches == before + 1
+    same(mine, theirs)
+    same(np.array(DEVICE_ONLY.to_host(out)), theirs)
+    for wrong in ([0, 0, 61, 0], [-1, 0, 0, 0]):
+        with pytest.raises(ValueError, match="entries from"):
+            CPU.embed_runs(x, wrong, mine)
+        with pytest.raises(ValueError, match="entries from"):
+            DEVICE_ONLY.embed_runs([place(a) for a in x], wrong, out)
+
+
 def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
     """Places that share a slot, of many blocks, and integers without a place."""
     x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
     rng.shuffle(x)
+    arrays = np.split(x, [7, 7, 50_000])
     mine = rng.integers(0, 5, 9000)
     theirs = mine.copy()
-    cpu.count(x, 0, mine)
-    REFERENCE.count(x, 0, theirs)
+    cpu.count(arrays, 0, mine)
+    REFERENCE.count(arrays, 0, theirs)
     same(mine, theirs)
+
+
+def test_leaves_of_many_runs(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
+    """All in one launch, into a table whose flags lie on the host while it is written."""
+    backend = cpu.backend
+    for columns in (1, 2):
+        runs, _, size = neighbours(rng, columns)
+        there = [run.placed(backend.to_device) for run in runs]
+        mine = backend.fingerprints(there[::2], Tiled.filled(size, 1, backend.xp))
+        before = stand_in.Counted.launches
+        mine = backend.fingerprints(there[3::4], mine)
+        assert stand_in.Counted.launches == before + 1
+        theirs = REFERENCE.fingerprints(runs[3::4], REFERENCE.fingerprints(runs[::2], Tiled.filled(size, 1)))
+        assert mine.uniform is not None and mine.uniform.tolist() == theirs.uniform.tolist()
+        same(mine.placed(lambda a: np.array(backend.to_host(a))).dense().cells, theirs.dense().cells)
 
 
 @pytest.mark.parametrize("log", [12, 13, 14, 15, 16, 17, 19, 20])

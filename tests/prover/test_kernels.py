@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
-from protocol.field import Ext
 from prover.backend import select
 from prover.backend.cpu import CpuBackend
-from prover.backend.outer import OuterSum
+from prover.backend.leaves import COLUMNS, Run
 from prover.backend.reference import ReferenceBackend
 from prover.backend.tiled import TILE, TILE_BITS, Narrow, Tiled
 from prover.kernels import build
@@ -74,11 +74,10 @@ def test_elementwise(cpu: CpuBackend, rng: np.random.Generator, n: int) -> None:
     same(cpu.kmul(a, b), REFERENCE.kmul(a, b))
     same(cpu.kdot(a, b), REFERENCE.kdot(a, b))
     same(cpu.kdot(a[:, ::-1], b[:, : n]), REFERENCE.kdot(a[:, ::-1], b))
-    columns = [integers(rng, n) for _ in range(3)]
-    coefs, const = [scalar(rng) for _ in range(3)], scalar(rng)
-    same(cpu.lincomb_ints(columns, coefs, const), REFERENCE.lincomb_ints(columns, coefs, const))
-    small = [rng.integers(-(2**31), 2**31, n) for _ in range(3)]
-    same(cpu.lincomb_ints(small, coefs, const), REFERENCE.lincomb_ints(small, coefs, const))
+    coefs = [scalar(rng) for _ in range(4)]
+    wide, small = [integers(rng, n) for _ in range(4)], [rng.integers(-(2**31), 2**31, n) for _ in range(4)]
+    runs = [Run(columns[:k], coefs[:k], scalar(rng), i * (n + 3)) for i, (columns, k) in enumerate(product((wide, small), (1, 3, 4)))]
+    same(written(cpu, [*runs, Run([wide[0][:0]], coefs[:1], coefs[1], 1)], 6 * (n + 3)), written(REFERENCE, runs, 6 * (n + 3)))
 
 
 def test_all_edge_products(cpu: CpuBackend) -> None:
@@ -88,13 +87,21 @@ def test_all_edge_products(cpu: CpuBackend) -> None:
         same(cpu.kmul(*planes), REFERENCE.kmul(*planes))
 
 
+def written(backend: CpuBackend, runs: list[Run], size: int) -> np.ndarray:
+    """A table of runs, 7 elsewhere."""
+    out = np.full((2, size), 7, dtype=np.uint64)
+    backend.lincombs(runs, out)
+    return out
+
+
 def test_many_columns_carry(cpu: CpuBackend, rng: np.random.Generator) -> None:
-    """The largest words in all columns: the unreduced sums must hold 128 of them, and no more are taken."""
+    """The largest words in all columns: the unreduced sums must hold them, and no more columns are taken."""
     for word, coef in ((-1, F.ext(P - 1, P - 1)), (2**63 - 1, F.ext(P - 2**32, 2**52 - 1)), (-(2**63), F.ext(2**63 + 2**52 - 1, P - 1))):
-        columns, coefs = [np.full(17, word)] * 128, [coef] * 128
-        same(cpu.lincomb_ints(columns, coefs, coef), REFERENCE.lincomb_ints(columns, coefs, coef))
-        with pytest.raises(ValueError, match="129 columns"):
-            cpu.lincomb_ints([*columns, columns[0]], [*coefs, coef], coef)
+        columns, coefs = [np.full(17, word)] * COLUMNS, [coef] * COLUMNS
+        run = Run(columns, coefs, coef, 0)
+        same(written(cpu, [run], 17), written(REFERENCE, [run], 17))
+        with pytest.raises(ValueError, match=f"{COLUMNS + 1} columns"):
+            written(cpu, [Run([*columns, columns[0]], [*coefs, coef], coef, 0)], 17)
 
 
 @pytest.mark.parametrize("m", SIZES)
@@ -160,13 +167,35 @@ def test_leaves_of_one_column_are_narrow(cpu: CpuBackend, rng: np.random.Generat
     const, minus_one = scalar(rng), -F.one
     ends = [(0, 2**16 - 1), (-(2**15), 2**15 - 1), (0, 2**16), (-(2**15) - 1, 0), (-1, 2**15), (2**40, 2**40), (-(2**63), 2**63 - 1)]
     column = np.concatenate([rng.choice(np.array(pair), TILE) for pair in ends] + [np.array([*pair, *[1] * (TILE - 2)]) for pair in ends])
-    made = [x.fingerprints([column], [minus_one], const, Tiled.filled(16 * TILE, 1), TILE) for x in (cpu, REFERENCE)]
+    run = Run([column], [minus_one], const, TILE)
+    made = [x.fingerprints([run], Tiled.filled(16 * TILE, 1)) for x in (cpu, REFERENCE)]
     assert made[0].narrow is not None and made[0].narrow.tiles.tolist() == [False, *[True, True, *[False] * 5] * 2, False]
     same(*(t.dense().cells for t in made))
     for columns, coefs, start in (([column], [F.one], TILE), ([column], [minus_one], 1), ([column, column], [minus_one, const], 0)):
-        mine, theirs = (x.fingerprints(columns, coefs, const, Tiled.filled(16 * TILE, 1), start) for x in (cpu, REFERENCE))
+        other = Run(columns, coefs, const, start)
+        mine, theirs = (x.fingerprints([other], Tiled.filled(16 * TILE, 1)) for x in (cpu, REFERENCE))
         assert mine.narrow is None
         same(mine.dense().cells, theirs.dense().cells)
+
+
+def test_leaves_of_many_runs(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    """Runs that begin and end within tiles, of one column and of several, and whole tiles among them; the rest of the table is kept."""
+    for columns in (1, 2):
+        runs, end, size = neighbours(rng, columns)
+        made = [x.fingerprints(runs[::2], Tiled.filled(size, 1)) for x in (cpu, REFERENCE)]
+        again = [x.fingerprints(runs[1::2], q).dense().cells for x, q in zip((cpu, REFERENCE), made, strict=True)]
+        same(*again)
+        assert (again[0][0, end:] == 1).all() and not again[0][1, end:].any()
+
+
+def neighbours(rng: np.random.Generator, columns: int) -> tuple[list[Run], int, int]:
+    """Runs one after the other, where the last one ends, and entries enough for them."""
+    cuts = [0, 3, TILE, 3 * TILE, 3 * TILE + 5, 4 * TILE, 4 * TILE, 6 * TILE + 1, 7 * TILE, 9 * TILE, 20 * TILE]
+    coefs, runs = [-F.one, scalar(rng)][:columns], list[Run]()
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        x = rng.integers(0, 2**16, end - start) if rng.random() < 0.5 else integers(rng, end - start)
+        runs.append(Run([x] * columns, coefs, scalar(rng), start))
+    return runs, cuts[-1], 32 * TILE
 
 
 def check_fractions(cpu: CpuBackend, rng: np.random.Generator, h: int, cases: list[tuple[str, str, str, str]] = KINDS) -> None:
@@ -263,71 +292,15 @@ def test_product_rounds(cpu: CpuBackend, rng: np.random.Generator) -> None:
         cpu.product_rounds([(elements(rng, 2, 7), elements(rng, 2, 7))], [r], [True], r)
 
 
-@pytest.mark.parametrize("terms", [0, 1, 2, 129, 300])  # 128 of them are added up at a time
-def test_outer_sum(cpu: CpuBackend, rng: np.random.Generator, terms: int) -> None:
-    for n0, n1 in ((1, 1), (3, 5), (2, 8), (9, 33)):
-        u, v = elements(rng, 2, terms, n0), elements(rng, 2, terms, n1)
-        same(cpu.outer_sum(u, v), REFERENCE.outer_sum(u, v))
-        mine = elements(rng, 2, n0 * n1 + 11)
-        theirs = mine.copy()
-        cpu.outer_sum(u, v, mine[:, 3 : 3 + n0 * n1])
-        REFERENCE.outer_sum(u, v, theirs[:, 3 : 3 + n0 * n1])
-        same(mine, theirs)
-    top = np.full((2, terms, 9), P - 1, dtype=np.uint64)
-    same(cpu.outer_sum(top, top), REFERENCE.outer_sum(top, top))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_outer_sums(cpu: CpuBackend, seed: int) -> None:
-    """Sums of all sizes in one call: rows in one piece or in several, vectors and results that are parts of larger arrays."""
-    random = np.random.default_rng(seed)
-    mine, sums = elements(random, 2, 9_000), list[OuterSum]()
-    theirs, at, expected = mine.copy(), 3, list[OuterSum]()
-    for n0, n1, terms, piece in [(1, 1, 1, 0), (3, 5, 2, 0), (0, 4, 1, 0), (9, 33, 1, 0), (2, 24, 3, 8), (5, 6, 2, 2), (7, 3, 1, 1),
-                                 (4, 64, 130, 64), (40, 32, 1, 16), (1, 700, 2, 0), (6, 0, 1, 0)]:
-        us = [elements(random, 2, n0 + 4)[:, 2 : 2 + n0] for _ in range(terms)]
-        vs = [elements(random, 2, 2 * n1)[:, ::2] if t == 1 else elements(random, 2, n1) for t in range(terms)]
-        apart = n0 * piece + int(random.integers(0, 5)) if piece else 0
-        size = (n1 // piece - 1) * apart + n0 * piece if piece else n0 * n1
-        for out, into in ((mine, sums), (theirs, expected)):
-            into.append(OuterSum(us, vs, out[:, at : at + size], piece, apart))
-        at += size + int(random.integers(0, 9))
-    order = random.permutation(len(sums))
-    assert cpu.outer_sums([sums[k] for k in order]) is None
-    for x in expected:  # entry by entry
-        piece = x.piece or x.vs[0].shape[1]
-        for i, j in np.ndindex(x.us[0].shape[1], x.vs[0].shape[1]):
-            parts = [Ext(*u[:, i].tolist(), F) * Ext(*v[:, j].tolist(), F) for u, v in zip(x.us, x.vs, strict=True)]
-            x.out[:, i * piece + j // piece * x.apart + j % piece] = sum(parts, F.zero).array()
-    same(mine, theirs)
-    REFERENCE.outer_sums(expected)
-    same(mine, theirs)
-    cpu.outer_sums([])
-
-
-def test_outer_sums_that_do_not_fit(cpu: CpuBackend, rng: np.random.Generator) -> None:
-    out = elements(rng, 2, 24)
-    u, v = elements(rng, 2, 2), elements(rng, 2, 12)
-    for bad, message in [
-        (OuterSum([u], [v], out[:, :23]), "for 24 entries"), (OuterSum([u], [v], out, 4, 9), "for 26 entries"),
-        (OuterSum([u, u[:, :1]], [v, v], out), "shapes"), (OuterSum([u, u], [v, v[:, :5]], out), "shapes"),
-        (OuterSum([u], [v], out, 8, 16), "pieces"), (OuterSum([u], [v], out, 3, 8), "pieces"), (OuterSum([u], [v], out, 4, 7), "pieces"),
-        (OuterSum([u], [v, v], out), "argument 2"),
-        (OuterSum([u], [v], elements(rng, 2, 48)[:, ::2]), "contiguous"), (OuterSum([u], [v], out.astype(np.int64)), "contiguous"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            cpu.outer_sums([bad])
-
-
 @pytest.mark.parametrize("first", [-7, 0, 3, -(2**63), 2**63 - 5])
 def test_count(cpu: CpuBackend, rng: np.random.Generator, first: int) -> None:
     x = np.concatenate([rng.integers(-20, 20, 1001), np.array(INT_EDGES)]).reshape(2, -1)
     mine = rng.integers(0, 5, 11)
     theirs = mine.copy()
-    cpu.count(x, first, mine)
-    REFERENCE.count(x, first, theirs)
+    cpu.count([x, x[:, :0], x[0, 5:]], first, mine)
+    REFERENCE.count([x, x[0, 5:]], first, theirs)
     same(mine, theirs)
-    assert cpu.count(np.array([first, first + 4, first]), first, mine) is None and mine[0] == theirs[0] + 2
+    assert cpu.count([np.array([first, first + 4, first])], first, mine) is None and mine[0] == theirs[0] + 2
 
 
 @pytest.mark.parametrize("ell", [1, 2, 4, 8, 64, 1024])
@@ -359,13 +332,14 @@ def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> 
     with pytest.raises(ValueError, match="halves"):
         cpu.fold_top(elements(rng, 2, 7), F.one)
     with pytest.raises(ValueError, match="shape"):
-        cpu.outer_sum(elements(rng, 2, 1, 2), elements(rng, 2, 1, 3), elements(rng, 2, 5))
-    with pytest.raises(ValueError, match="shape"):
         cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 2), elements(rng, 2, 32))
     with pytest.raises(ValueError, match="contiguous"):
         cpu.encode(Code(F, 8, 32, 2), elements(rng, 1, 8), elements(rng, 1, 2), elements(rng, 1, 64)[:, ::2])
     with pytest.raises(ValueError, match="counts"):
-        cpu.count(integers(rng, 3), 0, elements(rng, 4))
+        cpu.count([integers(rng, 3)], 0, elements(rng, 4))
+    for columns, start in (([integers(rng, 4)], 5), ([integers(rng, 4)], -1), ([integers(rng, 4), integers(rng, 3)], 0)):
+        with pytest.raises(ValueError, match="entries from|shape"):
+            written(cpu, [Run(columns, [F.one] * len(columns), F.one, start)], 8)
 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:

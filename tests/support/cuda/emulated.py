@@ -11,12 +11,14 @@ import numpy as np
 from prover.backend.cuda import CudaBackend
 from prover.backend.device import HAND_OVER, THREADS
 from prover.backend.device_level import Level
+from prover.backend.leaves import Run
 from prover.backend.outer import OuterSum
 from prover.backend.tiled import Tiled
 from tests.support.cuda import stand_in
 
 ON_HOST = {  # arguments that every backend takes there
     "eq_table": {0}, "eq_suffixes": {0}, "open_round": {2, 3}, "open_fold": {1, 2}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
+    "outer": {0},
 }
 
 
@@ -57,8 +59,8 @@ class Carried:
     def _there(self, x: Any) -> Any:
         if isinstance(x, list | tuple):
             return type(x)(map(self._there, x))
-        if isinstance(x, Tiled):
-            return x.placed(self.backend.to_device)
+        if isinstance(x, Tiled | Run):
+            return x.placed(self._there)
         if isinstance(x, np.ndarray) and not x.flags.c_contiguous:  # stays so: gaps between rows, or between entries
             n, rows = x.shape[-1], x.strides[-1] == x.itemsize
             gaps = self.backend.xp.empty((*x.shape[:-1], 2 * n), dtype=x.dtype)[..., slice(n) if rows else slice(None, None, 2)]

@@ -1,0 +1,82 @@
+// Sums over one axis of a tensor under weights (Backend.fold_axis). A tensor is read once and comes from memory, so what a fold costs is
+// waiting: neighbours in memory are folded together, and entries are asked for AHEAD steps before they are used. CPU only; device.h has
+// a GPU's form.
+#pragma once
+#include "bodies.h"
+
+enum { AHEAD = 16, TOGETHER = 4 };  // vectors folded together
+
+template <int KIND>
+struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
+    const u64 *x0, *x1, *w0, *w1;
+    u64 *out0, *out1;
+    u64 n, inner;
+    VL_FN u64 cost() const { return 2 * n; }
+    template <class V, int GROUP>
+    void group(u64 i, u64 j) const {
+        enum { COUNT = Lanes<V>::count };
+        KAcc<V> sums[GROUP];
+        for (int g = 0; g < GROUP; ++g) sums[g].clear();
+        u64 at = i * n * inner + j;
+        for (u64 k = 0; k < n; ++k, at += inner) {
+            const K<V> w = kspread<V>(w0[k], w1[k]);
+            for (int g = 0; g < GROUP; ++g) {
+                const u64 here = at + g * COUNT, next = here + AHEAD * inner;
+                __builtin_prefetch(x0 + next);
+                if (KIND == 2) __builtin_prefetch(x1 + next);
+                Element<KIND, V>::mac(sums[g], w, x0, x1, here);
+            }
+        }
+        for (int g = 0; g < GROUP; ++g) kstore(out0, out1, i * inner + j + g * COUNT, kvalue(sums[g]));
+    }
+};
+
+template <int KIND>
+struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
+    const u64 *x0, *x1, *w0, *w1;
+    u64 *out0, *out1;
+    u64 n;
+    VL_FN u64 cost() const { return 2 * n; }
+    template <class V>
+    VL_FN void at(u64 i, u64) const {
+        KAcc<u64> sum;
+        sum.clear();
+        u64 k = 0, at = i * n;
+#ifdef VL_WIDE
+        enum { COUNT = Lanes<VL_WIDE>::count };
+        KAcc<VL_WIDE> wide;
+        wide.clear();
+        for (; k + COUNT <= n; k += COUNT) {
+            const u64 next = at + k + AHEAD * COUNT;
+            __builtin_prefetch(x0 + next);
+            if (KIND == 2) __builtin_prefetch(x1 + next);
+            Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
+        }
+        if (k) drain(wide, sum);
+#endif
+        for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);
+        kstore(out0, out1, i, kvalue(sum));
+    }
+};
+
+template <int KIND>
+static void fold_axis(const FoldAxis<KIND>& given, u64 outer, u64 inner) {
+    parallel(outer * inner, outer * inner * given.cost(), [&](unsigned, u64 lo, u64 hi) {
+        const FoldAxis<KIND> body = given;
+        each_row(inner, lo, hi, [&](u64 i, u64 j, u64 end) {
+#ifdef VL_WIDE
+            const u64 one = Lanes<VL_WIDE>::count, some = TOGETHER * one;
+            for (; j + some <= end; j += some) body.template group<VL_WIDE, TOGETHER>(i, j);
+            for (; j + one <= end; j += one) body.template group<VL_WIDE, 1>(i, j);
+#endif
+            for (; j < end; ++j) body.template group<u64, 1>(i, j);
+        });
+    });
+}
+
+VL_EXPORT void vl_fold_axis_int(const FoldAxis<0>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_axis_f(const FoldAxis<1>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_axis_k(const FoldAxis<2>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
+VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
+VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)

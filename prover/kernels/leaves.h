@@ -1,0 +1,78 @@
+// Runs of entries, each from arrays of its own (prover/backend/leaves.py): committed integers, leaves of the tree of fractions,
+// multiplicities. Narrow tiles are in narrow.h, a GPU's bodies in device.h.
+#pragma once
+#include "bodies.h"
+
+// Of several runs the one that has entry `index` of them all; `first` is where a run begins there.
+template <class Run>
+VL_FN const Run& run_at(const Run* runs, u64 count, u64 index) {
+    u64 lo = 0, hi = count - 1;  // the last one that begins at or before it
+    while (lo < hi) {
+        const u64 middle = (lo + hi + 1) / 2;
+        if (runs[middle].first <= index)
+            lo = middle;
+        else
+            hi = middle - 1;
+    }
+    return runs[lo];
+}
+
+struct ArrayRun {
+    const i64* x;
+    u64 size, start, first;  // start: where its entries go, if anywhere
+};
+struct EmbedRuns {  // signed integers to F
+    const ArrayRun* runs;
+    u64* out;
+    u64 count;
+};
+struct Count {  // counts[x - least] += 1 where that is a place
+    const ArrayRun* runs;
+    u64* counts;
+    u64 least, size, count;
+};
+
+struct LincombRun {  // entries from `start` on: const + Σ_k coefs[k]·columns[k]
+    const i64* columns[4];
+    u64 coefs0[4], coefs1[4];
+    u64 const0, const1, start, size, count, first;
+};
+struct Lincombs {
+    const LincombRun* runs;
+    u64 *out0, *out1;
+    u64 count;
+};
+struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
+    const i64* const* columns;
+    const u64 *coefs0, *coefs1;
+    u64 *out0, *out1;
+    u64 count, const0, const1;
+    VL_FN u64 cost() const { return 2 * count; }
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        KLinear<V> sum(K<u64>{const0, const1});
+        for (u64 k = 0; k < count; ++k) sum.mac(kload<u64>(coefs0, coefs1, k), load_int<V>(columns[k] + j));
+        kstore(out0, out1, j, sum.value());
+    }
+};
+
+#ifndef VL_CUDA
+VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
+    const Count c = *given;
+    for (const ArrayRun* run = c.runs; run < c.runs + c.count; ++run)
+        for (u64 j = 0; j < run->size; ++j) {
+            const u64 place = (u64)run->x[j] - c.least;
+            if (place < c.size) ++c.counts[place];
+        }
+}
+VL_EXPORT void vl_embed_runs(const EmbedRuns* given, u64, u64) {
+    for (const ArrayRun* run = given->runs; run < given->runs + given->count; ++run)
+        run_map(Embed{run->x, given->out + run->start}, 1, run->size);
+}
+VL_EXPORT void vl_lincombs(const Lincombs* given, u64, u64) {
+    for (const LincombRun* run = given->runs; run < given->runs + given->count; ++run) {
+        u64 *out0 = given->out0 + run->start, *out1 = given->out1 + run->start;
+        run_map(Lincomb{run->columns, run->coefs0, run->coefs1, out0, out1, run->count, run->const0, run->const1}, 1, run->size);
+    }
+}
+#endif
