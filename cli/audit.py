@@ -75,11 +75,11 @@ def verify(
             envelope = sign_receipt(values, verifier, key)
             if receipt:
                 write_whole(receipt, envelope)
-            if book and record:
-                submit(book, envelope)
         if seen and verdict.rows:
             write_whole(seen, verdict.checkpoint)
         emit_json(values) if as_json else _print_verdict(values)
+        if book and record and key and verdict.checkpoint:
+            submit(book, envelope)  # last, since who may not append has the verdict all the same
         raise typer.Exit(REJECTED if verdict.state == "rejected" else FINE)
 
 

@@ -56,7 +56,8 @@ def ledger_query(
             said = f"{run.accepted} accepted" if run.verifiers else "none"
             created = run.created.strftime("%Y-%m-%d")
             begins = run.run_id[:16]  # which every command takes for the whole id
-            table.add_row(*map(escape, (begins, run.model, run.state, f"{run.proofs} of {run.statements}", said, created)))
+            proofs = f"{run.proofs} of {run.statements}" if run.state == "finished" else f"{run.proofs} so far"  # others have no row yet
+            table.add_row(*map(escape, (begins, run.model, run.state, proofs, said, created)))
         console.print(table if runs else "No run matches." if any((model, dataset, since, until, state, verifier, after))
                       else "The ledger has no runs.")
         if following:

@@ -12,6 +12,7 @@ import tasks.verify
 from cli import app
 from protocol.statement import task_list
 from storage.checkpoint import LogKeys, SigningKey
+from storage.errors import LedgerError
 from storage.ledger import open_ledger
 from storage.models import EventRow
 from tests.cli.build_run import RUN_ID, Built
@@ -92,6 +93,15 @@ def test_verdicts_are_appended_only_when_asked(copy: Built, monkeypatch: pytest.
     said = verify_receipt(whole.signature.encode())["predicate"]
     assert said["accepted"] and said["run"] == RUN_ID and len(said["tasks"]) == len(task_list(copy.manifest))
     assert stat.S_IMODE((tmp_path / "home" / "verilora" / "verifier.key").stat().st_mode) == 0o600
+
+
+def test_who_may_not_append_has_the_verdict_all_the_same(copy: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise LedgerError("permission denied for table verdicts")
+
+    monkeypatch.setattr("tasks.verify.submit", refused)
+    code, output = run("verify", RUN_ID, *copy.arguments, "--workers", "1", "--record", "--sign-key", str(copy.folder / "key"))
+    assert code == 3 and output.index("ACCEPTED") < output.index("permission denied"), output
 
 
 def test_a_receipt_is_written_and_submitted_once(copy: Built, tmp_path: Path) -> None:
