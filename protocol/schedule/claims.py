@@ -52,7 +52,9 @@ class Expansion:
 
 @lru_cache(maxsize=64)
 def ones(field: Field, n: int) -> U64:
-    return field.lift(np.ones(n, dtype=np.uint64))
+    out = field.lift(np.ones(n, dtype=np.uint64))
+    out.flags.writeable = False  # tasks share it
+    return out
 
 
 def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:

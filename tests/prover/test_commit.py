@@ -59,6 +59,19 @@ def test_what_is_kept_follows_from_the_backends_memory() -> None:
     assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is not None
 
 
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+def test_narrow_integers_are_copied_a_few_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = CommitmentLayout.pack([(str(k), (4, 1 + k)) for k in range(6)], CODE)
+    wide = {slot.name: np.random.default_rng(k).integers(-100, 100, slot.tensor.shape) for k, slot in enumerate(layout.slots)}
+    expected, calls, embed_runs = commit(backend, layout, wide, bytes(32)).id, list[int](), backend.embed_runs
+    monkeypatch.setattr(backend, "embed_runs", lambda arrays, *rest: calls.append(len(arrays)) or embed_runs(arrays, *rest))
+    for copies, more in ((0, True), (1 << 28, False)):
+        calls.clear()
+        monkeypatch.setattr("prover.commitment.commit.COPIES", copies)
+        assert commit(backend, layout, {name: x.astype(np.int8) for name, x in wide.items()}, bytes(32)).id == expected
+        assert (len(calls) > 1) is more and sum(calls) > 1
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_places(seed: int) -> None:
     """Where `place_of` says that a tensor lies is where its blocks begin."""
