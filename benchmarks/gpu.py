@@ -118,7 +118,7 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
         name: {"per_second": 1 / spent, "share": rates.share(bound(works[name], params), spent)} if spent else {"per_second": None}
         for name, spent in seconds.items()
     }
-    others = ("folded", "tables", "weighted", "opened", "counted", "evaluated", "tree_rounds", "product_rounds", "opening_rounds")
+    others = ("folded", "tables", "weighted", "opened", "counted", "evaluated", "tree_rounds", "product_rounds", "slots")
     return found | {name: {"per_second": 1 / unit[name] if unit[name] else None} for name in others}
 
 

@@ -17,7 +17,7 @@ KINDS = {
     "tree, building": ("fingerprints", "lincombs", "fraction_layer", "count"),
     "tree, rounds": ("fraction_round", "fraction_fold_round", "fraction_rounds", "eq_suffixes"),
     "products": ("fold_axis", "weight", "kmul", "kdot", "product_rounds", "batch_rounds"),
-    "opening": ("outer", "outer_sums", "open_round", "open_fold", "product_round", "fold_top", "eq_table"),
+    "opening": ("outer", "outer_sums", "open_sums", "open_fold", "product_round", "fold_top", "eq_table"),
 }
 _KIND_OF = {method: kind for kind, methods in KINDS.items() for method in methods}
 

@@ -1,11 +1,12 @@
 """Prover of protocol/schedule/opening.py: the sumcheck over all committed cells, masked rows, opened columns.
 
-Cost: W is one K element per committed cell; rounds over row variables pair existing rows, absent ones count as zero.
+Cost: a commitment's rows are read twice with their weights, which are made for some rows at a time (weights.py): before the first round
+for nine sums, from which the first two rounds follow, and after these to be folded to a quarter, in tables over K. From there on it is
+a sumcheck of products like any other. Rows are read once more for the masked row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,16 @@ from protocol.channel import Form
 from protocol.code import Code
 from protocol.field import I64, U64, Ext
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import Box
 from protocol.schedule.gkr import as_point
 from protocol.schedule.opening import CombinedWeights, Query, tail_code
 from prover.argument.finish import FinishingProver
-from prover.argument.outer import outers
+from prover.argument.weights import Weights
 from prover.backend.base import Backend
-from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
-from prover.commitment.commit import CommitmentData, place_blocks, place_of
+from prover.commitment.commit import CommitmentData
 from prover.randomness import SecretStream
+
+FEW_CELLS = 1 << 17  # virtual cells of a commitment whose tables are made at once: 4 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,31 +62,77 @@ def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
     return backend.encode(wide, backend.message_of(wide, coefs), np.ascontiguousarray(coefs[..., ell:]))
 
 
-@dataclass
 class _Running:
-    """One commitment in the sumcheck."""
+    """One commitment in the sumcheck. Rounds over its two top row variables are known from nine sums over its cells, made before the
+    first; then it is folded to two tables of a quarter of its virtual cells. One of few cells is made into tables at once."""
 
-    f: Any
-    w: Any
-    index: I64  # virtual indices of the rows held
-    row_bits: int
-    waiting: int  # rounds before its own begin
-    total: Ext  # Σ f·w, if it waits
-    coef: Ext
-    row: Any = None  # q_cᵀM_c once all row variables are bound
-    pairs: tuple[I64, I64, I64] | None = None  # of the rows, for the round that is under way
+    def __init__(self, backend: Backend, commitment: CommitmentData, weights: Weights, waiting: int) -> None:
+        layout = commitment.layout
+        self.backend, self.f, self.weights, self.waiting = backend, commitment.rows, weights, waiting  # rounds before its own begin
+        self.ell, self.coef = layout.code.ell, backend.field.one
+        self.tables: tuple[Any, Any] | None = None  # F and W, K (2, 2^variables left)
+        self.bound = list[Ext]()  # of the two variables
+        self.kept: Any = None  # the weights, if few enough to be made at once
+        self.row: Any = None  # q_cᵀM_c, if there was a round between row and column variables
+        row_bits = layout.variables - layout.column_bits
+        self.index = np.full(1 << row_bits, -1, dtype=np.int64)  # the row at each virtual index, -1 where there is none
+        self.index[layout.rows] = np.arange(len(layout.rows))
+        self.few = self.index.size * self.ell <= FEW_CELLS
+        if row_bits < 2 or self.few:
+            self._lift()
+            self.total = backend.kdot(*self.tables) if waiting else backend.field.zero
+            return
+        sums = np.zeros((2, 9), dtype=np.uint64)
+        for rows, w, _ in self._groups():
+            sums = backend.field.add(sums, as_point(backend.open_sums(self.f, rows, w)))
+        self.sums = [[Ext.from_array(backend.field, sums[:, 3 * i + j]) for j in range(3)] for i in range(3)]
+        self.total = sum((self.sums[i][j] for i in range(2) for j in range(2)), backend.field.zero)
 
+    def _lift(self) -> None:
+        """Every virtual row as it is."""
+        f = self.backend.lift(self.f)
+        if len(self.f) < self.index.size:
+            dense = self.backend.xp.zeros((2, self.index.size, self.ell), dtype=np.uint64)
+            dense[:, self.backend.to_device(np.flatnonzero(self.index >= 0))] = f
+            f = dense
+        w = self.backend.xp.empty((2, self.index.size * self.ell), dtype=np.uint64)
+        self.weights.rows([(0, self.index.size)], w)
+        self.tables = f.reshape(2, -1), w
 
-def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
-    """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
-    half = 1 << (row_bits - 1)
-    merged = np.sort(index & (half - 1))
-    merged = merged[np.diff(merged, prepend=-1) > 0]
-    places = []
-    for wanted in (merged, merged + half):
-        at = np.minimum(np.searchsorted(index, wanted), len(index) - 1)  # ascending, as a layout lists them
-        places.append(np.where(index[at] == wanted, at, -1))
-    return merged, places[0], places[1]
+    def _groups(self) -> Iterator[tuple[I64, Any, slice]]:
+        """Row indices (4, n) and weights K (2, 4·n·ℓ) of a few groups of four rows at a time, and their cells in a folded table."""
+        index = self.index.reshape(4, -1)
+        total, step, room = index.shape[1], max(1, self.backend.weight_bytes // (64 * self.ell)), self.kept
+        if room is None:
+            room = self.backend.xp.empty((2, 4 * min(step, total) * self.ell), dtype=np.uint64)
+        for first in range(0, total, step):
+            end = min(total, first + step)
+            w = room[:, : 4 * (end - first) * self.ell]
+            if self.kept is None:
+                self.weights.rows([(q * total + first, q * total + end) for q in range(4)], w)
+            yield index[:, first:end], w, slice(first * self.ell, end * self.ell)
+        self.kept = room if step >= total else None
+
+    def polynomial(self) -> tuple[Ext, Ext]:
+        """Of one of the first two rounds: its values at 1 and 2 from those at 0 and 1 and the coefficient."""
+        if not self.bound:
+            low, high, top = (row[0] + row[1] for row in self.sums)
+        else:
+            r, columns = self.bound[0], zip(*self.sums, strict=True)
+            low, high, top = (x + (y - x - z) * r + z * (r * r) for x, y, z in columns)
+        return high, high + high - low + top + top
+
+    def bind(self, r: Ext) -> None:
+        """Fix one of the two variables; with the second the tables are made."""
+        self.bound.append(r)
+        if len(self.bound) < 2:
+            return
+        backend, eq = self.backend, self.backend.field.eq_table(as_point(self.bound))
+        size = self.index.size * self.ell // 4
+        self.tables = tuple(backend.xp.empty((2, size), dtype=np.uint64) for _ in range(2))
+        for rows, w, cells in self._groups():
+            backend.open_fold(self.f, rows, w, eq, *(table[:, cells] for table in self.tables))
+        self.f, self.weights, self.kept = None, None, None
 
 
 class OpeningProverImpl(FinishingProver):
@@ -95,92 +142,39 @@ class OpeningProverImpl(FinishingProver):
         self, backend: Backend, roles: Sequence[str], commitments: Sequence[CommitmentData], masks: Masks, spend: Callable[[], None],
     ) -> None:
         self.backend, self.roles, self.commitments, self.masks, self.spend = backend, roles, commitments, masks, spend
-        self.point: list[Ext] = []
+        self.point, self.running, self.bound = list[Ext](), list[_Running](), list[Ext]()
 
     def begin(self, weights: CombinedWeights) -> None:
-        field = self.backend.field
         variables = max(c.layout.variables for c in self.commitments)
-        self.running, self.bound = [], list[Ext]()
         for role, c in zip(self.roles, self.commitments, strict=True):
             self.backend.release()
-            w = self._weights(role, c, weights)
-            waiting, total = variables - c.layout.variables, field.zero
-            if waiting:  # F(X)·W(X) with absent high rows is (1 − X)²·Σ f·w: the sum is its value at 2
-                rows = np.arange(len(c.rows), dtype=np.int64)
-                _, total = self.backend.open_round(c.rows, w, rows, np.full(len(rows), -1, dtype=np.int64))
-            row_bits = c.layout.variables - c.layout.column_bits
-            item = _Running(c.rows, w, c.layout.rows, row_bits, waiting, total, field.one)
-            self._settle(item)
-            self.running.append(item)
+            made = Weights(self.backend, c.layout, weights.by_role.get(role, []))
+            self.running.append(_Running(self.backend, c, made, variables - c.layout.variables))
         self._advance(None)
 
-    def _weights(self, role: str, c: CommitmentData, weights: CombinedWeights) -> Any:
-        """W_c on the existing rows, K (2, R, ℓ): in each slot the sum of its terms' outer products, lead ⊗ last axis."""
-        backend, layout = self.backend, c.layout
-        flat = backend.xp.zeros((2, c.rows.size), dtype=np.uint64)
-        by_slot: dict[str, list[int]] = {}
-        terms = weights.by_role.get(role, [])
-        for k, term in enumerate(terms):
-            by_slot.setdefault(term.place[1], []).append(k)
-        coefs = as_point([term.coef for term in terms])
-        distinct = {tuple(map(id, term.weights[:-1])): term.weights[:-1] for term in terms}  # weights that the terms keep alive
-        made = outers(backend, [*distinct.values(), *((coefs[:, k : k + 1], *term.weights[-1:]) for k, term in enumerate(terms))])
-        leads, lasts = dict(zip(distinct, made, strict=False)), made[len(distinct) :]
-        sums = list[OuterSum]()
-        for name, chosen in by_slot.items():
-            tensor, place, columns = layout.by_name[name].tensor, place_of(layout, name), lasts[chosen[0]].shape[1]
-            piece, apart = (place.piece, place.apart) if place else (0, 0)
-            natural = flat[:, place.cells] if place else backend.xp.zeros((2, prod(tensor.shape)), dtype=np.uint64)
-            rows, spans = prod(tensor.shape[:-1]), [span_of(terms[k].box[:-1], tensor.shape[:-1]) for k in chosen]
-            cuts = sorted({at for span in spans for at in span})
-            own = list[OuterSum]()
-            for start, stop in zip(cuts, cuts[1:], strict=False):  # between two cuts the same terms weigh something
-                here = [k for k, span in zip(chosen, spans, strict=True) if span[0] <= start and stop <= span[1]]
-                if here:
-                    us = [leads[tuple(map(id, terms[k].weights[:-1]))] for k in here]
-                    us = us if stop - start == rows else [u[:, start:stop] for u in us]
-                    own.append(OuterSum(us, [lasts[k] for k in here], natural[:, start * (piece or columns) :], piece, apart))
-            if place:
-                sums += own
-            else:
-                backend.outer_sums(own)
-                place_blocks(layout, flat, name, tensor.arrange(natural.reshape(2, *tensor.shape)))
-        backend.outer_sums(sums)
-        return flat.reshape(2, len(c.rows), layout.code.ell)
-
-    def _settle(self, item: _Running) -> None:
-        """Once no row variable is left the tables become K (2, ℓ), which rounds fold in place."""
-        if item.row_bits == 0 and item.row is None:
-            item.f, item.w = self.backend.lift(item.f[0]) if item.f.ndim == 2 else item.f[:, 0], item.w[:, 0]
-            item.row = item.f.copy()
-
     def _advance(self, r: Ext | None) -> None:
-        """Fold what runs by r, let those begin whose turn it is, and compute the next round of all."""
-        backend, g1, g2 = self.backend, self.backend.field.zero, self.backend.field.zero
-        columns, fold = list[_Running](), list[bool]()
+        """Bind what runs to r, let those begin whose turn it is, and compute the next round of all."""
+        g1 = g2 = self.backend.field.zero
+        products, fold = list[_Running](), list[bool]()
         for item in self.running:
-            ready = r is None or item.waiting > 0  # nothing to fold
+            folds = r is not None and not item.waiting and item.tables is not None
             if r is not None and item.waiting:
                 item.waiting, item.coef = item.waiting - 1, item.coef * (1 - r)
-            elif r is not None and item.pairs is not None:
-                merged, low, high = item.pairs
-                backend.release()
-                item.w = backend.open_fold(item.w, low, high, r)  # one after the other: this is where a task's memory peaks
-                item.f = backend.open_fold(item.f, low, high, r)
-                item.index, item.row_bits, item.pairs, ready = merged, item.row_bits - 1, None, True
-                self._settle(item)
+            elif r is not None and item.tables is None:
+                item.bind(r)
             if item.waiting:  # (1 − X)·sum: 0 at 1 and −sum at 2
                 g2 = g2 - item.coef * item.total
-            elif item.row_bits:
-                item.pairs = _row_pairs(item.index, item.row_bits)
-                one, two = backend.open_round(item.f, item.w, *item.pairs[1:])
+            elif item.tables is None:
+                one, two = item.polynomial()
                 g1, g2 = g1 + item.coef * one, g2 + item.coef * two
             else:
-                columns.append(item)
-                fold.append(not ready)
-        tables, (one, two) = backend.product_rounds([(x.f, x.w) for x in columns], [x.coef for x in columns], fold, r)
-        for item, pair in zip(columns, tables, strict=True):
-            item.f, item.w = pair
+                products.append(item)
+                fold.append(folds)
+        tables, (one, two) = self.backend.product_rounds([x.tables for x in products], [x.coef for x in products], fold, r)
+        for item, pair in zip(products, tables, strict=True):
+            item.tables = pair
+            if item.row is None and pair[0].shape[1] == item.ell:
+                item.row = pair[0].copy()
         self.next = g1 + one, g2 + two
 
     def round(self) -> tuple[Ext, Ext]:
@@ -191,18 +185,21 @@ class OpeningProverImpl(FinishingProver):
         self._advance(r)
 
     def can_finish(self) -> bool:
-        return all(item.row is not None and isinstance(item.f, np.ndarray) for item in self.running)
+        """Once all commitments have tables; large ones are not to be read again for their masked row."""
+        ready = (item.tables is not None and (item.few or item.row is not None) for item in self.running)
+        return all(ready) and all(isinstance(item.tables[0], np.ndarray) for item in self.running)
 
     def finish(self, talk: Talk) -> None:
-        """The column variables, which all commitments have at the same time."""
+        """The rounds that are left, over tables."""
         field = self.backend.field
-        summands = [Summand(item.f, item.w, item.coef, 0, field.zero) for item in self.running]
-        ends = self.backend.batch_rounds(summands, self.next, field.zero, field.zero, talk)
+        summands = [Summand(*item.tables, item.coef, item.waiting, item.total) for item in self.running]
+        waiting = sum((item.coef * item.total for item in self.running if item.waiting), field.zero)
+        ends = self.backend.batch_rounds(summands, self.next, field.one, waiting, talk)
         self.point += talk.challenges
         self.bound = [f for f, _ in ends]
 
     def ends(self) -> list[Ext]:
-        return self.bound or [Ext.from_array(self.backend.field, item.f) for item in self.running]
+        return self.bound or [Ext.from_array(self.backend.field, item.tables[0]) for item in self.running]
 
     def sigma(self, gammas: list[Ext], tail_form: Form) -> U64:
         field = self.backend.field
@@ -223,10 +220,11 @@ class OpeningProverImpl(FinishingProver):
             code = Code(field, longest.ell, longest.n, longest.blinding)
             message, blinding = field.zeros(2, code.ell), field.zeros(2, code.blinding)
             for c, item, gamma in zip(self.commitments, self.running, self.gammas, strict=True):
-                q = c.layout.row_weights(field, as_point(self.point[len(self.point) - c.layout.variables :]))
-                part = backend.to_host(backend.fold_axis(c.rho[None], backend.to_device(q))).reshape(2, -1)
-                message = field.add(message, field.kscale(backend.to_host(item.row), gamma))
-                blinding[:, : part.shape[1]] = field.add(blinding[:, : part.shape[1]], field.kscale(part, gamma))
+                q = backend.to_device(c.layout.row_weights(field, as_point(self.point[len(self.point) - c.layout.variables :])))
+                row = backend.fold_axis(c.rows[None], q).reshape(2, -1) if item.row is None else item.row
+                blind = backend.to_host(backend.fold_axis(c.rho[None], q)).reshape(2, -1)
+                message = field.add(message, field.kscale(backend.to_host(row), gamma))
+                blinding[:, : blind.shape[1]] = field.add(blinding[:, : blind.shape[1]], field.kscale(blind, gamma))
             v1 = field.add(v1, field.kscale(backend.coefficients(code, message, blinding), rho))
         tails = backend.coefficients(self.masks.short, self.masks.tails, self.masks.tails_rho)
         return v1, field.add(self.masks.r2, field.kscale(tails, rho))
@@ -236,11 +234,3 @@ class OpeningProverImpl(FinishingProver):
 
     def open(self, commitment: int, positions: I64) -> Query:
         return self.commitments[commitment].query(positions)
-
-
-def span_of(box: Box, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The first cell of a box in C order, and the one after its last."""
-    first = last = 0
-    for (start, stop), n in zip(box, shape, strict=True):
-        first, last = first * n + start, last * n + stop - 1
-    return first, last + 1

@@ -38,6 +38,7 @@ class Backend(Protocol):
     memory: int  # bytes that this process may use where the backend computes
     kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
     strip_bytes: int  # of codewords made at a time
+    weight_bytes: int  # of an opening's weights made at a time
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""
@@ -145,9 +146,10 @@ class Backend(Protocol):
     def outer_sums(self, sums: Sequence[OuterSum]) -> None:
         """Each sum into its place; vectors may be NumPy arrays anywhere."""
 
-    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
-        """Σ over row pairs (lo[i], hi[i]) and columns of F(X, …)·W(X, …); f F (R, ell) or K (2, R, ell), w K (2, R, ell);
-        row index -1 stands for a row of zeros (in f and in w)."""
+    def open_sums(self, f: U64, rows: I64, w: U64) -> list[Ext]:
+        """Σ F(X, Y, …)·W(X, Y, …) over n groups of four rows and their columns, at X = 0, 1, ∞ (a coefficient) and for each Y = 0, 1, ∞.
+        f F (R, ell); rows (4, n), on the host: the row of f for (X, Y) = (0, 0), (0, 1), (1, 0), (1, 1), or -1, a row of zeros; w
+        K (2, 4·n·ell), their weights in the same order."""
 
-    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
-        """Fold row pairs: f[lo] + r·(f[hi] - f[lo]), F (R, ell) or K (2, R, ell) to K (2, R', ell)."""
+    def open_fold(self, f: U64, rows: I64, w: U64, eq: U64, out_f: U64, out_w: U64) -> None:
+        """Σ_q eq_q·(row q of each group), of the same f and of w, into K (2, n·ell) each; eq K (2, 4) on the host."""

@@ -19,10 +19,11 @@ from prover.backend.calls import halves as _halves
 from prover.backend.calls import planes as _planes
 from prover.backend.calls import shape as _shape
 from prover.backend.calls import words as _words
+from prover.backend.calls import written as _written
 from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
-from prover.backend.host import check_portion
+from prover.backend.host import check_portion, row_groups
 from prover.backend.leaves import array_runs
 from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
@@ -256,33 +257,22 @@ class CpuBackend(Fractions):
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
-    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
-        kind, f, f_words = _rows(f)
-        w = _words(w)
-        _shape(w, (2, *f.shape[-2:]))
-        lo, hi = _indices(lo, hi, f.shape[-2])
-        ends = (address(lo), address(hi))
-        g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *_at(w), *ends), f.shape[-1])
-        return g[0], g[1]
+    def open_sums(self, f: U64, rows: I64, w: U64) -> list[Ext]:
+        words, extents, _held = _row_groups(f, rows, w)
+        return self._sum("vl_open_sums", 9, *extents, words)
 
-    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
-        kind, f, f_words = _rows(f)
-        lo, hi = _indices(lo, hi, f.shape[-2])
-        ell = f.shape[-1]
-        out = np.empty((2, lo.size, ell), dtype=np.uint64)
-        words = (*f_words, address(lo), address(hi), *_at(out), ell, r.c0, r.c1)
-        self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
-        return out
+    def open_fold(self, f: U64, rows: I64, w: U64, eq: U64, out_f: U64, out_w: U64) -> None:
+        words, (n, ell), _held = _row_groups(f, rows, w)
+        for out in (out_f, out_w):
+            _written(out, n * ell)
+        _shape(eq, (2, 4))
+        self._call("vl_open_fold", n, ell, *words, *_at(out_f), *_at(out_w), *eq.T.reshape(-1).tolist())
 
 
-def _rows(f: U64) -> tuple[str, U64, tuple[int, int]]:
-    """Kind, contiguous array and addresses of rows of F (R, ell) or K (2, R, ell)."""
+def _row_groups(f: U64, rows: I64, w: U64) -> tuple[tuple[int, ...], tuple[int, int], Any]:
+    """The kernels' words of rows F (R, ell), indices (4, n) and weights K (2, 4·n·ell); (n, ell); what the words are about."""
     f = _words(f)
-    return ("f", f, (address(f), 0)) if f.ndim == 2 else ("k", f, _at(f))
-
-
-def _indices(lo: I64, hi: I64, rows: int) -> tuple[I64, I64]:
-    lo, hi = (np.ascontiguousarray(x, dtype=np.int64) for x in (lo, hi))
-    if lo.shape != hi.shape or any(x.size and not -1 <= int(x.min()) <= int(x.max()) < rows for x in (lo, hi)):
-        raise ValueError(f"row indices outside -1 … {rows - 1}")
-    return lo, hi
+    count, ell = _shape(f, (-1, -1))
+    rows, w = row_groups(rows, count), _planes(w, rows.size * ell)
+    n = rows.shape[1]
+    return (address(f), *_at(w), address(rows), n, ell), (n, ell), (f, rows, w)

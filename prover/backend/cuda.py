@@ -18,18 +18,17 @@ import numpy as np
 
 from protocol import merkle
 from protocol.code import Code
-from protocol.field import I64, Ext
+from protocol.field import I64, U64, Ext
 from prover.backend.base import Round
 from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
-from prover.backend.host import check_portion
+from prover.backend.host import check_portion, row_groups
 from prover.backend.leaves import Run, array_runs, run_words
 from prover.backend.outer import OuterSum, tables
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
-ROW_PAIRS = 32  # commitments of a task whose row pairs are remembered
 
 
 class CudaBackend(DeviceTree):
@@ -42,7 +41,6 @@ class CudaBackend(DeviceTree):
         self._plans: dict[Code, DevicePlan] = {}
         self._ones = self.lift(xp.ones(1 << 12, dtype=np.uint64))
         self._tables_of: dict[int, tuple[Any, Any, tuple[int, ...]]] = {}  # what the last product round left here, and its addresses
-        self._pairs: dict[int, tuple[I64, I64, int, Any]] = {}  # the last row pairs, there and here: a round is followed by two folds
 
     # ---- commitment ----------------------------------------------------------------------------------------------
 
@@ -326,39 +324,20 @@ class CudaBackend(DeviceTree):
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
-    @where_arrays_are
-    def open_round(self, f: Any, w: Any, lo: I64, hi: I64) -> Round:
-        kind, f, f_words = self._rows(f)
-        w = self._words(w)
-        check_shape(w, (2, *f.shape[-2:]))
-        held = self._indices(lo, hi, f.shape[-2])
-        ends = (held[0].data.ptr, held[1].data.ptr)
-        g = self._sum(f"vl_open_round_{kind}", 2, lo.size, f.shape[-1], (*f_words, *planes(w), *ends), f.shape[-1])
-        return g[0], g[1]
+    def open_sums(self, f: Any, rows: I64, w: Any) -> list[Ext]:
+        words, extents, _held = self._row_groups(f, rows, w)
+        return self._sum("vl_open_sums", 9, *extents, words)
 
-    @where_arrays_are
-    def open_fold(self, f: Any, lo: I64, hi: I64, r: Ext) -> Any:
-        kind, f, f_words = self._rows(f)
-        held, ell = self._indices(lo, hi, f.shape[-2]), f.shape[-1]
-        out = self.xp.empty((2, lo.size, ell), dtype=np.uint64)
-        words = (*f_words, held[0].data.ptr, held[1].data.ptr, *planes(out), ell, r.c0, r.c1)
-        self._call(f"vl_open_fold_{kind}", lo.size, ell, *words)
-        return self.to_host(out) if out.size // 2 <= self.hand_over else out
+    def open_fold(self, f: Any, rows: I64, w: Any, eq: U64, out_f: Any, out_w: Any) -> None:
+        words, (n, ell), _held = self._row_groups(f, rows, w)
+        for out in (out_f, out_w):
+            self._result_of(out, n * ell)
+        check_shape(eq, (2, 4))
+        self._call("vl_open_fold", n, ell, *words, *planes(out_f), *planes(out_w), *eq.T.reshape(-1).tolist())
 
-    def _rows(self, f: Any) -> tuple[str, Any, tuple[int, int]]:
+    def _row_groups(self, f: Any, rows: I64, w: Any) -> tuple[tuple[int, ...], tuple[int, int], Any]:
+        """The kernels' words of rows F (R, ell), indices (4, n) and weights K (2, 4·n·ell); (n, ell); what the words are about."""
         f = self._words(f)
-        return ("f", f, (f.data.ptr, 0)) if f.ndim == 2 else ("k", f, planes(f))
-
-    def _indices(self, lo: I64, hi: I64, rows: int) -> Any:
-        """Pairs of row indices, checked on the host, in one copy; those of a round are met again when its tables are folded."""
-        known = self._pairs.get(id(lo))
-        if known is not None and known[0] is lo and known[1] is hi and known[2] == rows:
-            return known[3]
-        pairs = np.stack([lo, hi]).astype(np.int64)
-        if pairs.size and not -1 <= int(pairs.min()) <= int(pairs.max()) < rows:
-            raise ValueError(f"row indices outside -1 … {rows - 1}")
-        while len(self._pairs) >= ROW_PAIRS:
-            self._pairs.pop(next(iter(self._pairs)), None)  # another thread may have been here
-        there = self.to_device(pairs)
-        self._pairs[id(lo)] = lo, hi, rows, there
-        return there
+        count, ell = check_shape(f, (-1, -1))
+        there, w, n = self.to_device(row_groups(rows, count)), self._planes(w, rows.size * ell), rows.shape[1]
+        return (f.data.ptr, *planes(w), there.data.ptr, n, ell), (n, ell), (f, there, w)

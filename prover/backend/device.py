@@ -39,7 +39,7 @@ THREADS = 128  # of a block, VL_THREADS in launch.h; the sums of fractions hold 
 # Blocks of a launch per multiprocessor; each thread walks over several entries. As many as fit at once, times a whole number, leave none
 # of a launch's last blocks alone: 3 or 5 fit of sums, whose blocks are added up in the end, 4 to 16 of others.
 SUM_BLOCKS, BLOCKS = 15, 48
-SUM_WORDS, NOTES = 4, 4  # of the largest sum; launch.h
+SUM_WORDS, NOTES = 18, 4  # of the largest sum; launch.h
 STAGING = 1 << 24  # bytes of pinned memory through which small arrays pass
 SMALL = 1 << 18  # bytes of such an array
 LARGE = 1 << 18  # bytes of an array whose way back is worth pinned memory
@@ -77,6 +77,7 @@ class DeviceArrays(DenseLeaves):
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
 
     strip_bytes = 1 << 28  # a strip is as many launches whatever its size
+    weight_bytes = 1 << 30
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()

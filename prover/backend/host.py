@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protocol.field import U64, Field
+from protocol.field import I64, U64, Field
 from prover.backend.leaves import Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
@@ -21,6 +21,7 @@ class HostArrays:
     """The part of base.py about places and conversions."""
 
     strip_bytes = 1 << 26
+    weight_bytes = 1 << 27
     field: Field
     xp: Any = np
 
@@ -84,3 +85,11 @@ def check_portion(states: Any, rows: int, before: int, last: bool) -> None:
     """What Backend.hash_rows demands of its arguments: a block of SHA-256 holds eight rows, and a state whole blocks."""
     if before % 8 or rows % 8 and not last or (states is None) != (before == 0):
         raise ValueError(f"{rows} rows after {before}, {'the last' if last else 'with more to come'}")
+
+
+def row_groups(rows: I64, count: int) -> I64:
+    """Row indices (4, n) of a table of `count` rows as Backend.open_sums takes them, or ValueError."""
+    rows = np.ascontiguousarray(rows, dtype=np.int64)
+    if rows.ndim != 2 or len(rows) != 4 or rows.size and not -1 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"row indices of shape {rows.shape}, or outside -1 … {count - 1}")
+    return rows

@@ -191,14 +191,13 @@ class ReferenceBackend(DenseLeaves, HostArrays):
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
-    def open_round(self, f: U64, w: U64, lo: I64, hi: I64) -> Round:
-        f1, f2 = self._at_one_two(self._rows(f, lo), self._rows(f, hi))
-        w1, w2 = self._at_one_two(self._rows(w, lo), self._rows(w, hi))
-        return self.kdot(f1.reshape(2, -1), w1.reshape(2, -1)), self.kdot(f2.reshape(2, -1), w2.reshape(2, -1))
+    def open_sums(self, f: U64, rows: I64, w: U64) -> list[Ext]:
+        points = [self._at_zero_one_infinity(self._at_zero_one_infinity(x)) for x in (self._row_groups(f, rows), w.reshape(2, 2, 2, -1))]
+        return [self.kdot(*(x[:, i, j] for x in points)) for i in range(3) for j in range(3)]
 
-    def open_fold(self, f: U64, lo: I64, hi: I64, r: Ext) -> U64:
-        low, high = self._rows(f, lo), self._rows(f, hi)
-        return self.field.add(low, self.field.kscale(self.field.sub(high, low), r))
+    def open_fold(self, f: U64, rows: I64, w: U64, eq: U64, out_f: U64, out_w: U64) -> None:
+        for table, out in ((self._row_groups(f, rows), out_f), (w, out_w)):
+            out[...] = self.fold_axis(table.reshape(2, 1, 4, -1), eq).reshape(2, -1)
 
     # ---- helpers -------------------------------------------------------------------------------------------------
 
@@ -209,12 +208,15 @@ class ReferenceBackend(DenseLeaves, HostArrays):
         """Values of low + X·(high - low) at X = 1 and X = 2."""
         return high, self.field.add(high, self.field.sub(high, low))
 
-    def _rows(self, f: U64, index: I64) -> U64:
-        """Rows of F (R, ell) or K (2, R, ell) as K, zero where the index is -1."""
-        table = self.field.lift(f) if f.ndim == 2 else f
-        rows = table[:, index]
-        rows[:, index < 0] = 0
-        return rows
+    def _at_zero_one_infinity(self, x: U64) -> U64:
+        """Values of low + X·(high - low) at X = 0 and 1, and its coefficient: (2, 2, …, N) to (2, …, 3, N)."""
+        return np.stack([x[:, 0], x[:, 1], self.field.sub(x[:, 1], x[:, 0])], axis=-2)
+
+    def _row_groups(self, f: U64, rows: I64) -> U64:
+        """Rows of F (R, ell) at (4, n) as K (2, 2, 2, n·ell), zero where the index is -1."""
+        found = f[rows]
+        found[rows < 0] = 0
+        return self.field.lift(found.reshape(2, 2, -1))
 
 
 def _halves(a: U64) -> tuple[U64, U64]:

@@ -5,8 +5,8 @@
                        16 bytes written, and 32 for the levels above it, all read twice and half written once while folding
     a cell folded      2 products, 8 bytes
     an entry of a table  one round of two products and one fold in K: 12 products; read twice, half of it written
-    a weighted cell    one product in K; its 16 bytes are written once a cell, counted with the opening
-    a cell opened      two products F·K in its first round, then as a table of half the size; 8 bytes and 16 of weights
+    a weighted cell    one product in K, nothing to be read or written: weights are used where they are made
+    a cell opened      18 products for the sums of four cells, six to fold one; 8 bytes, twice; then half an entry of a table
 
 A device's bound is the larger of bytes over bandwidth and the sum of products and compressions over their rates. Called by
 benchmarks/gpu.py.
@@ -38,8 +38,8 @@ def bound(work: Work, params: Params) -> Bound:
     butterflies = (params.ell.bit_length() - 1) / 2 + RATE * (params.n.bit_length() - 1) / 2
     return Bound(
         bytes=work.encoded * (8 + 2 * 8 * RATE) + work.leaves * 48 * 3.5 + work.folded * 8 + work.tables * 16 * 2.5
-        + work.opened * (24 * 2 + 32),
+        + work.opened * (8 * 2 + 16 * 2.5 / 2),
         products=work.encoded * butterflies + work.leaves * 14 * 4 + work.folded * 2 + work.tables * 12 + work.weighted * 4
-        + work.opened * (4 + 12),
+        + work.opened * (18 / 4 + 6 + 12 / 2),
         compressions=work.hashed,
     )

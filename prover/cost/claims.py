@@ -26,7 +26,7 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import CombinedWeights
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
-from prover.argument.opening import span_of
+from prover.argument.weights import span_of
 from prover.cost.tally import K_PRODUCT, PUBLIC_CELL, TERM, Algebra, TallyField
 
 LEADING = 4  # operations for the leading bits of a tensor's place: most are known, two for each other

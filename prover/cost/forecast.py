@@ -72,7 +72,7 @@ def forecast(task: Counted, params: Params, inputs: Sequence[CommitmentLayout], 
         given += commitment_work(layout)
     parts = {
         "inputs": given, "evaluate": evaluation_work(graph) + Work(host=graphs_built(graph) * task.built),
-        "prove": proof_work(shape, task.claims, params, inputs), "verify": verification_work(shape, task.claims, params, inputs),
+        "prove": proof_work(shape, task.claims, params, inputs, place), "verify": verification_work(shape, task.claims, params, inputs),
     }
     lookups = sum(lookup.columns[0].cells for lookup in graph.lookups)
     memory = task_memory(shape, task.claims, params, inputs, place)

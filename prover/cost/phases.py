@@ -4,8 +4,7 @@
     tree         the tree of fractions: leaves, levels, rounds
     claims       factors of products and one-hot rows folded to tables
     products     rounds on these tables
-    weights      the weights of all claims on committed cells
-    opening      rounds on committed cells, masked rows, columns
+    opening      the weights of all claims on committed cells, rounds on these, masked rows, columns
     schedule     everything else: counting pads, affine forms, transcript, what a verifier computes too
 
 Called by rates.py and by benchmarks/gpu.py.
@@ -31,7 +30,7 @@ Clock = Callable[[], float]
 _PARTS = {
     "tree": dict.fromkeys(("root", "descend", "round", "bind", "finish", "ends"), "tree"),
     "batch": dict.fromkeys(("begin", "round", "bind", "finish", "ends"), "products"),
-    "opening": dict.fromkeys(("round", "bind", "finish", "ends", "sigma", "masked_rows", "open"), "opening") | {"begin": "weights"},
+    "opening": dict.fromkeys(("begin", "round", "bind", "finish", "ends", "sigma", "masked_rows", "open"), "opening"),
 }
 
 

@@ -46,8 +46,8 @@ COLD = 1.75  # a task's integers are cold, those of a sample are not: measured 1
 FREE = 0.1  # no unit is free: it takes at least so much of the most that it can take
 PHASES = {  # phase → the units that are measured in it, known ones last
     "witness": ("placed", "encoded", "hashed", "random", "counted"), "tree": ("leaves", "tree_rounds", "blocks"),
-    "claims": ("folded", "instances"), "products": ("tables", "product_rounds"), "weights": ("weighted", "slots"),
-    "opening": ("opened", "opening_rounds"), "schedule": ("schedule", "openings", "products"),
+    "claims": ("folded", "instances"), "products": ("tables", "product_rounds"),
+    "opening": ("weighted", "opened", "slots"), "schedule": ("schedule", "openings", "products"),
     "verified": ("verified", "checks", "checked", "queried"),
 }
 

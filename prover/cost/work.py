@@ -7,7 +7,7 @@ Work is in the units of rates.py. Memory is bytes by name for each phase; the pe
     tree       the same and a tree: for each of its 2^variables places 32 bytes and as much for the levels above it on a device, which
                allocates them; in a heap only what is written: 16 bytes a fraction, 32 a node above it
     products   the same without a tree, the tables of a batch of claims
-    opening    commitments, 16 bytes of weights a cell of every row, and the first folded row pairs
+    opening    commitments, their tables of a quarter of the virtual cells, 32 bytes an entry, and weights for some rows at a time
 
 A heap keeps what it had: tables and weights of later phases are laid where a tree's padding was, which nobody had written to, so they
 come on top of the tree, as far as its padding goes. A tensor's absent blocks cost neither memory nor work. Called by tasks/estimate.py
@@ -25,6 +25,8 @@ from protocol.schedule.lookups import LeafPlan
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
+from prover.backend.device import DeviceArrays
+from prover.backend.host import HostArrays
 from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
@@ -53,10 +55,9 @@ class Work:
     instances: float = 0
     tables: float = 0  # entries of product tables
     product_rounds: float = 0
-    weighted: float = 0  # cells of claims' weights
+    weighted: float = 0  # cells of claims' weights, each time that they are made
     slots: float = 0
     opened: float = 0  # cells of rows in the opening's rounds
-    opening_rounds: float = 0
     schedule: float = 0  # operations of the schedule, an array's for tally.CALL
     products: float = 0  # products in F in these arrays
     openings: float = 0  # commitments whose columns are opened
@@ -71,6 +72,27 @@ class Work:
 
     def times(self, count: float) -> "Work":
         return Work(*(count * getattr(self, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """The memory that is planned for: codewords of at most `kept_bytes` are kept in it; `device`: salts, Merkle trees and what was
+    read from files lie in the host's memory beside it."""
+
+    kept_bytes: int = 1 << 62
+    device: bool = False
+
+    @staticmethod
+    def of(backend: str, memory: int) -> "Place":
+        return Place(kept_bytes(memory), backend == "cuda")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of an opening's weights that are made at a time."""
+        return DeviceArrays.weight_bytes if self.device else HostArrays.weight_bytes
+
+
+EVERYTHING = Place()
 
 
 def witness_work(shape: TaskShape, params: Params) -> Work:
@@ -89,21 +111,24 @@ def commitment_work(layout: CommitmentLayout, extra: int = 0) -> Work:
     return Work(encoded=rows * code.ell, hashed=code.n * (blocks + 2), random=32 * code.n + WORD * rows * code.blinding)
 
 
-def proof_work(shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout]) -> Work:
+def proof_work(
+    shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING,
+) -> Work:
     """Everything from the witness commitment to the last column, inputs committed beforehand."""
     every, code = [*inputs, shape.witness_layout(params)], params.code(1)
     trees = shape.plans
     folded = claims.instances + (list(claims.batches[0]) if len(trees) > 1 and claims.batches else [])  # prover/argument/batch.py
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
+    twice = {slot.name for c in every if _weights(c) > place.weight_bytes for slot in c.slots}  # prover/argument/opening.py
     return witness_work(shape, params) + Work(
         leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
         blocks=sum(len(p.blocks) for p in trees),
         folded=sum(_inside(f) for i in folded for f in i.factors), instances=len(folded),
         tables=sum(2 << i.variables for i in claims.instances),
         product_rounds=sum(i.variables for i in claims.instances),
-        weighted=sum(sizes[place] + sum(cells) for place, cells in claims.slots.items()), slots=sum(map(len, claims.slots.values())),
-        opened=sum(len(c.rows) * code.ell for c in every),
-        opening_rounds=sum(c.variables for c in every), schedule=claims.algebra.steps, products=claims.algebra.products,
+        weighted=sum((1 + (name[1] in twice)) * (sizes[name] + sum(cells)) for name, cells in claims.slots.items()),
+        slots=sum(map(len, claims.slots.values())),
+        opened=sum(len(c.rows) * code.ell for c in every), schedule=claims.algebra.steps, products=claims.algebra.products,
         openings=len(every),
     )
 
@@ -132,19 +157,6 @@ def contracted(op: Product, out: str) -> int:
 
 
 @dataclass(frozen=True)
-class Place:
-    """The memory that is planned for: codewords of at most `kept_bytes` are kept in it; `device`: salts, Merkle trees and what was
-    read from files lie in the host's memory beside it."""
-
-    kept_bytes: int = 1 << 62
-    device: bool = False
-
-    @staticmethod
-    def of(backend: str, memory: int) -> "Place":
-        return Place(kept_bytes(memory), backend == "cuda")
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes by name for each phase of a task."""
 
@@ -157,9 +169,6 @@ class Memory:
     @property
     def peak_phase(self) -> str:
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
-
-
-EVERYTHING = Place()
 
 
 def task_memory(
@@ -175,10 +184,11 @@ def task_memory(
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
-    cells = [len(c.rows) * c.code.ell for c in every]
-    sizes = [prod(size) for size in _committed(shape).values()]
     products = {"product tables": max((_tables(b) for b in claims.batches), default=0)}
-    opening = {"opening weights": 16 * sum(cells), "weights of a tensor or folded rows": max(16 * max(sizes), 8 * max(cells))}
+    opening = {
+        "opening tables": sum(_weights(c) // 2 for c in every),
+        "opening weights": sum(min(_weights(c), place.weight_bytes) for c in every),
+    }
     tree = _tree(shape.plans, place, sum(products.values()) + sum(opening.values()))
     evaluated = {"values alive at a time": WORD * most_alive(graph, read, committed if stepwise(graph) else [])}
     if stepwise(graph):
@@ -203,6 +213,11 @@ def _tree(plans: Sequence[LeafPlan], place: Place, later: int) -> dict[str, int]
         return {"leaves": 32 * places, "levels": 32 * places}
     written = {"leaves": 16 * fractions, "levels": 32 * (min(fractions, places // 2) + places // 2)}
     return written | {"later tables in its padding": min(64 * places - sum(written.values()), later)}
+
+
+def _weights(layout: CommitmentLayout) -> int:
+    """Bytes of the weights of all virtual cells."""
+    return 16 << layout.variables
 
 
 def _held(layouts: Sequence[CommitmentLayout], place: Place, extra: int = 0) -> dict[str, int]:

@@ -179,54 +179,61 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     }
 };
 
-template <int KIND>
-struct Rows {  // rows of F (1) or K (2), zero where the index is -1
+// Committed rows F and their weights K in groups of four, one for each value of their two top row variables: row q·n + i of the group i.
+// Weights have rows 0 … 4n − 1; where `rows` is -1 a row does not exist and counts as zero.
+struct RowGroups {
+    const u64 *f, *w0, *w1;
+    const i64* rows;
+    u64 n, ell;
     template <class V>
-    static VL_FN K<V> get(const u64* x0, const u64* x1, i64 row, u64 ell, u64 j) {
-        if (row < 0) return kspread<V>(0, 0);
-        u64 at = (u64)row * ell + j;
-        return K<V>{load<V>(x0 + at), KIND == 2 ? load<V>(x1 + at) : spread<V>(0)};
+    VL_FN V value(u64 q, u64 i, u64 j) const {
+        const i64 row = rows[q * n + i];
+        return row < 0 ? spread<V>(0) : load<V>(f + (u64)row * ell + j);
+    }
+    template <class V>
+    VL_FN K<V> weight(u64 q, u64 i, u64 j) const {
+        return kload<V>(w0, w1, (q * n + i) * ell + j);
     }
 };
 
-template <int KIND>
-struct OpenRound {  // index (row pair, column): Σ f·w at X = 1, 2
-    enum { SUMS = 2 };
-    const u64 *f0, *f1, *w0, *w1;
-    const i64 *lo, *hi;
+struct OpenSums {  // index (group, column): Σ F·W with the first variable at 0, 1, ∞ (the coefficient), and for each the second
+    enum { SUMS = 9 };
+    RowGroups at_row;
     u64* out;
-    u64 ell;
-    VL_FN u64 cost() const { return 6; }
+    VL_FN u64 cost() const { return 8; }
+    template <class V>
+    static VL_FN void add(KAcc<V>* sums, K<V> w0, V f0, K<V> w1, V f1) {
+        sums[0].macf(w0, f0);
+        sums[1].macf(w1, f1);
+        sums[2].macf(ksub(w1, w0), gsub(f1, f0));
+    }
     template <class V>
     VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
-        if (lo[i] < 0 && hi[i] < 0) return;
-        Pair<V> w = at_one_two(Rows<2>::get<V>(w0, w1, lo[i], ell, j), Rows<2>::get<V>(w0, w1, hi[i], ell, j));
-        Pair<V> f = at_one_two(Rows<KIND>::template get<V>(f0, f1, lo[i], ell, j),
-                               Rows<KIND>::template get<V>(f0, f1, hi[i], ell, j));
-        if (KIND == 1) {
-            sums[0].macf(w.one, f.one.a);
-            sums[1].macf(w.two, f.two.a);
-        } else {
-            sums[0].mac(w.one, f.one);
-            sums[1].mac(w.two, f.two);
-        }
+        V f[4];
+        K<V> w[4];
+        for (u64 q = 0; q < 4; ++q) f[q] = at_row.value<V>(q, i, j), w[q] = at_row.weight<V>(q, i, j);
+        add(sums, w[0], f[0], w[1], f[1]);
+        add(sums + 3, w[2], f[2], w[3], f[3]);
+        add(sums + 6, ksub(w[2], w[0]), gsub(f[2], f[0]), ksub(w[3], w[1]), gsub(f[3], f[1]));
     }
 };
 
-template <int KIND>
-struct OpenFold {  // index (row pair, column): low + r·(high - low)
-    const u64 *f0, *f1;
-    const i64 *lo, *hi;
-    u64 *out0, *out1;
-    u64 ell, r0, r1;
-    VL_FN u64 cost() const { return 3; }
+struct OpenFold {  // index (group, column): Σ_q e_q·row q of F and of W
+    RowGroups at_row;
+    u64 *f0, *f1, *g0, *g1;
+    u64 e[8];
+    VL_FN u64 cost() const { return 8; }
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
-        K<V> low = Rows<KIND>::template get<V>(f0, f1, lo[i], ell, j);
-        K<V> high = Rows<KIND>::template get<V>(f0, f1, hi[i], ell, j);
-        K<V> r = kspread<V>(r0, r1), d = ksub(high, low);
-        K<V> turned = KIND == 1 ? kmulf(r, d.a) : kmul(r, d);
-        kstore(out0, out1, i * ell + j, kadd(low, turned));
+        KAcc<V> f, g;
+        f.clear(), g.clear();
+        for (u64 q = 0; q < 4; ++q) {
+            const K<V> eq = kspread<V>(e[2 * q], e[2 * q + 1]);
+            f.macf(eq, at_row.value<V>(q, i, j));
+            g.mac(eq, at_row.weight<V>(q, i, j));
+        }
+        kstore(f0, f1, i * at_row.ell + j, kvalue(f));
+        kstore(g0, g1, i * at_row.ell + j, kvalue(g));
     }
 };
 
@@ -275,7 +282,5 @@ VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
 }
 #endif
 VL_MAP(vl_weight, Weight)
-VL_SUM(vl_open_round_f, OpenRound<1>)
-VL_SUM(vl_open_round_k, OpenRound<2>)
-VL_MAP(vl_open_fold_f, OpenFold<1>)
-VL_MAP(vl_open_fold_k, OpenFold<2>)
+VL_SUM(vl_open_sums, OpenSums)
+VL_MAP(vl_open_fold, OpenFold)

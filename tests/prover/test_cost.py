@@ -23,6 +23,7 @@ from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
 from prover.argument.batch import ProductBatchProver
 from prover.backend import select
+from prover.backend.host import HostArrays
 from prover.backend.memory import give_back
 from prover.commitment.commit import commit
 from prover.cost.bound import bound
@@ -99,7 +100,7 @@ def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch
     shape = TaskShape(case.graph, case.field)
     published = {item.name: case.values[item.tensor.index] for item in case.graph.published}
     proof, seconds = timed_proof(backend, shape, b"toy", inputs, case.values, published, PARAMS, seed("proof"))  # type: ignore[arg-type]
-    assert set(seconds) == {"witness", "tree", "claims", "products", "weights", "opening", "schedule"} and len(proof) > 100_000
+    assert set(seconds) == {"witness", "tree", "claims", "products", "opening", "schedule"} and len(proof) > 100_000
 
     counted = Counted.of(lambda: case.graph, case.field)
     assert [(i.tensor.index, i.shared) for i in counted.claims.instances] == [(i.tensor.index, i.shared) for i in made]
@@ -113,6 +114,18 @@ def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch
         *found, shape.witness_layout(PARAMS))) * PARAMS.ell
     assert (told.valid, told.padded) == padded_cells(shape.witness_layout(PARAMS)) and told.padded % PARAMS.ell == 0
     assert set(told.parts) == set(PARTS) and told.parts["inputs"].encoded == before["encoded"]
+
+
+def test_weights_are_made_twice_where_they_are_not_kept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, found = Counted.of(lambda: case.graph, case.field), layouts(case, PARAMS)
+    largest = max(x.variables for x in (*found, counted.shape.witness_layout(PARAMS)))
+    told = forecast(counted, PARAMS, found)
+    for size, low, high in ((16 << largest, 1, 1), ((16 << largest) - 1, 1.5, 1.99), (1, 2, 2)):
+        monkeypatch.setattr(HostArrays, "weight_bytes", size)
+        less = forecast(counted, PARAMS, found)
+        assert low <= less.parts["prove"].weighted / told.parts["prove"].weighted <= high
+        layers = len(found) + 1
+        assert less.memory.phases["opening"]["opening weights"] <= min(size * layers, told.memory.phases["opening"]["opening weights"])
 
 
 def test_every_claimed_tensor_is_committed(case: Case) -> None:
@@ -150,13 +163,14 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     written, half = held.phases["tree"], 1 << tree.variables - 1
     assert written["leaves"] == 16 * tree.fractions and written["levels"] == 32 * (min(half, tree.fractions) + half)
     later = sum(held.phases["products"][name] for name in ("product tables",))
-    later += sum(held.phases["opening"][name] for name in ("opening weights", "weights of a tensor or folded rows"))
+    later += sum(held.phases["opening"][name] for name in ("opening tables", "opening weights"))
     assert written["later tables in its padding"] == min((64 << tree.variables) - written["leaves"] - written["levels"], later)
     largest = max(8 * PARAMS.n * len(x.rows) for x in found)
     some = task_memory(counted.shape, counted.claims, PARAMS, found, Place(largest)).phases["evaluate"]["codewords"]
     fewer = task_memory(counted.shape, counted.claims, PARAMS, found, Place(largest - 1)).phases["evaluate"]["codewords"]
     assert some == 8 * PARAMS.n * sum(len(x.rows) for x in found) and (some - fewer) % largest == 0 and fewer < some
-    assert held.phases["opening"]["opening weights"] == 16 * PARAMS.ell * (codewords - 6)
+    cells = sum(1 << x.variables for x in every)
+    assert held.phases["opening"]["opening tables"] == 8 * cells and held.phases["opening"]["opening weights"] == 16 * cells
     assert Memory({"a": {"x": 3}, "b": {"y": 2, "z": 2}}).peak_phase == "b"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from protocol.statement import task_list
+from prover.argument import opening
 from prover.argument.prove import prove_task
 from prover.backend import select
 from prover.backend.base import Backend
+from prover.backend.cpu import CpuBackend
 from prover.commitment.commit import commit
 from prover.witness.task import kept_values
 from tests.support.cuda import stand_in
@@ -43,6 +45,25 @@ def test_same_bytes(every_kind: dict[str, Case], kind: str) -> None:
     for hand_over in (0, 256):
         assert prove(emulated(hand_over, 32), case) == expected
     assert prove(emulated(), case) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_opened_in_any_number_of_pieces(every_kind: dict[str, Case], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows made into tables at once, as those of small commitments are; in groups of four of which all weights fit, and one by one."""
+    case, backends = every_kind[kind], (select("cpu"), emulated(0, 32), emulated())
+    expected, folded = prove(backends[0], case), list[int]()
+    fold = CpuBackend.open_fold
+    monkeypatch.setattr(CpuBackend, "open_fold", lambda self, f, rows, *more: (folded.append(rows.shape[1]), fold(self, f, rows, *more))[1])
+    monkeypatch.setattr(opening, "FEW_CELLS", 1 << 40)
+    for backend in backends:
+        assert prove(backend, case) == expected
+    assert not folded
+    monkeypatch.setattr(opening, "FEW_CELLS", 0)
+    for size in (1 << 30, 1, 256 * PARAMS.ell):
+        for backend in backends:
+            monkeypatch.setattr(backend, "weight_bytes", size)
+            assert prove(backend, case) == expected
+    assert set(folded) >= ({1, 4} if kind == "layer" else {1})
 
 
 def test_what_comes_back_is_small(every_kind: dict[str, Case]) -> None:

@@ -305,14 +305,26 @@ def test_count(cpu: CpuBackend, rng: np.random.Generator, first: int) -> None:
 
 @pytest.mark.parametrize("ell", [1, 2, 4, 8, 64, 1024])
 def test_open(cpu: CpuBackend, rng: np.random.Generator, ell: int) -> None:
-    f, w, r = elements(rng, 6, ell), elements(rng, 2, 6, ell), scalar(rng)
-    lo, hi = np.array([0, 1, -1, -1, 5, 3]), np.array([4, -1, 2, -1, 5, 0])
-    lifted = elements(rng, 2, 6, ell)
-    for table in (f, lifted):
-        same(cpu.open_round(table, w, lo, hi), REFERENCE.open_round(table, w, lo, hi))
-        same(cpu.open_fold(table, lo, hi, r), REFERENCE.open_fold(table, lo, hi, r))
-    with pytest.raises(ValueError, match="row indices"):
-        cpu.open_fold(f, np.array([6]), np.array([0]), r)
+    f, w, eq = elements(rng, 6, ell), elements(rng, 2, 12 * ell), elements(rng, 2, 4)
+    rows = np.array([[0, 1, -1], [-1, 4, -1], [2, 2, -1], [-1, 5, -1]])
+    same(cpu.open_sums(f, rows, w), REFERENCE.open_sums(f, rows, w))
+    mine, theirs = (elements(rng, 2, 2, 3 * ell + 5) for _ in range(2))
+    for backend, out in ((cpu, mine), (REFERENCE, theirs)):
+        backend.open_fold(f, rows, w, eq, out[0][:, 2 : 3 * ell + 2], out[1][:, 3 : 3 * ell + 3])
+    same(mine[0][:, 2 : 3 * ell + 2], theirs[0][:, 2 : 3 * ell + 2])
+    same(mine[1][:, 3 : 3 * ell + 3], theirs[1][:, 3 : 3 * ell + 3])
+
+
+def test_open_refuses(cpu: CpuBackend, rng: np.random.Generator) -> None:
+    f, w, eq, out = elements(rng, 6, 8), elements(rng, 2, 32), elements(rng, 2, 4), elements(rng, 2, 8)
+    good = np.array([[0], [1], [2], [-1]])
+    for rows in (good + 4, good - 1, good[:3]):
+        with pytest.raises(ValueError, match="row indices"):
+            cpu.open_sums(f, rows, w)
+    for wrong in (lambda: cpu.open_sums(f, good, w[:, 1:]), lambda: cpu.open_fold(f, good, w, eq[:, 1:], out, out),
+                  lambda: cpu.open_fold(f, good, w, eq, out, out[:, 1:])):
+        with pytest.raises(ValueError, match="shape"):
+            wrong()
 
 
 def test_sums_carry(cpu: CpuBackend) -> None:

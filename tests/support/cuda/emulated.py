@@ -17,7 +17,7 @@ from prover.backend.tiled import Tiled
 from tests.support.cuda import stand_in
 
 ON_HOST = {  # arguments that every backend takes there
-    "eq_table": {0}, "eq_suffixes": {0}, "open_round": {2, 3}, "open_fold": {1, 2}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
+    "eq_table": {0}, "eq_suffixes": {0}, "open_sums": {1}, "open_fold": {1, 3}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
     "outer": {0},
 }
 
