@@ -36,9 +36,8 @@ class Backend(Protocol):
     name: str
     xp: Any
     memory: int  # bytes that this process may use where the backend computes
-    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment)
+    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment), and half of it holds weights of an opening
     strip_bytes: int  # of codewords made at a time
-    weight_bytes: int  # of an opening's weights made at a time
 
     def to_device(self, a: Any) -> Any:
         """A host array as an array of `xp`; one of `xp` as it is."""

@@ -77,7 +77,6 @@ class DeviceArrays(DenseLeaves):
     """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
 
     strip_bytes = 1 << 28  # a strip is as many launches whatever its size
-    weight_bytes = 1 << 30
 
     def __init__(self, xp: Any, hand_over: int = HAND_OVER, threads: int = THREADS) -> None:
         self.xp, self.hand_over, self.threads, self.host = xp, hand_over, threads, CpuBackend()

@@ -21,7 +21,6 @@ class HostArrays:
     """The part of base.py about places and conversions."""
 
     strip_bytes = 1 << 26
-    weight_bytes = 1 << 27
     field: Field
     xp: Any = np
 

@@ -36,10 +36,11 @@ class Bound:
 def bound(work: Work, params: Params) -> Bound:
     """Of the work of one or several tasks under one profile."""
     butterflies = (params.ell.bit_length() - 1) / 2 + RATE * (params.n.bit_length() - 1) / 2
+    opened = min(work.opened, work.encoded)  # virtual cells without a row could cost nothing
     return Bound(
         bytes=work.encoded * (8 + 2 * 8 * RATE) + work.leaves * 48 * 3.5 + work.folded * 8 + work.tables * 16 * 2.5
-        + work.opened * (8 * 2 + 16 * 2.5 / 2),
+        + opened * (8 * 2 + 16 * 2.5 / 2),
         products=work.encoded * butterflies + work.leaves * 14 * 4 + work.folded * 2 + work.tables * 12 + work.weighted * 4
-        + work.opened * (18 / 4 + 6 + 12 / 2),
+        + opened * (18 / 4 + 6 + 12 / 2),
         compressions=work.hashed,
     )

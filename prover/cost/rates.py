@@ -1,4 +1,4 @@
-"""What this machine does in a second, measured with the prover's own parts in about three seconds.
+"""What this machine does in a second, measured with the prover's own parts in about four seconds.
 
 Three tasks of one kind (a matrix product, its rescaling, rounds of products, sums and axis maps of cells), a small one, one with many
 operations and a large one, are committed, proved phase by phase (phases.py) and counted (work.py). Of each phase up to three figures are
@@ -39,7 +39,7 @@ from prover.randomness import SecretStream, fresh_seed
 from prover.witness.task import read_by_proof
 
 LEAST = 0.4  # seconds of the larger proof
-SMALL, MIDDLE, LARGE = 8, 32, 256  # widths of the tasks: tables of the large one are beyond the caches
+SMALL, MIDDLE, LARGE = 8, 32, 512  # widths of the tasks: tables of the large one are beyond the caches
 FEW, MANY_ROUNDS, DEEP = 2, 48, 3  # and their rounds of operations
 MANY = 1 << 13  # entries of the host's products
 COLD = 1.75  # a task's integers are cold, those of a sample are not: measured 1.6 to 2 times as long for what is counted, calls too

@@ -25,8 +25,6 @@ from protocol.schedule.lookups import LeafPlan
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
-from prover.backend.device import DeviceArrays
-from prover.backend.host import HostArrays
 from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
@@ -57,7 +55,7 @@ class Work:
     product_rounds: float = 0
     weighted: float = 0  # cells of claims' weights, each time that they are made
     slots: float = 0
-    opened: float = 0  # cells of rows in the opening's rounds
+    opened: float = 0  # virtual cells, with a row or without, of commitments that are opened
     schedule: float = 0  # operations of the schedule, an array's for tally.CALL
     products: float = 0  # products in F in these arrays
     openings: float = 0  # commitments whose columns are opened
@@ -88,8 +86,8 @@ class Place:
 
     @property
     def weight_bytes(self) -> int:
-        """Of an opening's weights that are made at a time."""
-        return DeviceArrays.weight_bytes if self.device else HostArrays.weight_bytes
+        """Of an opening's weights that are made at a time (prover/argument/opening.py)."""
+        return self.kept_bytes // 2
 
 
 EVERYTHING = Place()
@@ -115,7 +113,7 @@ def proof_work(
     shape: TaskShape, claims: Claims, params: Params, inputs: Sequence[CommitmentLayout], place: Place = EVERYTHING,
 ) -> Work:
     """Everything from the witness commitment to the last column, inputs committed beforehand."""
-    every, code = [*inputs, shape.witness_layout(params)], params.code(1)
+    every = [*inputs, shape.witness_layout(params)]
     trees = shape.plans
     folded = claims.instances + (list(claims.batches[0]) if len(trees) > 1 and claims.batches else [])  # prover/argument/batch.py
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
@@ -128,7 +126,7 @@ def proof_work(
         product_rounds=sum(i.variables for i in claims.instances),
         weighted=sum((1 + (name[1] in twice)) * (sizes[name] + sum(cells)) for name, cells in claims.slots.items()),
         slots=sum(map(len, claims.slots.values())),
-        opened=sum(len(c.rows) * code.ell for c in every), schedule=claims.algebra.steps, products=claims.algebra.products,
+        opened=sum(1 << c.variables for c in every), schedule=claims.algebra.steps, products=claims.algebra.products,
         openings=len(every),
     )
 
@@ -180,7 +178,8 @@ def task_memory(
     inputs_read = [t for t in read if isinstance(graph.ops[t.index], Input)]
     given = {"input tensors": WORD * sum(t.cells for t in inputs_read)}
     committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
-    tensors = given | {"integer values": sum(integers_of(t).itemsize * t.cells for t in read if t not in inputs_read)}
+    narrow = read if place.device else [t for t in read if t not in inputs_read]  # prover/witness/task.py
+    tensors = ({} if place.device else given) | {"integer values": sum(integers_of(t).itemsize * t.cells for t in narrow)}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
     lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)

@@ -55,11 +55,12 @@ def integers_of(tensor: Tensor) -> np.dtype[Any]:
 
 def kept_values(backend: Backend, graph: Graph, values: Iterable[Any]) -> list[Any]:
     """What a proof reads, where the backend computes, in the smallest integers: half of the memory; kernels take 64 bits, and get a copy of
-    what they read. Inputs stay as they are, because whoever opened their commitments has them too."""
+    what they read. Inputs on the host stay as they are, because whoever opened their commitments has them too."""
     out = list[Any]()
     for tensor, op, x in zip(graph.tensors, graph.ops, values, strict=True):
         there = None if x is None else backend.to_device(x)
-        out.append(there if there is None or isinstance(op, Input) else there.astype(integers_of(tensor), copy=False))
+        shared = there is None or isinstance(op, Input) and backend.xp is np
+        out.append(there if shared else there.astype(integers_of(tensor), copy=False))
         del x, there  # an array of `drained` values is freed before the next one is copied
     return out
 

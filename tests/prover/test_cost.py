@@ -23,7 +23,6 @@ from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
 from prover.argument.batch import ProductBatchProver
 from prover.backend import select
-from prover.backend.host import HostArrays
 from prover.backend.memory import give_back
 from prover.commitment.commit import commit
 from prover.cost.bound import bound
@@ -37,6 +36,7 @@ from prover.cost.tally import CALL, Algebra, TallyField
 from prover.cost.work import EVERYTHING, Memory, Place, Work, commitment_work, padded_cells, task_memory
 from prover.executor.torch_ops import TorchOps
 from prover.witness.task import kept_values, read_by_proof, stepwise, task_values
+from tests.support.cuda.emulated import emulated
 from tests.support.stage import Case, Stage, seed
 from tests.toy import toy
 
@@ -110,22 +110,21 @@ def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch
     assert backend.seen["encoded"] - before["encoded"] == work.encoded + 2 * PARAMS.ell  # and the mask R1
     assert backend.seen["hashed"] - before["hashed"] == work.hashed - 2
     assert backend.seen["counted"] == work.counted == told.lookups
-    assert work.leaves == sum(plan.fractions for plan in shape.plans) and work.opened == sum(len(x.rows) for x in (
-        *found, shape.witness_layout(PARAMS))) * PARAMS.ell
+    assert work.leaves == sum(plan.fractions for plan in shape.plans) and work.opened == sum(1 << x.variables for x in (
+        *found, shape.witness_layout(PARAMS)))
     assert (told.valid, told.padded) == padded_cells(shape.witness_layout(PARAMS)) and told.padded % PARAMS.ell == 0
     assert set(told.parts) == set(PARTS) and told.parts["inputs"].encoded == before["encoded"]
 
 
-def test_weights_are_made_twice_where_they_are_not_kept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_made_twice_where_they_are_not_kept(case: Case) -> None:
     counted, found = Counted.of(lambda: case.graph, case.field), layouts(case, PARAMS)
     largest = max(x.variables for x in (*found, counted.shape.witness_layout(PARAMS)))
     told = forecast(counted, PARAMS, found)
     for size, low, high in ((16 << largest, 1, 1), ((16 << largest) - 1, 1.5, 1.99), (1, 2, 2)):
-        monkeypatch.setattr(HostArrays, "weight_bytes", size)
-        less = forecast(counted, PARAMS, found)
+        less = forecast(counted, PARAMS, found, Place(2 * size))
         assert low <= less.parts["prove"].weighted / told.parts["prove"].weighted <= high
-        layers = len(found) + 1
-        assert less.memory.phases["opening"]["opening weights"] <= min(size * layers, told.memory.phases["opening"]["opening weights"])
+        most = min(size * (len(found) + 1), told.memory.phases["opening"]["opening weights"])
+        assert less.memory.phases["opening"]["opening weights"] <= most
 
 
 def test_every_claimed_tensor_is_committed(case: Case) -> None:
@@ -147,6 +146,10 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     kept = kept_values(select("cpu"), case.graph, case.values)
     there = [kept[t.index].nbytes for t in read_by_proof(case.graph) if not isinstance(case.graph.ops[t.index], Input)]
     assert held.phases["tree"]["integer values"] == sum(there)
+    narrow = kept_values(emulated(), case.graph, case.values)  # a device holds inputs for itself, in the smallest integers too
+    all_there = sum(narrow[t.index].nbytes for t in read_by_proof(case.graph))
+    assert device.phases["tree"]["integer values"] == all_there and "input tensors" not in device.phases["tree"]
+    assert sum(there) < all_there < sum(there) + 8 * inputs
     assert held.phases["opening"]["input tensors"] == 8 * inputs and "integer values" not in held.phases["opening"]
     beside = 96 * PARAMS.n * len(every)  # salts and Merkle trees, which a device leaves to its host
     assert held.phases["opening"]["salts and levels"] == beside
@@ -154,8 +157,10 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     differences = {
         phase: sum(held.phases[phase].values()) - sum(terms.values()) for phase, terms in device.phases.items() if phase != "tree"}
     rest = [{name: size for name, size in m.phases["tree"].items() if name not in in_tree} for m in (held, device)]
-    assert rest[0].pop("salts and levels") == beside and rest[0] == rest[1]
-    assert differences == dict.fromkeys(("commit", "products"), beside) | {
+    assert rest[0].pop("salts and levels") == beside
+    more = rest[0].pop("input tensors") + rest[0].pop("integer values") - rest[1].pop("integer values")
+    assert rest[0] == rest[1] and more == 8 * inputs + sum(there) - all_there
+    assert differences == dict.fromkeys(("commit", "products"), beside + more) | {
         "evaluate": 96 * PARAMS.n * len(found), "opening": beside + 8 * inputs}
     assert Place.of("cuda", 800) == Place(100, True) and Place.of("cpu", 800) == Place(100, False)
     (tree,) = counted.shape.plans

@@ -59,9 +59,9 @@ def test_rows_are_opened_in_any_number_of_pieces(every_kind: dict[str, Case], ki
         assert prove(backend, case) == expected
     assert not folded
     monkeypatch.setattr(opening, "FEW_CELLS", 0)
-    for size in (1 << 30, 1, 256 * PARAMS.ell):
+    for size in (1 << 30, 1, 512 * PARAMS.ell):
         for backend in backends:
-            monkeypatch.setattr(backend, "weight_bytes", size)
+            monkeypatch.setattr(backend, "kept_bytes", size)
             assert prove(backend, case) == expected
     assert set(folded) >= ({1, 4} if kind == "layer" else {1})
 
