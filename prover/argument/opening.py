@@ -102,7 +102,7 @@ class _Running:
     def _groups(self) -> Iterator[tuple[I64, Any, slice]]:
         """Row indices (4, n) and weights K (2, 4·n·ℓ) of a few groups of four rows at a time, and their cells in a folded table."""
         index = self.index.reshape(4, -1)
-        total, step, room = index.shape[1], max(1, self.backend.kept_bytes // 2 // (64 * self.ell)), self.kept
+        total, step, room = index.shape[1], max(1, self.backend.kept_bytes // 8 // (64 * self.ell)), self.kept
         if room is None:
             room = self.backend.xp.empty((2, 4 * min(step, total) * self.ell), dtype=np.uint64)
         for first in range(0, total, step):

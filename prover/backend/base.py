@@ -36,7 +36,7 @@ class Backend(Protocol):
     name: str
     xp: Any
     memory: int  # bytes that this process may use where the backend computes
-    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment), and half of it holds weights of an opening
+    kept_bytes: int  # a codeword of at most so many bytes is kept in memory (prover/commitment); weights of an opening have an eighth
     strip_bytes: int  # of codewords made at a time
 
     def to_device(self, a: Any) -> Any:

@@ -87,7 +87,7 @@ class Place:
     @property
     def weight_bytes(self) -> int:
         """Of an opening's weights that are made at a time (prover/argument/opening.py)."""
-        return self.kept_bytes // 2
+        return self.kept_bytes // 8
 
 
 EVERYTHING = Place()

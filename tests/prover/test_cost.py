@@ -121,7 +121,7 @@ def test_weights_are_made_twice_where_they_are_not_kept(case: Case) -> None:
     largest = max(x.variables for x in (*found, counted.shape.witness_layout(PARAMS)))
     told = forecast(counted, PARAMS, found)
     for size, low, high in ((16 << largest, 1, 1), ((16 << largest) - 1, 1.5, 1.99), (1, 2, 2)):
-        less = forecast(counted, PARAMS, found, Place(2 * size))
+        less = forecast(counted, PARAMS, found, Place(8 * size))
         assert low <= less.parts["prove"].weighted / told.parts["prove"].weighted <= high
         most = min(size * (len(found) + 1), told.memory.phases["opening"]["opening weights"])
         assert less.memory.phases["opening"]["opening weights"] <= most
