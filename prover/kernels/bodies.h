@@ -179,47 +179,46 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     }
 };
 
-// Committed rows F and their weights K in groups of four, one for each value of their two top row variables: row q·n + i of the group i.
-// Weights have rows 0 … 4n − 1; where `rows` is -1 a row does not exist and counts as zero.
+// Committed rows F and their weights K in groups of four, one for each value (q = 2X + Y) of their two top row variables: row q·n + i of the
+// group i. Weights have rows 0 … 4n − 1; where `rows` is -1 a row does not exist and counts as zero.
 struct RowGroups {
     const u64 *f, *w0, *w1;
     const i64* rows;
     u64 n, ell;
+    VL_FN u64 weight(u64 q, u64 i, u64 j) const { return (q * n + i) * ell + j; }
     template <class V>
     VL_FN V value(u64 q, u64 i, u64 j) const {
         const i64 row = rows[q * n + i];
         return row < 0 ? spread<V>(0) : load<V>(f + (u64)row * ell + j);
     }
-    template <class V>
-    VL_FN K<V> weight(u64 q, u64 i, u64 j) const {
-        return kload<V>(w0, w1, (q * n + i) * ell + j);
-    }
 };
 
-struct OpenSums {  // index (group, column): Σ F·W with the first variable at 0, 1, ∞ (the coefficient), and for each the second
+struct OpenSums {  // index (group, column): Σ F·W at X = 0, 1, ∞ (a coefficient), and for each Y = 0, 1, ∞
     enum { SUMS = 9 };
-    RowGroups at_row;
+    RowGroups of;
     u64* out;
     VL_FN u64 cost() const { return 8; }
     template <class V>
-    static VL_FN void add(KAcc<V>* sums, K<V> w0, V f0, K<V> w1, V f1) {
-        sums[0].macf(w0, f0);
-        sums[1].macf(w1, f1);
-        sums[2].macf(ksub(w1, w0), gsub(f1, f0));
+    static VL_FN void extend(V* x) {  // entry 3X + Y; those at 0 and 1 are given
+        x[2] = gsub(x[1], x[0]), x[5] = gsub(x[4], x[3]);
+        for (int y = 0; y < 3; ++y) x[6 + y] = gsub(x[3 + y], x[y]);
     }
     template <class V>
     VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
-        V f[4];
-        K<V> w[4];
-        for (u64 q = 0; q < 4; ++q) f[q] = at_row.value<V>(q, i, j), w[q] = at_row.weight<V>(q, i, j);
-        add(sums, w[0], f[0], w[1], f[1]);
-        add(sums + 3, w[2], f[2], w[3], f[3]);
-        add(sums + 6, ksub(w[2], w[0]), gsub(f[2], f[0]), ksub(w[3], w[1]), gsub(f[3], f[1]));
+        V f[9], w[9];
+        for (u64 q = 0; q < 4; ++q) f[q + q / 2] = of.value<V>(q, i, j);
+        extend(f);
+        for (u64 q = 0; q < 4; ++q) w[q + q / 2] = load<V>(of.w0 + of.weight(q, i, j));
+        extend(w);
+        for (int k = 0; k < 9; ++k) sums[k].f0.mac(w[k], f[k]);
+        for (u64 q = 0; q < 4; ++q) w[q + q / 2] = load<V>(of.w1 + of.weight(q, i, j));
+        extend(w);
+        for (int k = 0; k < 9; ++k) sums[k].f1.mac(w[k], f[k]);
     }
 };
 
 struct OpenFold {  // index (group, column): Σ_q e_q·row q of F and of W
-    RowGroups at_row;
+    RowGroups of;
     u64 *f0, *f1, *g0, *g1;
     u64 e[8];
     VL_FN u64 cost() const { return 8; }
@@ -229,11 +228,11 @@ struct OpenFold {  // index (group, column): Σ_q e_q·row q of F and of W
         f.clear(), g.clear();
         for (u64 q = 0; q < 4; ++q) {
             const K<V> eq = kspread<V>(e[2 * q], e[2 * q + 1]);
-            f.macf(eq, at_row.value<V>(q, i, j));
-            g.mac(eq, at_row.weight<V>(q, i, j));
+            f.macf(eq, of.value<V>(q, i, j));
+            g.mac(eq, kload<V>(of.w0, of.w1, of.weight(q, i, j)));
         }
-        kstore(f0, f1, i * at_row.ell + j, kvalue(f));
-        kstore(g0, g1, i * at_row.ell + j, kvalue(g));
+        kstore(f0, f1, i * of.ell + j, kvalue(f));
+        kstore(g0, g1, i * of.ell + j, kvalue(g));
     }
 };
 

@@ -186,7 +186,13 @@ struct Acc;
 
 template <>
 struct Acc<u64> {
-    u64 l, m, h;  // h·2^128 + m·2^64 + l
+#ifdef VL_CUDA
+    typedef u32 Top;  // a thread adds up few, and registers are scarce
+#else
+    typedef u64 Top;
+#endif
+    u64 l, m;
+    Top h;  // h·2^128 + m·2^64 + l
     VL_FN void clear() { l = m = h = 0; }
     VL_FN void mac(u64 a, u64 b) {
         u64 lo, hi;
@@ -206,7 +212,7 @@ struct Acc<u64> {
 #endif
     }
     VL_FN u64 value() const {  // 2^128 = -2^32
-        return canon(subr(reduce_wide(l, m), canon(reduce_wide(h << 32, h >> 32))));
+        return canon(subr(reduce_wide(l, m), canon(reduce_wide((u64)h << 32, (u64)h >> 32))));
     }
 };
 
