@@ -179,8 +179,8 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     }
 };
 
-// Committed rows F and their weights K in groups of four, one for each value (q = 2X + Y) of their two top row variables: row q·n + i of the
-// group i. Weights have rows 0 … 4n − 1; where `rows` is -1 a row does not exist and counts as zero.
+// Committed rows F and their weights K in groups of four, one for each value q = 2X + Y of their two top row variables: row q·n + i of
+// the group i. Weights have rows 0 … 4n − 1; where `rows` is -1 a row does not exist and counts as zero.
 struct RowGroups {
     const u64 *f, *w0, *w1;
     const i64* rows;
