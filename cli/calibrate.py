@@ -37,8 +37,8 @@ def calibrate(
             return
         _print_table(tensors if show_all else _tightest(tensors))
         console.print(
-            f"largest: seen in {len(drafted.prepared.calibration.losses)} float64 steps at the peak learning rate; bits left: above it, "
-            "sign apart. Training stops when a value needs more; quantisation.headroom adds to all", markup=False, soft_wrap=True,
+            f"largest: seen in {len(drafted.prepared.calibration.losses)} floating-point steps at the peak learning rate; bits left: "
+            "above it, sign apart. Training stops when a value needs more; quantisation.headroom adds to all", markup=False, soft_wrap=True,
         )
         console.print(loss_line(error, drafted.manifest.widths["weight"], drafted.manifest.weight_scales), markup=False, soft_wrap=True)
 
