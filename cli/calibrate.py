@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import console, emit_json, reporting
+from cli.output import console, emit_json, reporting, telling
 from cli.run import Debug, Json, RunYaml
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def calibrate(
     from flows.session import calibrate as compute
 
     with reporting(debug):
-        drafted, error = compute(str(path))
+        with telling() as tell:
+            drafted, error = compute(str(path), tell)
         quantisation = {"weights": f"int{drafted.manifest.widths['weight']}", "scales": drafted.manifest.weight_scales}
         tensors = [
             {"tensor": row.key, "largest": row.maximum, "exponent": row.exponent, "width": row.bits,

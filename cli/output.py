@@ -6,8 +6,9 @@ progress and errors to standard error, so that `--json` output is JSON alone. An
 
 import contextlib
 import json
+import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 FINE, REJECTED, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
+PATIENCE = 3.0  # seconds after which whoever waits is told what for
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -45,6 +47,31 @@ def complain(message: str, code: int) -> typer.Exit:
     """Print one message to standard error; the caller raises what is returned."""
     errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes what is being done now; every few seconds that is said on standard error, unless it was said already.
+    Work that is done sooner says nothing."""
+    doing, ended = [""], threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not ended.wait(PATIENCE):
+            if doing[0] != said:
+                said = doing[0]
+                errors.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    def tell(text: str) -> None:
+        doing[0] = text
+
+    thread = threading.Thread(target=watch, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -30,13 +30,15 @@ from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
 from prover.files.dataset_opening import DatasetOpening, read_opening
 from prover.files.hf_model import open_model
+from prover.progress import Tell, silent
 from prover.randomness import fresh_seed
 from storage.derive import commitment_row
 from storage.errors import StorageError, UnknownRun
 from storage.models import RunRow
+from tasks.budgets import OwnedBudget
 from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
-from tasks.estimate import Estimate, OwnedBudget, PlanError, choose
+from tasks.estimate import Estimate, PlanError, choose
 from tasks.fitting import divisors, fewest_parts, require_memory
 from tasks.owned_data import owned_dataset, same_ledger
 
@@ -78,13 +80,14 @@ class Room:
 
 
 def draft(
-    request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0, room: Room | None = None
+    request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0, room: Room | None = None, tell: Tell = silent,
 ) -> Draft:
     """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong.
 
     `spent` tells how many openings of a commitment id the ledger has counted: an owner's dataset may have been used before.
-    Without `room` nobody asks whether the tasks fit in memory.
+    Without `room` nobody asks whether the tasks fit in memory. `tell` hears what is being done.
     """
+    tell("reading the dataset")
     model = open_model(request.base_model)
     opening = None if request.dataset_opening is None else read_opening(request.dataset_opening)
     dataset = owned_dataset(request, opening, model.config.vocab) if opening else load_dataset(
@@ -97,7 +100,7 @@ def draft(
             batch_size=request.batch_size, gradient_accumulation=request.gradient_accumulation, steps=steps,
             window_steps=min(request.window_steps, steps), seed=request.seed, publish_loss=request.publish_loss,
             base_visibility=request.base_visibility, weight_bits=request.weight_bits, weight_scales=request.weight_scales,
-            headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="",
+            headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="", tell=tell,
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
@@ -105,6 +108,7 @@ def draft(
 
         @cache
         def estimated(parts: int) -> Estimate:
+            tell(f"counting the work of every task{f', a step in {parts} parts' if parts > 1 else ''}")
             return choose(replace(prepared.manifest, parts=parts), request.soundness_bits, profiles, owned, request.spare_openings, place)
 
         parts = request.parts or 1
@@ -112,7 +116,7 @@ def draft(
             parts = fewest_parts(prepared.manifest.sequences, lambda n: estimated(n).memory + room.program <= room.limit)
         estimate = estimated(parts)
         if room:
-            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place, room.said)
+            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place, room.said, tell)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "parts", "budgets", "rotation_windows")}
@@ -188,7 +192,7 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
     return context
 
 
-def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> RunContext:
+def start(stores: Stores, drafted: Draft, backend: Backend | None = None, tell: Tell = silent) -> RunContext:
     """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
     if drafted.opening:
         same_ledger(stores, drafted.opening)
@@ -205,6 +209,7 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
         owned = drafted.opening.seed if drafted.opening and text == "dataset" else None
         seeds[text] = PUBLIC_SEED if public and name.kind in PUBLIC_BASE else owned or fresh_seed()
         layout = commitment_layout(drafted.manifest, name)
+        tell(f"committing to {text}")
         roots[text] = commit(context.backend, layout, tensors(text), seeds[text]).root
         ids[text] = layout.identity(roots[text])
     if drafted.opening and ids["dataset"] != drafted.opening.id:
@@ -212,6 +217,7 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     manifest = replace(drafted.manifest, commitments=ids)
     run_id = manifest.run_id
     for text, seed in seeds.items():
+        tell(f"keeping the secrets of {text}")
         save_committed(stores.private, run_id, Name(text), roots[text].hex(), seed, tensors(text))
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
     stores.private.create(f"plans/{drafted.key}", canonical_json(plan))

@@ -25,6 +25,7 @@ from protocol.relation.norm import R_BITS, V_BITS
 from protocol.relation.softmax import LAST
 from protocol.relation.update import COMPUTE_BITS
 from prover.executor.float_model import Base, FloatRun
+from prover.progress import Tell, silent
 
 SOFTMAX_FINEST = 10
 DEFAULT = 14  # exponent of a tensor that was zero throughout
@@ -62,12 +63,15 @@ def _ceil_log2(maximum: float) -> int:
 
 def calibrate(
     manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12, extra_headroom: int = 0,
-    device: str = "cpu",
+    device: str = "cpu", tell: Tell = silent,
 ) -> Calibration:
     """`manifest.exponents` holds those of the base arrays ("base/0/W_q" …); the result holds them and all others."""
     peak = replace(manifest.optimizer, schedule="constant", warmup_steps=0)
     run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask, device, torch.float32)
-    losses = [run.step(k) for k in range(steps)]
+    losses = list[float]()
+    for k in range(steps):
+        tell(f"calibrating exponents: step {k + 1} of {steps}, {len(manifest.batch(k)) * manifest.sequence_length} tokens")
+        losses.append(run.step(k))
     wild = [key for key, maximum in run.maxima.items() if not maximum < 2.0**60]
     if wild or not all(map(isfinite, losses)):
         raise CalibrationError(f"training diverged in {steps} floating-point steps (losses {losses}; {', '.join(wild[:3])}): "
@@ -130,6 +134,7 @@ def calibrate(
             exponents[key] = min(exponents[key], exponents["norm"] // 2 + 28)
             place(key.removesuffix("mean") + "clipped", widths["moment"], 5, exponents[key] + FACTOR_BITS)
         table.append(Headroom("norm", row, exponents["norm"], ROW_BITS, ROW_BITS - 1 - ROW_NORM_TOP + spare))
+    tell("trying the relation of every task with these exponents")
     _require_relation(manifest, exponents)
     return Calibration(exponents, table, losses)
 
