@@ -86,7 +86,7 @@ def reporting(debug: bool = False, interrupted: str = "interrupted") -> Iterator
     except Exception as error:
         if debug:
             raise
-        raise complain(_message(error), exit_code(error)) from None
+        raise complain(_shortage(error) or _message(error), exit_code(error)) from None
 
 
 def exit_code(error: Exception) -> int:
@@ -97,6 +97,8 @@ def exit_code(error: Exception) -> int:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, VerificationError | IntegrityError | LedgerConflict | StorageConflict):
         return REJECTED
+    if "OutOfMemory" in kinds:  # a RunError, but the machine's doing
+        return UNAVAILABLE
     if isinstance(error, UnknownRun | BudgetExhausted | ValueError) or kinds & BAD_INPUT:
         return USAGE
     return UNAVAILABLE
@@ -107,6 +109,17 @@ BAD_INPUT = {
     "AdapterFileError", "AmbiguousRun", "ConfigError", "DatasetError", "DeployError", "InitError", "ModelFileError", "PlanError",
     "RangeOverflow", "RelationError", "RunError", "TrustError",
 }
+
+
+def _shortage(error: Exception) -> str:
+    """What to say of a command that had no memory, and nothing more to say of it."""
+    from tasks.allocators import lack_of_memory
+
+    said = lack_of_memory(error)
+    if said is None:
+        return ""
+    return (f"this command ran out of memory ({said}): end what else runs on this machine, or use one with more memory, then repeat it. "
+            "What was recorded before stays")
 
 
 OWN = ("protocol", "verifier", "prover", "storage", "tasks", "flows", "api", "cli")

@@ -20,6 +20,7 @@ from protocol.manifest import RunManifest, base_commitments
 from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
+from prover.backend import select
 from prover.backend.base import Backend
 from prover.backend.memory import shares
 from prover.commitment.commit import commit
@@ -41,6 +42,7 @@ from tasks.deliver import folder, save_committed
 from tasks.estimate import Estimate, PlanError, choose
 from tasks.fitting import divisors, fewest_parts, require_memory
 from tasks.owned_data import owned_dataset, same_ledger
+from tasks.shortage import COMMITTING, PLANNING, shortage_told
 
 PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blinding: anyone recomputes its commitment ids
 
@@ -87,8 +89,13 @@ def draft(
     `spent` tells how many openings of a commitment id the ledger has counted: an owner's dataset may have been used before.
     Without `room` nobody asks whether the tasks fit in memory. `tell` hears what is being done.
     """
-    tell("reading the dataset")
+    with shortage_told("planning", PLANNING):
+        return _draft(request, key, spent, room, tell)
+
+
+def _draft(request: RunRequest, key: str, spent: Callable[[str], int], room: Room | None, tell: Tell) -> Draft:
     model = open_model(request.base_model)
+    tell("reading the dataset")
     opening = None if request.dataset_opening is None else read_opening(request.dataset_opening)
     dataset = owned_dataset(request, opening, model.config.vocab) if opening else load_dataset(
         _given(request.dataset), request.base_model, request.sequence_length, request.data_format, request.packing
@@ -126,7 +133,8 @@ def draft(
 def quantisation_loss(request: RunRequest, drafted: Draft) -> QuantisationError:
     """What the base model loses by its weights becoming integers, on the run's first batches, before any training."""
     found = drafted.prepared
-    return quantisation_error(open_model(request.base_model), found.manifest, found.base, found.tokens, found.mask)
+    with shortage_told("measuring what quantisation costs", PLANNING):
+        return quantisation_error(open_model(request.base_model), found.manifest, found.base, found.tokens, found.mask)
 
 
 def _given(dataset: Path | None) -> Path:
@@ -194,6 +202,12 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
 
 def start(stores: Stores, drafted: Draft, backend: Backend | None = None, tell: Tell = silent) -> RunContext:
     """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
+    backend = backend or select()
+    with shortage_told("committing to model and dataset", COMMITTING, backend):
+        return _start(stores, drafted, backend, tell)
+
+
+def _start(stores: Stores, drafted: Draft, backend: Backend, tell: Tell) -> RunContext:
     if drafted.opening:
         same_ledger(stores, drafted.opening)
     context = RunContext(stores, "", drafted.manifest, backend)

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from protocol.errors import VerificationError
 from protocol.statement import task_list
 from storage.ledger import Ledger
 from storage.models import WHOLE_RUN, VerdictRow
+from tasks.allocators import lack_of_memory
 from tasks.child import end_with_parent
 from tasks.resume import Accepted
 from verifier.bundle import Bundle
@@ -28,6 +30,11 @@ from verifier.receipt import receipt_about, receipt_id, verify_receipt
 from verifier.run import Job, TaskVerdict, check_one
 from verifier.sample import Sample
 from verifier.task import fail_closed
+
+
+class NoVerdict(OSError):
+    """The machine, and not the evidence, is why there is no verdict: what to do."""
+
 
 Progress = Callable[[TaskVerdict, int], None]  # a verdict, and how many tasks are looked at in all
 
@@ -59,7 +66,18 @@ def judge(
                 progress(item, total)
             yield item
 
-    return verify_bundle(bundle, policy, order, seen, sample, spread)
+    try:
+        return verify_bundle(bundle, policy, order, seen, sample, spread)
+    except (BrokenProcessPool, MemoryError, OSError) as error:
+        said = "the system has ended a process, as it does where memory is short" if isinstance(error, BrokenProcessPool) else (
+            lack_of_memory(error))
+        if said is None:
+            raise
+        raise NoVerdict(
+            f"verifying ran out of memory ({said}), so there is no verdict, and none was recorded: verify with fewer tasks at a time "
+            f"(--workers 1 takes least, here there were {processes}), or on a machine with more memory. Tasks that were accepted before "
+            "are not checked again where --state keeps them"
+        ) from None
 
 
 def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
