@@ -6,6 +6,7 @@ command line.
 """
 
 import errno
+import re
 import sys
 
 HOST_TORCH = "can't allocate memory"  # c10's allocator, which torch raises as a RuntimeError
@@ -21,4 +22,4 @@ def lack_of_memory(error: BaseException) -> str | None:
         return None
     text = str(error)
     text = text[text.index(HOST_TORCH) :] if on_host else text
-    return text.split(". ")[0].rstrip(".") or type(error).__name__
+    return re.split(r"(?<=\D)\.\s", text)[0].rstrip(".") or type(error).__name__  # "256. MiB" is NumPy's, and no end of a sentence

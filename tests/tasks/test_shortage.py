@@ -95,6 +95,7 @@ def test_the_words_of_every_allocator() -> None:
         said = lack_of_memory(caught.value)
         assert said and "llocat" in said and "alloc_cpu.cpp" not in said, said
     assert lack_of_memory(MemoryError()) == "MemoryError"
+    assert lack_of_memory(MemoryError("Unable to allocate 256. MiB for an array")) == "Unable to allocate 256. MiB for an array"
     assert lack_of_memory(RuntimeError("shapes differ")) is None and lack_of_memory(FileNotFoundError(2, "no file")) is None
 
 
