@@ -41,7 +41,7 @@ def require_memory(
     chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets, rotation_windows=estimate.rotation_windows)
     found = dict[str, int]()
     for name in SETTINGS:
-        tell(f"{_need(worst, program)}, which is too much; trying smaller values of training.{name}")
+        tell(f"a task of the kind {worst.kind} does not fit in memory; trying smaller values of training.{name}")
         found[name] = _largest(chosen, worst.kind, name, room, place)
     fitting = [f"training.{name}: {value}" for name, value in found.items() if value]
     if manifest.parts < manifest.sequences and _fits(chosen, worst.kind, {"parts": manifest.sequences}, room, place):
