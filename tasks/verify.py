@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,21 @@ def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Processes that start here never see an interrupt from the keyboard, which goes to all of a terminal: the one that started them
-    ends them. In a thread that no interrupt reaches there is nothing to do."""
+    ends them, and is interrupted itself when they have started. In a thread that no interrupt reaches there is nothing to do."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would let interrupts through when it starts with the first process
+    met = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, _: met.append(number))  # another thread may have taken it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+    if met:
+        raise KeyboardInterrupt
 
 
 def default_key() -> Path:
