@@ -22,7 +22,8 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The adapter's folde
 @adapter.command("export")
 def adapter_export(
     run: Run, folder: Folder,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="Base model that PEFT records (default: run.yaml's).")] = None,
+    base_model: Annotated[str | None, typer.Option(
+        "--base-model", help="The base model as whoever gets the adapter finds it: PEFT records this (default: its public name).")] = None,
     config: Config = None, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Write a run's adapter as a signed PEFT folder (new or empty), with the opening that proves whose it is. Needs the private store."""
@@ -42,7 +43,7 @@ def adapter_export(
         manifest = RunManifest.from_json(row.manifest.encode())
         private = open_private_store(loaded.private_url)
         secrets = delivered(private, row.run_id, manifest, recorded_root(ledger, row.run_id))
-        written = export_adapter(folder, manifest, row.run_id, base_model or str(loaded.base_model_path), secrets)
+        written = export_adapter(folder, manifest, row.run_id, base_model or manifest.name, secrets)
         written.append(sign_folder(folder, signing_key(private)))
         if as_json:
             emit_json({"run": row.run_id, "files": [str(path) for path in written]})

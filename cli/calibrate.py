@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import console, emit_json, reporting
+from cli.output import console, emit_json, reporting, telling
 from cli.run import Debug, Json, RunYaml
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def calibrate(
     from flows.session import calibrate as compute
 
     with reporting(debug):
-        drafted, error = compute(str(path))
+        with telling() as tell:
+            drafted, error = compute(str(path), tell)
         quantisation = {"weights": f"int{drafted.manifest.widths['weight']}", "scales": drafted.manifest.weight_scales}
         tensors = [
             {"tensor": row.key, "largest": row.maximum, "exponent": row.exponent, "width": row.bits,
@@ -37,8 +38,8 @@ def calibrate(
             return
         _print_table(tensors if show_all else _tightest(tensors))
         console.print(
-            f"largest: seen in {len(drafted.prepared.calibration.losses)} float64 steps at the peak learning rate; bits left: above it, "
-            "sign apart. Training stops when a value needs more; quantisation.headroom adds to all", markup=False, soft_wrap=True,
+            f"largest: seen in {len(drafted.prepared.calibration.losses)} floating-point steps at the peak learning rate; bits left: "
+            "above it, sign apart. Training stops when a value needs more; quantisation.headroom adds to all", markup=False, soft_wrap=True,
         )
         console.print(loss_line(error, drafted.manifest.widths["weight"], drafted.manifest.weight_scales), markup=False, soft_wrap=True)
 

@@ -6,8 +6,9 @@ progress and errors to standard error, so that `--json` output is JSON alone. An
 
 import contextlib
 import json
+import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 FINE, REJECTED, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
+PATIENCE = 3.0  # seconds after which whoever waits is told what for
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -48,6 +50,31 @@ def complain(message: str, code: int) -> typer.Exit:
 
 
 @contextlib.contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes what is being done now; every few seconds that is said on standard error, unless it was said already.
+    Work that is done sooner says nothing."""
+    doing, ended = [""], threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not ended.wait(PATIENCE):
+            if doing[0] != said:
+                said = doing[0]
+                errors.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    def tell(text: str) -> None:
+        doing[0] = text
+
+    thread = threading.Thread(target=watch, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def reporting(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
     """Turn an error into a message and an exit code; with `debug` let it through. `interrupted` is said after Ctrl-C."""
     try:
@@ -59,7 +86,7 @@ def reporting(debug: bool = False, interrupted: str = "interrupted") -> Iterator
     except Exception as error:
         if debug:
             raise
-        raise complain(_message(error), exit_code(error)) from None
+        raise complain(_shortage(error) or _message(error), exit_code(error)) from None
 
 
 def exit_code(error: Exception) -> int:
@@ -70,6 +97,8 @@ def exit_code(error: Exception) -> int:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, VerificationError | IntegrityError | LedgerConflict | StorageConflict):
         return REJECTED
+    if "OutOfMemory" in kinds:  # a RunError, but the machine's doing
+        return UNAVAILABLE
     if isinstance(error, UnknownRun | BudgetExhausted | ValueError) or kinds & BAD_INPUT:
         return USAGE
     return UNAVAILABLE
@@ -80,6 +109,17 @@ BAD_INPUT = {
     "AdapterFileError", "AmbiguousRun", "ConfigError", "DatasetError", "DeployError", "InitError", "ModelFileError", "PlanError",
     "RangeOverflow", "RelationError", "RunError", "TrustError",
 }
+
+
+def _shortage(error: Exception) -> str:
+    """What to say of a command that had no memory, and nothing more to say of it."""
+    from tasks.allocators import lack_of_memory
+
+    said = lack_of_memory(error)
+    if said is None:
+        return ""
+    return (f"this command ran out of memory ({said}): end what else runs on this machine, or use one with more memory, then repeat it. "
+            "What was recorded before stays")
 
 
 OWN = ("protocol", "verifier", "prover", "storage", "tasks", "flows", "api", "cli")

@@ -6,12 +6,13 @@ standard output. Prefect is imported only when there is something left to do, af
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import USAGE, complain, console, emit_json, errors, reporting
+from cli.output import USAGE, complain, console, emit_json, errors, reporting, telling
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -54,7 +55,8 @@ def estimate(
     if device not in (*NAMES, "cuda"):
         raise complain(f"--device {device}: valid is {', '.join(dict.fromkeys((*NAMES, 'cuda')))}", USAGE)
     with reporting(debug):
-        found, rates = compute(str(path), device, None if memory is None else _bytes(memory))
+        with telling() as tell:
+            found, rates = compute(str(path), device, None if memory is None else _bytes(memory), tell)
         values = _plan(found, rates)
         emit_json(values) if as_json else _print_plan(values)
 
@@ -99,20 +101,29 @@ def _work(path: Path, session: "Session", quiet: bool, debug: bool) -> Any:
         with session.exclusive():
             context = session.resume()
             if context is None:
-                drafted = session.draft()
-                ready()  # rates are those of a machine that does nothing else
-                if not quiet:
-                    from cli.calibrate import loss_line
-
-                    _print_plan(_plan(drafted, session.rates(drafted)))
-                    manifest = drafted.manifest
-                    _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
-                context = session.begin(drafted)
+                _begin(session, quiet, ready)
             elif not quiet:
                 _print(f"continuing run {context.run_id}")
         ready()
         _flow(path, session, quiet)
     return session.summary()
+
+
+def _begin(session: "Session", quiet: bool, ready: Callable[[], None]) -> None:
+    """Plan, show the plan, commit."""
+    with telling() as tell:
+        drafted = session.draft(tell)
+        tell("waiting for Prefect's server")
+        ready()  # rates are those of a machine that does nothing else
+        if not quiet:
+            from cli.calibrate import loss_line
+
+            tell("measuring what this machine does in a second")
+            _print_plan(_plan(drafted, session.rates(drafted)))
+            manifest = drafted.manifest
+            tell("measuring the loss of the base model, stored and quantised")
+            _print(loss_line(session.quantisation_loss(drafted), manifest.widths["weight"], manifest.weight_scales))
+        session.begin(drafted, tell)
 
 
 def _flow(path: Path, session: "Session", quiet: bool) -> None:

@@ -21,6 +21,7 @@ from prover.backend import select
 from prover.backend.base import Backend
 from prover.cost.rates import Rates, measure
 from prover.executor.quantisation import QuantisationError
+from prover.progress import Tell, silent
 from storage.holding import holding
 from storage.models import NONE, EventRow
 from tasks.backlog import Backlog
@@ -127,9 +128,9 @@ class Session:
                 self._context = planned(self.stores, self.key)
             return self._context
 
-    def draft(self) -> Draft:
+    def draft(self, tell: Tell = silent) -> Draft:
         """The run's size, computed anew; nothing is written."""
-        return draft(self.request, self.key, self.stores.ledger.openings_spent, provers_room(self.config))
+        return draft(self.request, self.key, self.stores.ledger.openings_spent, provers_room(self.config), tell)
 
     def rates(self, drafted: Draft) -> Rates:
         """What this machine does in a second, measured now under the draft's parameters."""
@@ -139,10 +140,10 @@ class Session:
         """The base model's loss as stored and as quantised, to be seen before training starts."""
         return quantisation_loss(self.request, drafted)
 
-    def begin(self, drafted: Draft) -> RunContext:
+    def begin(self, drafted: Draft, tell: Tell = silent) -> RunContext:
         """Commit and record a run that was only a draft."""
         with self._lock:
-            self._context = start(self.stores, drafted)
+            self._context = start(self.stores, drafted, tell=tell)
             return self._context
 
     @property
@@ -229,7 +230,9 @@ def close_session(config_path: str) -> None:
         session.stores.ledger.close()
 
 
-def estimate(config_path: str, device: str = "auto", memory: int | None = None) -> tuple[Draft, Rates | None]:
+def estimate(
+    config_path: str, device: str = "auto", memory: int | None = None, tell: Tell = silent
+) -> tuple[Draft, Rates | None]:
     """What a run.yaml would cost with the provers that it speaks of, else on this machine, or with that much memory; writes nothing.
     Rates are those of the provers' device or of `device`, None if it is not at hand; then its memory has to be named."""
     config = load_config(Path(config_path))
@@ -247,7 +250,9 @@ def estimate(config_path: str, device: str = "auto", memory: int | None = None) 
         room = Room.here(backend)
     else:
         raise PlanError(f"--device {device}: not on this machine ({absent}); with --memory SIZE it can be planned for")
-    found = draft(request, plan_key(request), room=room)
+    tell("reading the base model's files")
+    found = draft(request, plan_key(request), room=room, tell=tell)
+    tell("measuring what this machine does in a second")
     return found, device_rates(backend, found.estimate.profile) if backend else None
 
 
@@ -256,8 +261,9 @@ def device_rates(backend: Backend, profile_name: str) -> Rates:
     return measure(backend, profile(profile_name))
 
 
-def calibrate(config_path: str) -> tuple[Draft, QuantisationError]:
+def calibrate(config_path: str, tell: Tell = silent) -> tuple[Draft, QuantisationError]:
     """The exponents that a run.yaml would have, and what quantisation costs; writes nothing."""
     request = request_of(load_config(Path(config_path)))
-    drafted = draft(request, plan_key(request))
+    drafted = draft(request, plan_key(request), tell=tell)
+    tell("measuring the loss of the base model, stored and quantised")
     return drafted, quantisation_loss(request, drafted)

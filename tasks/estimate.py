@@ -1,9 +1,10 @@
 """What a run will cost, before anything is committed: tasks, committed values, lookups, memory, time, proof bytes, bits.
 
 Sizes and soundness are computed from the relation itself, once for each shape of task (windows of equal length and inner
-layers are alike). Proof bytes are exact but for the Merkle siblings, whose number depends on the drawn positions. Memory is the
-sum of what is alive at a task's peak, time is counted work over rates measured on the machine at hand (prover/cost). The choice
-of proof parameters is here too, because it is the profile with the fewest proof bytes. Called by tasks/plan.py.
+layers are alike), under each profile; work and memory under the chosen one alone. Proof bytes are exact but for the Merkle
+siblings, whose number depends on the drawn positions. Memory is the sum of what is alive at a task's peak, time is counted work over
+rates measured on the machine at hand (prover/cost). The choice of proof parameters is here too, because it is the profile with the
+fewest proof bytes. Called by tasks/plan.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,11 +21,13 @@ from protocol.params import PROFILES, Params
 from protocol.schedule.opening import EXTRA_ROWS, tail_code, tail_count
 from protocol.schedule.task import TaskShape
 from protocol.soundness import Soundness, task_soundness
-from protocol.statement import PUBLIC_BASE, Task, commitment_layout, max_blinding, opening_counts, task_list
+from protocol.statement import Task, commitment_layout, max_blinding, task_list
+from prover.cost.claims import record_claims
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.rates import Rates
-from prover.cost.work import EVERYTHING, Memory, Place, Work
+from prover.cost.work import EVERYTHING, Memory, Place, Work, task_memory
 from storage.derive import SPARE_OPENINGS
+from tasks.budgets import OwnedBudget, counts_of, too_few_openings, with_rotation
 from tasks.context import RunError
 
 
@@ -109,46 +112,22 @@ class _Class:
     count: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Sized:
+    """A run under one profile before its work is counted: its classes, and of each the layouts that it opens, proof bytes, and bits."""
+
+    manifest: RunManifest
+    classes: list[_Class]
+    inputs: list[list[CommitmentLayout]]
+    sizes: list[int]
+    bits: list[float]
+
+    @property
+    def proof_bytes(self) -> int:
+        return sum(c.count * size for c, size in zip(self.classes, self.sizes, strict=True))
+
+
 Shapes = dict[tuple[object, ...], Counted]
-
-
-@dataclass(frozen=True)
-class OwnedBudget:
-    """A dataset committed before the run: the openings that its blinding allows, and how many are left."""
-
-    openings: int
-    left: int
-
-
-def with_budgets(manifest: RunManifest, owned: OwnedBudget | None = None, spare: int = SPARE_OPENINGS) -> RunManifest:
-    """The manifest with openings for every task and the spare attempts; the owner's dataset keeps what it has, and a public base
-    model, whose openings are unlimited, has a 1 that nobody reads."""
-    budgets = {kind: n + spare for kind, n in opening_counts(manifest).items()}
-    if manifest.base_visibility == "public":
-        budgets |= dict.fromkeys(PUBLIC_BASE, 1)
-    return replace(manifest, budgets=budgets | ({"dataset": owned.openings} if owned else {}))
-
-
-def with_rotation(
-    manifest: RunManifest, limit: int, owned: OwnedBudget | None = None, spare: int = SPARE_OPENINGS
-) -> RunManifest | None:
-    """Budgets of at most `limit` openings, by as few rotations as that takes; None if even one every window is too few."""
-
-    def fitting(windows: int) -> RunManifest | None:
-        found = with_budgets(replace(manifest, rotation_windows=windows), None, spare)
-        if owned and found.budgets["dataset"] > owned.left:
-            return None
-        found = with_budgets(found, owned, spare)
-        return found if max(found.budgets.values()) <= limit else None
-
-    unrotated = fitting(0)
-    if unrotated is not None:
-        return unrotated
-    low, high = 0, len(manifest.windows()) - 1  # the more windows one copy serves, the more openings it needs
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fitting(middle) else (low, middle - 1)
-    return fitting(low) if low else None
 
 
 def choose(
@@ -159,37 +138,24 @@ def choose(
 
     `manifest` has exponents; its profile, budgets and rotations are ignored. PlanError says what would fit.
     """
-    fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned, spare) for name in profiles}
+    counts = counts_of(manifest)
+    fitting = {name: with_rotation(manifest, PROFILES[name].max_openings, owned, spare, counts) for name in profiles}
     shapes: Shapes = {}
-    estimates = [_estimate(replace(found, profile=name), shapes, place) for name, found in fitting.items() if found]
-    if not estimates:
-        raise PlanError(_too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles), spare))
-    sure = [e for e in estimates if e.bits >= wanted_bits]
+    found = [_sized(replace(found, profile=name), shapes) for name, found in fitting.items() if found]
+    if not found:
+        raise PlanError(too_few_openings(manifest, owned, max(PROFILES[name].max_openings for name in profiles), spare))
+    sure = [sized for sized in found if min(sized.bits) >= wanted_bits]
     if not sure:
-        best = max(estimates, key=lambda e: e.bits)
+        best = int(max(min(sized.bits) for sized in found))
         raise PlanError(
-            f"audit.soundness_bits: {wanted_bits} cannot be reached, a proof of this run has at most {int(best.bits)} bits; "
-            f"valid is 100 to {int(best.bits)}, or smaller windows (training.window_steps)"
+            f"audit.soundness_bits: {wanted_bits} cannot be reached, a proof of this run has at most {best} bits; "
+            f"valid is 100 to {best}, or smaller windows (training.window_steps)"
         )
-    return min(sure, key=lambda e: e.proof_bytes)
+    return _estimate(min(sure, key=lambda sized: sized.proof_bytes), place)
 
 
-def _too_few_openings(manifest: RunManifest, owned: OwnedBudget | None, limit: int, spare: int) -> str:
-    needed = with_budgets(replace(manifest, rotation_windows=1), None, spare).budgets
-    if owned and owned.left < needed["dataset"]:
-        return (
-            f"dataset_opening: {owned.left} of its {owned.openings} openings are left, and a run opens the dataset at least "
-            f"{needed['dataset']} times before a copy takes over ({spare} of them in reserve); valid is a dataset committed "
-            f"with --openings {needed['dataset']} or more"
-        )
-    return (
-        f"a commitment of this run would be opened {max(needed.values())} times, {spare} of them in reserve (audit.spare_openings); at "
-        f"most {limit} openings keep it hidden at 100 bits"
-    )
-
-
-def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[_Class]:
-    """Of one kind, or of all. `shapes` keeps what was found: a task's shape does not depend on budgets or on how often is rotated."""
+def _groups(manifest: RunManifest, kind: str = "") -> dict[tuple[object, ...], list[Task]]:
+    """Tasks that are alike, of one kind or of all."""
     windows, last = manifest.windows(), len(manifest.windows()) - 1
     groups: dict[tuple[object, ...], list[Task]] = {}
     for task in task_list(manifest):
@@ -203,21 +169,32 @@ def _classes(manifest: RunManifest, shapes: Shapes, kind: str = "") -> Iterable[
             edge = (task.layer == 0, task.window == 0, task.window == last) if task.layer >= 0 else ()
             key = (task.kind, windows[task.window].count, task.kind == "head" and task.part == manifest.part_numbers[-1], *edge)
         groups.setdefault(key, []).append(task)
-    for key, tasks in groups.items():
+    return groups
+
+
+def _classes(manifest: RunManifest, shapes: Shapes) -> Iterable[_Class]:
+    """`shapes` keeps what was found: a task's shape does not depend on budgets or on how often is rotated."""
+    for key, tasks in _groups(manifest).items():
         if key not in shapes:
             shapes[key] = Counted.of(lambda task=tasks[0]: task.graph(manifest), PROFILES[manifest.profile].field)  # type: ignore[misc]
         yield _Class(tasks[0], shapes[key], len(tasks))
 
 
-def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
-    params, kinds, classes = PROFILES[manifest.profile], [], list(_classes(manifest, shapes))
+def _sized(manifest: RunManifest, shapes: Shapes) -> _Sized:
+    params, classes = PROFILES[manifest.profile], list(_classes(manifest, shapes))
     layout = cache(lambda name: commitment_layout(manifest, name))  # of a commitment that several tasks open, once
-    for kind in dict.fromkeys(c.task.kind for c in classes):
-        group = [c for c in classes if c.task.kind == kind]
-        inputs = [[layout(name) for _, name in c.task.commitments] for c in group]
-        sizes = [proof_size(params, c.counted.shape, found) for c, found in zip(group, inputs, strict=True)]
-        bits = [_soundness(manifest, params, c.counted.shape, found).bits for c, found in zip(group, inputs, strict=True)]
-        each = [forecast(c.counted, params, found, place) for c, found in zip(group, inputs, strict=True)]
+    inputs = [[layout(name) for _, name in c.task.commitments] for c in classes]
+    each = [(c.counted.shape, found) for c, found in zip(classes, inputs, strict=True)]
+    bits = [_soundness(manifest, params, shape, found).bits for shape, found in each]
+    return _Sized(manifest, classes, inputs, [proof_size(params, shape, found) for shape, found in each], bits)
+
+
+def _estimate(sized: _Sized, place: Place) -> Estimate:
+    manifest, kinds = sized.manifest, []
+    every = list(zip(sized.classes, sized.inputs, sized.sizes, sized.bits, strict=True))
+    for kind in dict.fromkeys(c.task.kind for c in sized.classes):
+        group, inputs, sizes, bits = zip(*(item for item in every if item[0].task.kind == kind), strict=True)
+        each = [forecast(c.counted, PROFILES[manifest.profile], found, place) for c, found in zip(group, inputs, strict=True)]
         counts, cells = [c.count for c in group], [[getattr(f, name) for f in each] for name in ("valid", "padded", "lookups")]
         kinds.append(KindCost(
             kind, sum(counts), *(sum(n * k for n, k in zip(counts, found, strict=True)) for found in cells),
@@ -227,12 +204,17 @@ def _estimate(manifest: RunManifest, shapes: Shapes, place: Place) -> Estimate:
     return Estimate(manifest.profile, manifest.parts, manifest.budgets, manifest.rotation_windows, tuple(kinds))
 
 
-def kind_memory(manifest: RunManifest, kind: str, place: Place = EVERYTHING) -> Memory:
-    """The largest task of one kind; `manifest` has a profile and budgets."""
-    params, found = PROFILES[manifest.profile], list[Memory]()
-    for each in _classes(manifest, {}, kind):
-        inputs = [commitment_layout(manifest, name) for _, name in each.task.commitments]
-        found.append(forecast(each.counted, params, inputs, place).memory)
+def kind_memory(manifest: RunManifest, kind: str, place: Place = EVERYTHING, widest: bool = False) -> Memory:
+    """The largest task of one kind, or of its tasks the one with the most steps and the most commitments, which nearly always is the
+    largest. `manifest` has a profile and budgets."""
+    params, windows, found = PROFILES[manifest.profile], manifest.windows(), list[Memory]()
+    tasks = [group[0] for group in _groups(manifest, kind).values()]
+    if widest:
+        tasks = [max(tasks, key=lambda task: (windows[task.window].count if task.window >= 0 else 0, len(task.commitments)))]
+    for task in tasks:
+        inputs = [commitment_layout(manifest, name) for _, name in task.commitments]
+        shape = TaskShape(task.graph(manifest), params.field)
+        found.append(task_memory(shape, record_claims(shape), params, inputs, place))
     return max(found, key=lambda m: m.peak)
 
 

@@ -12,6 +12,7 @@ from protocol.manifest import RunManifest
 from protocol.relation.graph import RelationError
 from prover.cost.machine import describe
 from prover.cost.work import EVERYTHING, Place
+from prover.progress import Tell, silent
 from tasks.estimate import Estimate, KindCost, PlanError, kind_memory
 
 SETTINGS = {"batch_size": 1, "gradient_accumulation": 1, "sequence_length": 2, "window_steps": 1}  # with their least values
@@ -29,7 +30,7 @@ def fewest_parts(sequences: int, fits: Callable[[int], bool]) -> int:
 
 
 def require_memory(
-    manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING, said: str = "",
+    manifest: RunManifest, estimate: Estimate, limit: int, program: int, place: Place = EVERYTHING, said: str = "", tell: Tell = silent,
 ) -> None:
     """PlanError if a task needs more than `limit` bytes of `place`, of which the program itself takes `program`; `said` tells whose word
     `limit` is."""
@@ -38,7 +39,10 @@ def require_memory(
     if worst.memory.peak <= room:
         return
     chosen = replace(manifest, profile=estimate.profile, budgets=estimate.budgets, rotation_windows=estimate.rotation_windows)
-    found = {name: _largest(chosen, worst.kind, name, room, place) for name in SETTINGS}
+    found = dict[str, int]()
+    for name in SETTINGS:
+        tell(f"a task of the kind {worst.kind} does not fit in memory; trying smaller values of training.{name}")
+        found[name] = _largest(chosen, worst.kind, name, room, place)
     fitting = [f"training.{name}: {value}" for name, value in found.items() if value]
     if manifest.parts < manifest.sequences and _fits(chosen, worst.kind, {"parts": manifest.sequences}, room, place):
         fewest = fewest_parts(manifest.sequences, lambda n: _fits(chosen, worst.kind, {"parts": n}, room, place))
@@ -59,8 +63,13 @@ def _need(worst: KindCost, program: int) -> str:
 
 
 def _largest(manifest: RunManifest, kind: str, name: str, room: int, place: Place) -> int:
-    """The largest smaller value of a setting with which tasks of this kind fit; 0 if none does. Memory grows with each of them."""
-    return bisect(SETTINGS[name], getattr(manifest, name) - 1, lambda value: _fits(manifest, kind, {name: value}, room, place))
+    """The largest smaller value of a setting with which tasks of this kind fit; 0 if none does. Memory grows with each of them. First
+    the widest task alone is tried, because each is counted anew; if another one turns out larger, all are."""
+    low, high = SETTINGS[name], getattr(manifest, name) - 1
+    found = bisect(low, high, lambda value: _fits(manifest, kind, {name: value}, room, place, widest=True))
+    if not found or _fits(manifest, kind, {name: found}, room, place):
+        return found
+    return bisect(low, found - 1, lambda value: _fits(manifest, kind, {name: value}, room, place))
 
 
 def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -72,13 +81,13 @@ def bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return found
 
 
-def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int, place: Place) -> bool:
+def _fits(manifest: RunManifest, kind: str, change: dict[str, int], room: int, place: Place, widest: bool = False) -> bool:
     smaller = {name: change.get(name, getattr(manifest, name)) for name in SETTINGS}
     sequences = smaller["batch_size"] * smaller["gradient_accumulation"]
     tokens, most = sequences * smaller["sequence_length"], manifest.part_sequences
     parts = change.get("parts", next(n for n in divisors(sequences) if sequences <= n * most))  # a task has no more of them than before
     try:
         changed = replace(manifest, **change | {"parts": parts}, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))
-        return kind_memory(changed, kind, place).peak <= room
+        return kind_memory(changed, kind, place, widest).peak <= room
     except (RelationError, VerificationError):
         return False  # not a run at all

@@ -20,6 +20,7 @@ from protocol.manifest import RunManifest, base_commitments
 from protocol.params import PROFILES
 from protocol.relation.graph import IntArray
 from protocol.statement import PUBLIC_BASE, Name, commitment_layout
+from prover.backend import select
 from prover.backend.base import Backend
 from prover.backend.memory import shares
 from prover.commitment.commit import commit
@@ -30,15 +31,18 @@ from prover.executor.quantisation import QuantisationError, quantisation_error
 from prover.files.dataset import load_dataset
 from prover.files.dataset_opening import DatasetOpening, read_opening
 from prover.files.hf_model import open_model
+from prover.progress import Tell, silent
 from prover.randomness import fresh_seed
 from storage.derive import commitment_row
 from storage.errors import StorageError, UnknownRun
 from storage.models import RunRow
+from tasks.budgets import OwnedBudget
 from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
-from tasks.estimate import Estimate, OwnedBudget, PlanError, choose
+from tasks.estimate import Estimate, PlanError, choose
 from tasks.fitting import divisors, fewest_parts, require_memory
 from tasks.owned_data import owned_dataset, same_ledger
+from tasks.shortage import COMMITTING, PLANNING, shortage_told
 
 PUBLIC_SEED = tagged_digest("public-base-salts/1")  # a public base has no blinding: anyone recomputes its commitment ids
 
@@ -78,14 +82,20 @@ class Room:
 
 
 def draft(
-    request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0, room: Room | None = None
+    request: RunRequest, key: str, spent: Callable[[str], int] = lambda identity: 0, room: Room | None = None, tell: Tell = silent,
 ) -> Draft:
     """Read the files, calibrate, choose the profile. PlanError, ModelFileError or DatasetError says what is wrong.
 
     `spent` tells how many openings of a commitment id the ledger has counted: an owner's dataset may have been used before.
-    Without `room` nobody asks whether the tasks fit in memory.
+    Without `room` nobody asks whether the tasks fit in memory. `tell` hears what is being done.
     """
+    with shortage_told("planning", PLANNING):
+        return _draft(request, key, spent, room, tell)
+
+
+def _draft(request: RunRequest, key: str, spent: Callable[[str], int], room: Room | None, tell: Tell) -> Draft:
     model = open_model(request.base_model)
+    tell("reading the dataset")
     opening = None if request.dataset_opening is None else read_opening(request.dataset_opening)
     dataset = owned_dataset(request, opening, model.config.vocab) if opening else load_dataset(
         _given(request.dataset), request.base_model, request.sequence_length, request.data_format, request.packing
@@ -97,7 +107,7 @@ def draft(
             batch_size=request.batch_size, gradient_accumulation=request.gradient_accumulation, steps=steps,
             window_steps=min(request.window_steps, steps), seed=request.seed, publish_loss=request.publish_loss,
             base_visibility=request.base_visibility, weight_bits=request.weight_bits, weight_scales=request.weight_scales,
-            headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="",
+            headroom=request.headroom, dataset_owner=opening.owner if opening else "", profile="", tell=tell,
         )
         owned = OwnedBudget(opening.openings, opening.openings - spent(opening.id)) if opening else None
         profiles = (opening.profile,) if opening else tuple(PROFILES)
@@ -105,6 +115,7 @@ def draft(
 
         @cache
         def estimated(parts: int) -> Estimate:
+            tell(f"counting the work of every task{f', a step in {parts} parts' if parts > 1 else ''}")
             return choose(replace(prepared.manifest, parts=parts), request.soundness_bits, profiles, owned, request.spare_openings, place)
 
         parts = request.parts or 1
@@ -112,7 +123,7 @@ def draft(
             parts = fewest_parts(prepared.manifest.sequences, lambda n: estimated(n).memory + room.program <= room.limit)
         estimate = estimated(parts)
         if room:
-            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place, room.said)
+            require_memory(replace(prepared.manifest, parts=parts), estimate, room.limit, room.program, place, room.said, tell)
     except VerificationError as error:
         raise PlanError(f"this run.yaml cannot be made into a run: {error}") from error
     chosen = {name: getattr(estimate, name) for name in ("profile", "parts", "budgets", "rotation_windows")}
@@ -122,7 +133,8 @@ def draft(
 def quantisation_loss(request: RunRequest, drafted: Draft) -> QuantisationError:
     """What the base model loses by its weights becoming integers, on the run's first batches, before any training."""
     found = drafted.prepared
-    return quantisation_error(open_model(request.base_model), found.manifest, found.base, found.tokens, found.mask)
+    with shortage_told("measuring what quantisation costs", PLANNING):
+        return quantisation_error(open_model(request.base_model), found.manifest, found.base, found.tokens, found.mask)
 
 
 def _given(dataset: Path | None) -> Path:
@@ -188,8 +200,14 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
     return context
 
 
-def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> RunContext:
+def start(stores: Stores, drafted: Draft, backend: Backend | None = None, tell: Tell = silent) -> RunContext:
     """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
+    backend = backend or select()
+    with shortage_told("committing to model and dataset", COMMITTING, backend):
+        return _start(stores, drafted, backend, tell)
+
+
+def _start(stores: Stores, drafted: Draft, backend: Backend, tell: Tell) -> RunContext:
     if drafted.opening:
         same_ledger(stores, drafted.opening)
     context = RunContext(stores, "", drafted.manifest, backend)
@@ -205,6 +223,7 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
         owned = drafted.opening.seed if drafted.opening and text == "dataset" else None
         seeds[text] = PUBLIC_SEED if public and name.kind in PUBLIC_BASE else owned or fresh_seed()
         layout = commitment_layout(drafted.manifest, name)
+        tell(f"committing to {text}")
         roots[text] = commit(context.backend, layout, tensors(text), seeds[text]).root
         ids[text] = layout.identity(roots[text])
     if drafted.opening and ids["dataset"] != drafted.opening.id:
@@ -212,6 +231,7 @@ def start(stores: Stores, drafted: Draft, backend: Backend | None = None) -> Run
     manifest = replace(drafted.manifest, commitments=ids)
     run_id = manifest.run_id
     for text, seed in seeds.items():
+        tell(f"keeping the secrets of {text}")
         save_committed(stores.private, run_id, Name(text), roots[text].hex(), seed, tensors(text))
     plan = {"run_id": run_id, "manifest": manifest.to_json().decode(), "roots": {k: v.hex() for k, v in roots.items()}}
     stores.private.create(f"plans/{drafted.key}", canonical_json(plan))

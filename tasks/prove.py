@@ -25,7 +25,7 @@ from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
 from tasks.context import Opened, RunContext, RunError
-from tasks.shortage import shortage_told
+from tasks.shortage import PROVING, shortage_told
 from tasks.telemetry import proving
 from verifier.task import Evidence, verify_task
 
@@ -52,7 +52,7 @@ def find_task(context: RunContext, identity: str) -> Task:
 @proving
 def prove_statement(context: RunContext, task: Task) -> Proved:
     """Have the statement of `task` proved; the recorded proof if there is one."""
-    with shortage_told(task, context.backend):
+    with shortage_told(task, PROVING, context.backend):
         return _prove(context, task)
 
 

@@ -19,6 +19,7 @@ from prover.executor.trainer import WindowTrace
 from storage.models import EventRow
 from tasks.context import RunContext, RunError, TrainingOverflow
 from tasks.deliver import folder
+from tasks.shortage import TRAINING, shortage_told
 from tasks.telemetry import training
 
 
@@ -35,6 +36,11 @@ def overflow_file(run_id: str) -> str:
 @training
 def train_window(context: RunContext, window: int, progress: Callable[[int, float], None] | None = None) -> bool:
     """Have window `window` recorded; False if it was already. TrainingOverflow stops the run, with an event."""
+    with shortage_told(f"training window {window}", TRAINING, context.backend):
+        return _recorded(context, window, progress)
+
+
+def _recorded(context: RunContext, window: int, progress: Callable[[int, float], None] | None) -> bool:
     context.stores.log.agree()
     private, name = context.stores.private, window_file(context.run_id, window)
     recorded = context.recorded(window_names(context, window)[0])  # asked first: the window's file is older than its rows

@@ -12,6 +12,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from protocol.errors import VerificationError
 from protocol.statement import task_list
 from storage.ledger import Ledger
 from storage.models import WHOLE_RUN, VerdictRow
+from tasks.allocators import lack_of_memory
 from tasks.child import end_with_parent
 from tasks.resume import Accepted
 from verifier.bundle import Bundle
@@ -28,6 +31,11 @@ from verifier.receipt import receipt_about, receipt_id, verify_receipt
 from verifier.run import Job, TaskVerdict, check_one
 from verifier.sample import Sample
 from verifier.task import fail_closed
+
+
+class NoVerdict(OSError):
+    """The machine, and not the evidence, is why there is no verdict: what to do."""
+
 
 Progress = Callable[[TaskVerdict, int], None]  # a verdict, and how many tasks are looked at in all
 
@@ -59,7 +67,18 @@ def judge(
                 progress(item, total)
             yield item
 
-    return verify_bundle(bundle, policy, order, seen, sample, spread)
+    try:
+        return verify_bundle(bundle, policy, order, seen, sample, spread)
+    except (BrokenProcessPool, MemoryError, OSError) as error:
+        said = "the system has ended a process, as it does where memory is short" if isinstance(error, BrokenProcessPool) else (
+            lack_of_memory(error))
+        if said is None:
+            raise
+        raise NoVerdict(
+            f"verifying ran out of memory ({said}), so there is no verdict, and none was recorded: verify with fewer tasks at a time "
+            f"(--workers 1 takes least, here there were {processes}), or on a machine with more memory. Tasks that were accepted before "
+            "are not checked again where --state keeps them"
+        ) from None
 
 
 def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
@@ -93,15 +112,21 @@ def _spread(jobs: Iterable[Job], workers: int) -> Iterator[TaskVerdict]:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Processes that start here never see an interrupt from the keyboard, which goes to all of a terminal: the one that started them
-    ends them. In a thread that no interrupt reaches there is nothing to do."""
+    ends them, and is interrupted itself when they have started. In a thread that no interrupt reaches there is nothing to do."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would let interrupts through when it starts with the first process
+    met = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, _: met.append(number))  # another thread may have taken it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+    if met:
+        raise KeyboardInterrupt
 
 
 def default_key() -> Path:

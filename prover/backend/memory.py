@@ -10,9 +10,11 @@ by prover/cost and by the planner, which has to know what a prover will do.
 import ctypes
 import os
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 SHARES = "VERILORA_SHARES"
-_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# where the system tells the limits of control groups, of version 2 and of version 1
+_V2, _V1 = ("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
 
 
 def shares(environment: Mapping[str, str] = os.environ) -> int:
@@ -31,9 +33,20 @@ def divided(processes: int) -> dict[str, str]:
 
 
 def host_memory() -> int:
-    """This process's share of this machine's bytes, or of its control group's if that has fewer."""
-    limits = [int(text) for file in _GROUPS if (text := text_of(file).strip()).isdigit()]
+    """This process's share of this machine's bytes, or of its control group's if that has fewer, or one above it."""
+    limits = [int(text) for file in _limits() if (text := text_of(file).strip()).isdigit()]
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits]) // shares()
+
+
+def _limits() -> list[str]:
+    """Files with the limits of this process's control groups: a service's is its own, a container's the top one that it sees."""
+    found = {(*_V2, "/"), (*_V1, "/")}
+    for line in text_of("/proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        kind = _V1 if "memory" in controllers.split(",") else _V2 if number == "0" else None
+        if kind is not None:
+            found |= {(*kind, str(above)) for above in (PurePosixPath(path), *PurePosixPath(path).parents)}
+    return [f"{root}{path.rstrip('/')}/{file}" for root, file, path in sorted(found)]
 
 
 def host_resident() -> int:

@@ -1,16 +1,19 @@
-"""Exponents of a run from a few float64 LoRA steps (arithmetic.md, section 5).
+"""Exponents of a run from a few LoRA steps in floating point (arithmetic.md, section 5).
 
     f = bits − 1 − headroom − ⌈log2 max|value|⌉
 
 Headroom in bits: activations 2, u 4, gradients 3, du 6, LoRA gradients 7, mean gradients 7, or 5 where they are squared
 (AdamW, clipping) and where they are clipped, everywhere plus `extra_headroom`. The steps are taken at the peak learning
 rate, whatever the schedule: B has to leave 0 for A's gradients to be seen. Maxima are rounded up to powers of two, so equal
-floats give equal exponents and small differences rarely show. Coarse gradients are capped so that the sum they enter shifts
-by at most 16: one remainder limb. Called when a run is planned; the result is part of the manifest.
+floats give equal exponents and small differences rarely show: float32 is exact enough for activations, whose headroom is whole
+bits. Coarse gradients are capped so that the sum they enter shifts by at most 16: one remainder limb. Called when a run is planned;
+the result is part of the manifest.
 """
 
 from dataclasses import dataclass, replace
 from math import floor, frexp, isfinite, log2
+
+import torch
 
 from protocol.errors import VerificationError
 from protocol.manifest import RunManifest
@@ -22,6 +25,7 @@ from protocol.relation.norm import R_BITS, V_BITS
 from protocol.relation.softmax import LAST
 from protocol.relation.update import COMPUTE_BITS
 from prover.executor.float_model import Base, FloatRun
+from prover.progress import Tell, silent
 
 SOFTMAX_FINEST = 10
 DEFAULT = 14  # exponent of a tensor that was zero throughout
@@ -59,15 +63,18 @@ def _ceil_log2(maximum: float) -> int:
 
 def calibrate(
     manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, steps: int = 12, extra_headroom: int = 0,
-    device: str = "cpu",
+    device: str = "cpu", tell: Tell = silent,
 ) -> Calibration:
     """`manifest.exponents` holds those of the base arrays ("base/0/W_q" …); the result holds them and all others."""
     peak = replace(manifest.optimizer, schedule="constant", warmup_steps=0)
-    run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask, device)
-    losses = [run.step(k) for k in range(steps)]
+    run = FloatRun(replace(manifest, optimizer=peak), base, tokens, mask, device, torch.float32)
+    losses = list[float]()
+    for k in range(steps):
+        tell(f"calibrating exponents: step {k + 1} of {steps}, {len(manifest.batch(k)) * manifest.sequence_length} tokens")
+        losses.append(run.step(k))
     wild = [key for key, maximum in run.maxima.items() if not maximum < 2.0**60]
     if wild or not all(map(isfinite, losses)):
-        raise CalibrationError(f"training diverged in {steps} float64 steps (losses {losses}; {', '.join(wild[:3])}): "
+        raise CalibrationError(f"training diverged in {steps} floating-point steps (losses {losses}; {', '.join(wild[:3])}): "
                                "lower the learning rate")
     exponents, table, widths = dict(manifest.exponents), [], manifest.widths
 
@@ -127,6 +134,7 @@ def calibrate(
             exponents[key] = min(exponents[key], exponents["norm"] // 2 + 28)
             place(key.removesuffix("mean") + "clipped", widths["moment"], 5, exponents[key] + FACTOR_BITS)
         table.append(Headroom("norm", row, exponents["norm"], ROW_BITS, ROW_BITS - 1 - ROW_NORM_TOP + spare))
+    tell("trying the relation of every task with these exponents")
     _require_relation(manifest, exponents)
     return Calibration(exponents, table, losses)
 

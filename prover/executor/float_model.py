@@ -1,10 +1,11 @@
-"""The same training in float64 with autograd, for calibration: which magnitudes occur where.
+"""The same training in floating point with autograd, for calibration: which magnitudes occur where.
 
 Weights are the dequantised base arrays, so nothing but the rounding of activations, gradients and state differs from
 the integer run. Optimizer, clipping and accumulation are torch's (torch.optim, clip_grad_norm_; gradients of token sums
 over the whole step's tokens), the learning rates those of protocol/optimizer.py. Every tensor that the relation commits
 has a key here, under the name of its exponent; `FloatRun.step` records max|value| per key (and, for softmax, RMSNorm and
-clipping, what their scales need). Called by prover/executor/calibrate.py.
+clipping, what their scales need). Adapter, optimizer and sums of losses are float64; base weights and activations are what the
+caller says: float32 shows the magnitudes in a third of the time. Called by prover/executor/calibrate.py and quantisation.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from protocol.streams import MASTER_BITS, initial_lora_a
 
 Base = Mapping[str, Mapping[str, IntArray]]
 TOKENS = 1024  # at a time, in whole sequences
+QUERIES = 512  # at a time against the keys before them: of long sequences the half of all scores that nobody sees is not computed
 
 
 def sequences_at_a_time(rows: torch.Tensor, length: int) -> tuple[torch.Tensor, ...]:
@@ -30,9 +32,11 @@ def sequences_at_a_time(rows: torch.Tensor, length: int) -> tuple[torch.Tensor, 
     return torch.split(rows, max(1, TOKENS // length))
 
 
-def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, IntArray]) -> dict[str, torch.Tensor]:
+def dequantised(
+    exponents: Mapping[str, int], name: str, group: Mapping[str, IntArray], dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
     """The real tensors of one base commitment, scales by row multiplied in."""
-    real = {k: torch.from_numpy(v).double() * 2.0 ** -exponents[f"{name}/{k}"] for k, v in group.items()}
+    real = {k: torch.from_numpy(v).to(dtype) * 2.0 ** -exponents[f"{name}/{k}"] for k, v in group.items()}
     for k in [k for k in real if f"{k}.scale" in real]:
         scale = real.pop(f"{k}.scale")
         real[k] *= scale.reshape(*scale.shape, *[1] * (real[k].dim() - scale.dim()))
@@ -42,8 +46,8 @@ def dequantised(exponents: Mapping[str, int], name: str, group: Mapping[str, Int
 class Dequantised(Mapping[str, dict[str, torch.Tensor]]):
     """The real tensors of the commitments in `base` on a device; the group asked for last is kept."""
 
-    def __init__(self, exponents: Mapping[str, int], base: Base, device: str) -> None:
-        self.exponents, self.base, self.device = exponents, base, device
+    def __init__(self, exponents: Mapping[str, int], base: Base, device: str, dtype: torch.dtype) -> None:
+        self.exponents, self.base, self.device, self.dtype = exponents, base, device, dtype
         self._last: tuple[str, dict[str, torch.Tensor]] = "", {}
 
     def __iter__(self) -> Iterator[str]:
@@ -55,15 +59,20 @@ class Dequantised(Mapping[str, dict[str, torch.Tensor]]):
     def __getitem__(self, name: str) -> dict[str, torch.Tensor]:
         if self._last[0] != name:
             self._last = "", {}  # not both in memory
-            self._last = name, {k: x.to(self.device) for k, x in dequantised(self.exponents, name, self.base[name]).items()}
+            made = dequantised(self.exponents, name, self.base[name], self.dtype)
+            self._last = name, {k: x.to(self.device) for k, x in made.items()}
         return self._last[1]
 
 
 class FloatModel:
-    """The decoder in float64, its magnitudes noted. `base` as `dequantised`; of it only what is asked for need be there."""
+    """The decoder in the floats of `base`, its magnitudes noted. `base` as `dequantised`, all in `dtype`; of it only what is asked for
+    need be there."""
 
-    def __init__(self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]], device: str = "cpu") -> None:
-        self.m, self.size, self.base, self.device = manifest, axis_sizes(manifest), base, device
+    def __init__(
+        self, manifest: RunManifest, base: Mapping[str, Mapping[str, torch.Tensor]], device: str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.m, self.size, self.base, self.device, self.dtype = manifest, axis_sizes(manifest), base, device, dtype
         self.maxima: dict[str, float] = {}
         self.traced: list[tuple[str, torch.Tensor]] = []
         self.sums: dict[str, torch.Tensor] = {}
@@ -77,10 +86,13 @@ class FloatModel:
         frequency = torch.tensor([f / 2**GUARD for f in exact], dtype=torch.float64)
         angle = torch.arange(self.m.sequence_length, dtype=torch.float64)[:, None] * frequency
         both = torch.cat([angle, angle], dim=1)
-        return both.cos().to(self.device), both.sin().to(self.device)
+        return both.cos().to(self.device, self.dtype), both.sin().to(self.device, self.dtype)
 
     def note(self, key: str, value: torch.Tensor) -> None:
-        self.maxima[key] = max(self.maxima.get(key, 0.0), float(value.detach().abs().max()))
+        """Where gradients are wanted; a pass without them computes the same values for one with them (`FloatRun.step`)."""
+        if torch.is_grad_enabled():
+            low, high = torch.aminmax(value.detach())  # writes nothing, unlike |value|
+            self.maxima[key] = max(self.maxima.get(key, 0.0), float(high), -float(low))
 
     def trace(self, key: str, gradient: str, value: torch.Tensor) -> torch.Tensor:
         """Records `value` under `key` now and its gradient under `gradient` after the backward pass."""
@@ -105,13 +117,12 @@ class FloatModel:
         if module in self.m.model.biased:
             y = y + base[bias_name(module)]
         if f"{layer}/{module}.lora_A" in leaves:
-            a = leaves[f"{layer}/{module}.lora_A"]
+            a, b = (leaves[f"{layer}/{module}.{matrix}"].to(self.dtype) for matrix in ("lora_A", "lora_B"))
             if module in BEHIND_NORM:
                 a = a * base[BEHIND_NORM[module]]
             self.trace(f"{p}.lora_A.copy", f"{p}.lora_A.grad", a)
             u = self.scale * self.trace("", f"{p}.du", torch.einsum(f"bt{i},r{i}->btr", x, a))
             self.note(f"{p}.u", u)
-            b = leaves[f"{layer}/{module}.lora_B"]
             self.trace("", f"{p}.lora_B.grad", b)
             y = y + torch.einsum(f"btr,{o}r->bt{o}", u, b)
         return y
@@ -131,24 +142,36 @@ class FloatModel:
         cos, sin = (a.reshape(a.shape[0], *[1] * (x.dim() - 3), a.shape[1]) for a in self.angles)
         return x * cos + turned * sin
 
-    def softmax(self, key: str, scores: torch.Tensor) -> torch.Tensor:
-        lse = scores.logsumexp(dim=-1, keepdim=True)
-        finite = torch.where(scores.isinf(), lse, scores)
-        self.note(f"{key}.spread", (lse.squeeze(-1) - finite.amin(dim=-1)))
-        return (scores - lse).exp()
+    def attention(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """[b,t,g,q,j] from q [b,t,g,q,j] and k, v [b,t,g,j], some queries at a time, in the order of their places."""
+        p, bands = f"layer/{layer}/", list[torch.Tensor]()
+        for first in range(0, q.shape[1], QUERIES):
+            rows = q[:, first : first + QUERIES]
+            stop = first + rows.shape[1]
+            scores = self.trace("", p + "dS", torch.einsum("btgqj,bugj->bgqtu", rows, k[:, :stop]))
+            future = torch.ones(rows.shape[1], stop, dtype=torch.bool, device=self.device).triu(first + 1)
+            probability = self.softmax(p + "attn", scores, future)
+            bands.append(torch.einsum("bgqtu,bugj->btgqj", probability, v[:, :stop]))
+        return torch.cat(bands, dim=1)
+
+    def softmax(self, key: str, scores: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
+        """Of all scores but the future ones. Noted: how far the least of them lies below log Σ exp, which is the largest less its log p."""
+        masked = scores.masked_fill(future, -torch.inf)
+        probability = torch.softmax(masked, dim=-1)
+        if torch.is_grad_enabled():
+            least = scores.detach().masked_fill(future, torch.inf).amin(dim=-1)
+            self.note(f"{key}.spread", masked.detach().amax(dim=-1) - probability.detach().amax(dim=-1).log() - least)
+        return probability
 
     def layer(self, layer: int, x: torch.Tensor, leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        p, (d, t) = f"layer/{layer}/", (self.m.model.head_dim, self.m.sequence_length)
+        p, d = f"layer/{layer}/", self.m.model.head_dim
         n1 = self.norm(p + "attn_norm", x)
         zq, zk = (self.project(layer, module, n1, leaves) for module in ("q_proj", "k_proj"))
         v = self.trace(p + "v", p + "dv", self.project(layer, "v_proj", n1, leaves))
         q, k = self.turned(layer, "q", zq) * d**-0.5, self.turned(layer, "k", zk)
         self.note(p + "q", q)
         self.note(p + "k", k)
-        scores = self.trace("", p + "dS", torch.einsum("btgqj,bugj->bgqtu", q, k))
-        future = torch.ones(t, t, dtype=torch.bool, device=self.device).triu(1)
-        probability = self.softmax(p + "attn", scores.masked_fill(future, -torch.inf))
-        out = self.trace("", p + "dO", torch.einsum("bgqtu,bugj->btgqj", probability, v))
+        out = self.trace("", p + "dO", self.attention(layer, q, k, v))
         step1 = self.project(layer, "o_proj", out, leaves)
         self.note("x", step1)
         h = self.trace("x", p + "dh", x + step1)
@@ -163,15 +186,20 @@ class FloatModel:
     def token_loss(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """−log p of the labels [b,t] after the last layer's output x."""
         logits = torch.einsum("btd,vd->btv", self.norm("head/norm", x), self.base["head"]["W"])
-        return -self.softmax("head/vocab", logits).log().gather(-1, labels[..., None]).squeeze(-1)
+        log_p = torch.log_softmax(logits, dim=-1)
+        self.note("head/vocab.spread", log_p)
+        return -log_p.gather(-1, labels[..., None]).squeeze(-1)
 
 
 class FloatRun(FloatModel):
-    """LoRA training in float64 from the manifest's initial adapter, one layer and some sequences at a time: memory holds a layer's
+    """LoRA training from the manifest's initial adapter, one layer and some sequences at a time: memory holds a layer's
     weights, activations of TOKENS tokens, the layers' inputs, and the adapter with its optimizer state."""
 
-    def __init__(self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, device: str = "cpu") -> None:
-        super().__init__(manifest, Dequantised(manifest.exponents, base, device), device)
+    def __init__(
+        self, manifest: RunManifest, base: Base, tokens: IntArray, mask: IntArray, device: str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__(manifest, Dequantised(manifest.exponents, base, device, dtype), device, dtype)
         self.tokens, self.mask = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).double().to(device)
         self.adapter: dict[str, torch.Tensor] = {}
         for layer in range(manifest.model.layers):

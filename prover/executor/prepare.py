@@ -13,6 +13,7 @@ from prover.files.dataset import TokenisedDataset
 from prover.files.groups import KEEP_BYTES
 from prover.files.hf_model import HfModel
 from prover.files.quantise import quantise_base
+from prover.progress import Tell, silent
 
 CALIBRATION_STEPS = 12
 
@@ -33,9 +34,11 @@ def prepare(
     steps: int, window_steps: int, seed: int, publish_loss: bool, base_visibility: str, profile: str,
     gradient_accumulation: int = 1, weight_bits: int = WIDTHS["weight"], weight_scales: str = "tensor", headroom: int = 0,
     dataset_owner: str = "", calibration_steps: int = CALIBRATION_STEPS, keep: int = KEEP_BYTES, device: str = "cpu",
+    tell: Tell = silent,
 ) -> Prepared:
     """Quantise, count loss tokens, calibrate on `device`. `headroom` is bits kept free in every calibrated exponent beyond the usual
-    ones; `keep` bytes of the model's integers are held, the rest is read again."""
+    ones; `keep` bytes of the model's integers are held, the rest is read again. `tell` hears what is being done."""
+    tell("quantising the base model")
     widths = WIDTHS | {"weight": weight_bits, "head": weight_bits}
     base, exponents = quantise_base(model, widths, weight_scales, keep)
     draft = RunManifest(
@@ -49,5 +52,5 @@ def prepare(
     )
     counts = tuple(int(dataset.mask[draft.batch(k)].sum()) for k in range(steps))
     draft = replace(draft, loss_tokens=counts)
-    calibration = calibrate(draft, base, dataset.tokens, dataset.mask, calibration_steps, headroom, device)
+    calibration = calibrate(draft, base, dataset.tokens, dataset.mask, calibration_steps, headroom, device, tell)
     return Prepared(replace(draft, exponents=calibration.exponents), base, dataset.tokens, dataset.mask, calibration)

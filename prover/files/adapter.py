@@ -79,7 +79,7 @@ def tensor_name(layer: int, module: str, matrix: str) -> str:
 def write_adapter(folder: Path, config: AdapterConfig, weights: AdapterWeights, base_model: str) -> tuple[Path, Path]:
     """Writes the two files into `folder` (made if absent); never replaces files. Returns their paths.
 
-    `base_model` is the name or path that PEFT records as the model the adapter belongs to.
+    `base_model` is the name or path that PEFT records as the model the adapter belongs to. Whoever gets the folder reads it.
     """
     tensors: dict[str, np.ndarray] = {}
     limit = 2 ** (COMPUTE_BITS - 1)

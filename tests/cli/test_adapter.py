@@ -1,5 +1,6 @@
 """The delivered adapter: exported with its opening, checked by the customer, and what does not pass for it."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -9,11 +10,16 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from cli import app
+from flows.config import load_config
 from prover.files.adapter import AdapterFileError
+from storage.ledger import open_ledger
 from storage.private import open_private_store
-from tasks.adapter import export_adapter
+from tasks.adapter import delivered_names, export_adapter
+from tasks.deliver import save_committed
+from tasks.record import recorded_root
 from tasks.signature import public_key, sign_folder, signing_key
 from tests.cli.build_run import RUN_ID, Built
+from tests.cli.commands import example_run
 
 WEIGHTS, CONFIG, OPENING = "adapter_model.safetensors", "adapter_config.json", "opening.json"
 
@@ -35,6 +41,27 @@ def test_the_exported_adapter_is_the_one_that_was_proved(built: Built, folder: P
     result = CliRunner().invoke(app, ["adapter", "check", str(folder), RUN_ID[:6], "--ledger", built.ledger_url, "--json"])
     shown = json.loads(result.output)
     assert shown["accepted"] and [layer["layer"] for layer in shown["layers"]] == [0]
+
+
+@pytest.mark.parametrize(("options", "recorded"), [((), "toy"), (("--base-model", "org/base-7b"), "org/base-7b")])
+def test_nothing_handed_over_tells_where_the_provider_keeps_things(
+    built: Built, tmp_path: Path, options: tuple[str, ...], recorded: str
+) -> None:
+    """PEFT's key has the base model's public name, or the one that is asked for."""
+    private, root = open_private_store(f"file:{tmp_path / 'private'}"), recorded_root(open_ledger(built.ledger_url, read_only=True), RUN_ID)
+    for name in delivered_names(built.manifest):
+        seed, tensors = built.delivered[name.layer]
+        save_committed(private, RUN_ID, name, root(name), seed, tensors)
+    stores = f"storage: {{ledger: '{built.ledger_url}', objects: '{built.objects_url}', private: 'file:{tmp_path / 'private'}'}}\n"
+    config, adapter = example_run(tmp_path, f"training: {{learning_rate: 0.05}}\n{stores}"), tmp_path / "adapter"
+    result = CliRunner().invoke(app, ["adapter", "export", RUN_ID, str(adapter), *options, "--config", str(config)])
+    assert result.exit_code == 0, result.output
+    assert json.loads((adapter / CONFIG).read_text())["base_model_name_or_path"] == recorded
+    assert check(built, adapter)[0] == 0
+    envelope = json.loads((adapter / "model.sig").read_text())["dsseEnvelope"]["payload"]
+    handed = [base64.b64decode(envelope), *(path.read_bytes() for path in adapter.iterdir())]
+    places = [str(tmp_path), str(built.folder), str(load_config(config).base_model_path.parent)]
+    assert len(handed) == 5 and not any(place.encode() in data for place in places for data in handed)
 
 
 def change_weight(folder: Path, amount: float) -> None:

@@ -37,6 +37,16 @@ def test_what_a_run_costs_here_and_in_less_memory(run_yaml: Path) -> None:
     assert sorted(p.name for p in run_yaml.parent.iterdir()) == ["run.yaml"]
 
 
+@pytest.mark.parametrize("command", ["estimate", "calibrate"])
+def test_whoever_waits_is_told_what_for(run_yaml: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    quick = CliRunner().invoke(app, [command, str(run_yaml), "--json"])
+    monkeypatch.setattr("cli.output.PATIENCE", 0.001)
+    told = CliRunner().invoke(app, [command, str(run_yaml), "--json"])
+    assert json.loads(told.stdout)["tensors" if command == "calibrate" else "tasks"]
+    assert "calibrating exponents: step " in told.stderr and "counting the work of every task" in told.stderr
+    assert told.stderr.count("step 2 of 12") <= 1 and set(quick.stderr.splitlines()) <= set(told.stderr.splitlines())
+
+
 def test_what_run_yaml_says_of_the_provers(run_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is planned for, wherever it is planned; a command's own word goes before it; the run stays the same run."""
     monkeypatch.setattr("prover.backend.cuda_module", lambda: None)

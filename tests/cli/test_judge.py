@@ -1,6 +1,8 @@
 """The verdict spread over processes is the verifier's own, and fails closed."""
 
+import os
 import random
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -9,13 +11,14 @@ import pytest
 
 import tasks.verify
 import verifier.run
+from cli.output import UNAVAILABLE, exit_code
 from protocol.errors import VerificationError
 from storage.errors import StoreUnavailable
 from storage.ledger import open_ledger
 from storage.log import LogPublisher
 from storage.object_store import open_object_store
 from tasks.record import collect
-from tasks.verify import judge
+from tasks.verify import NoVerdict, judge
 from tests.cli.build_run import RUN_ID, Built
 from verifier.bundle import Bundle
 from verifier.evidence import read_checkpoint, read_rows, verify_bundle
@@ -143,14 +146,29 @@ def test_an_unexpected_exception_before_the_tasks_rejects(bundle: Bundle, monkey
     assert not verdict.accepted and "malformed" in verdict.reason and "ZeroDivisionError" in verdict.reason
 
 
-@pytest.mark.parametrize("kind", [MemoryError, BrokenProcessPool])
-def test_lack_of_memory_or_a_killed_worker_is_no_verdict(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+@pytest.mark.parametrize(("kind", "said"), [(MemoryError, "(MemoryError)"), (BrokenProcessPool, "the system has ended a process")])
+def test_lack_of_memory_or_a_killed_worker_is_no_verdict(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], said: str
+) -> None:
     def fail(*_: object) -> None:
         raise kind
 
     monkeypatch.setattr(tasks.verify, "check_one", fail)
-    with pytest.raises(kind):
+    with pytest.raises(NoVerdict) as caught:
         judge(bundle, workers=1)
+    assert said in str(caught.value) and "there is no verdict" in str(caught.value) and "--workers 1" in str(caught.value)
+    assert exit_code(caught.value) == UNAVAILABLE
+
+
+def test_a_process_that_the_system_kills_is_no_verdict(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Really one of the pool's, killed while it works."""
+    monkeypatch.setattr(tasks.verify, "check_one", killed)
+    with pytest.raises(NoVerdict, match="the system has ended a process"):
+        judge(bundle, workers=2)
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_store_that_does_not_answer_is_no_verdict(bundle: Bundle) -> None:

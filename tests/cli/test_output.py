@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -11,6 +12,8 @@ from flows.config import ConfigError
 from protocol.errors import VerificationError
 from prover.files.adapter import AdapterFileError
 from storage.errors import BudgetExhausted, IntegrityError, LedgerVersionError, MissingObject, StorageError, StoreFull, UnknownRun
+from tasks.context import RunError
+from tasks.shortage import OutOfMemory
 from verifier.sample import Sample
 
 
@@ -27,6 +30,8 @@ from verifier.sample import Sample
     (StorageError("a folder"), 3),
     (OSError("a disk"), 3),
     (RuntimeError("something else"), 3),
+    (RunError("a run"), 2),
+    (OutOfMemory("a task"), 3),
 ])
 def test_every_error_has_its_exit_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as caught, reporting():
@@ -34,6 +39,15 @@ def test_every_error_has_its_exit_code(error: Exception, code: int, capsys: pyte
     printed = capsys.readouterr()
     assert caught.value.exit_code == code
     assert printed.out == "" and printed.err.startswith("error:") and "Traceback" not in printed.err
+
+
+def test_a_command_without_memory_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The allocator's own words, of which the system gives too little: more addresses than a process has."""
+    with pytest.raises(typer.Exit) as caught, reporting():
+        np.empty(1 << 52)
+    said = capsys.readouterr().err
+    assert caught.value.exit_code == 3 and said.startswith("error: this command ran out of memory (Unable to allocate 32.0 PiB")
+    assert "What was recorded before stays" in said and said.count("\n") == 1
 
 
 def test_a_sentence_of_this_program_stands_without_the_name_of_its_kind(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,8 +24,9 @@ from storage.ledger import Ledger
 from storage.local import LocalObjectStore
 from storage.log import LogPublisher
 from storage.private import LocalPrivateStore
+from tasks.budgets import with_budgets
 from tasks.context import RunContext, Stores
-from tasks.estimate import Estimate, with_budgets
+from tasks.estimate import Estimate
 from tasks.plan import Draft, planned, start
 from tasks.prove import prove_statement
 from tasks.record import collect

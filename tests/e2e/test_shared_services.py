@@ -25,8 +25,8 @@ from storage.local import LocalObjectStore
 from storage.log import NEWEST
 from storage.models import NONE, EventRow
 from storage.tree import tile_path
+from tasks.budgets import with_budgets
 from tasks.context import open_stores
-from tasks.estimate import with_budgets
 from tasks.plan import start
 from tasks.prove import prove_statement
 from tasks.train import train_window

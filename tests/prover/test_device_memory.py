@@ -170,6 +170,21 @@ def test_a_share_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(returned) == expected
 
 
+@pytest.mark.parametrize(("group", "files", "expected"), [
+    ("0::/system.slice/provers.service\n", {"/sys/fs/cgroup/system.slice/provers.service/memory.max": "3000000\n"}, 3_000_000),
+    ("0::/a.slice/b.service\n", {"/sys/fs/cgroup/a.slice/memory.max": "2000000", "/sys/fs/cgroup/a.slice/b.service/memory.max": "max"},
+     2_000_000),
+    ("5:cpu:/\n4:memory,x:/a/b\n0::/\n", {"/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "1000000"}, 1_000_000),
+    ("0::/../host/path\n", {"/sys/fs/cgroup/memory.max": "4000000"}, 4_000_000),  # a container whose group is called otherwise outside
+    ("", {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "5000000"}, 5_000_000),
+])
+def test_a_control_groups_limit(monkeypatch: pytest.MonkeyPatch, group: str, files: dict[str, str], expected: int) -> None:
+    """The service's own, one above it, or the only one that a container sees."""
+    monkeypatch.setenv(SHARES, "2")
+    monkeypatch.setattr("prover.backend.memory.text_of", lambda file: (files | {"/proc/self/cgroup": group}).get(file, ""))
+    assert host_memory() == expected // 2
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_what_is_no_share(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(SHARES, text)

@@ -271,3 +271,28 @@ def test_warm_up_does_not_hide_gradients_from_calibration() -> None:
     """B is 0 at the start: without updates of B, A's gradients would be unseen and their exponent too fine."""
     slow, fast = (toy(layers=1, steps=6, kind="adamw", learning_rate="0.01", warmup_steps=n).manifest.exponents for n in (6, 0))
     assert slow == fast
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_activations_in_float32_show_the_magnitudes_of_float64(kind: str) -> None:
+    """To less than a thousandth of a bit; calibration asks for whole ones."""
+    t = toy(layers=2, steps=6, kind=kind, max_grad_norm="0.3")
+    narrow, wide = (FloatRun(t.manifest, t.base, t.tokens, t.mask, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    losses = [(narrow.step(k), wide.step(k)) for k in range(6)]
+    assert narrow.adapter["0/q_proj.lora_A"].dtype == torch.float64 and narrow.base["base/0"]["W_q"].dtype == torch.float32
+    assert losses[0][0] != losses[0][1] and all(abs(a - b) < 1e-5 * b for a, b in losses)
+    assert narrow.maxima.keys() == wide.maxima.keys()
+    assert all(abs(narrow.maxima[key] - value) <= 2e-4 * value for key, value in wide.maxima.items())
+
+
+def test_queries_some_at_a_time_are_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores that are left out are those that nobody sees."""
+    t = toy(layers=2, steps=3, sequence_length=8)
+    whole, banded = float_run(t), float_run(t)
+    for k in range(3):
+        expected = whole.step(k)
+        with monkeypatch.context() as few:
+            few.setattr("prover.executor.float_model.QUERIES", 3)
+            assert abs(banded.step(k) - expected) < 1e-12
+    assert whole.maxima.keys() == banded.maxima.keys()
+    assert all(abs(value - banded.maxima[key]) <= 1e-9 * value for key, value in whole.maxima.items())

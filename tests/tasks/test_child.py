@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from examples.services import tree
+from tasks.verify import _uninterrupted
 from tests.cli.build_run import RUN_ID, Built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +48,25 @@ def test_an_interrupt_ends_all_processes_and_is_no_verdict(built: Built) -> None
         end = time.monotonic() + 60
         while len(children := tree(program.pid)[1:]) < 3:  # two workers and the tracker of multiprocessing
             assert program.poll() is None and time.monotonic() < end
-        time.sleep(0.2)  # while they start, none of them listens
+        # at once: an interrupt while they start is not lost
         os.killpg(program.pid, signal.SIGINT)
         output, complaints = program.communicate(timeout=60)
     assert program.returncode == 130 and output.strip() == "" and "Traceback" not in complaints, complaints
     while any(Path(f"/proc/{child}").exists() for child in children):  # the tracker ends a moment after the others
         assert time.monotonic() < end
+
+
+def test_an_interrupt_while_processes_start_reaches_the_parent_alone_and_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    asleep = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(0.5); print('done')"]
+    child = None
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        child = subprocess.Popen(asleep, stdout=subprocess.PIPE, text=True)
+        assert child.stdout and child.stdout.readline() == "up\n"
+        child.send_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert child.wait() == 0 and child.stdout.read() == "done\n"
+    assert child is not None and child.returncode == 0
+    assert (signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+    with _uninterrupted():
+        pass

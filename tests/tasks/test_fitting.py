@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.manifest import RunManifest
 from protocol.relation.model import build
+from prover.cost.work import EVERYTHING, Memory, Place
 from tasks.estimate import Estimate, PlanError, choose, kind_memory
-from tasks.fitting import bisect, divisors, fewest_parts, require_memory
+from tasks.fitting import _largest, bisect, divisors, fewest_parts, require_memory
 from tests.toy import EVEN, toy
 
 
@@ -38,6 +40,22 @@ def _changed(manifest: object, name: str, value: int) -> object:
     changed = {"batch_size": 3, "sequence_length": 12} | {name: value}
     tokens = changed["batch_size"] * changed["sequence_length"]
     return replace(manifest, **{name: value}, loss_tokens=tuple(min(n, tokens) for n in manifest.loss_tokens))  # type: ignore
+
+
+@pytest.mark.parametrize("widest", [3, 8])
+def test_the_widest_task_is_tried_first_and_never_alone_believed(monkeypatch: pytest.MonkeyPatch, widest: int) -> None:
+    """`widest` bytes a token where the largest task takes 8: the answer is that of the largest, and of right guesses one is checked."""
+    manifest, estimate = planned()
+    asked = list[tuple[int, bool]]()
+
+    def memory(changed: RunManifest, kind: str, place: Place, only_widest: bool = False) -> Memory:
+        asked.append((changed.sequence_length, only_widest))
+        return Memory({"tree": {"leaves": (widest if only_widest else 8) * changed.sequence_length}})
+
+    monkeypatch.setattr("tasks.fitting.kind_memory", memory)
+    assert _largest(replace(manifest, profile=estimate.profile), "layer", "sequence_length", 60, EVERYTHING) == 7  # type: ignore[type-var]
+    whole = [length for length, alone in asked if not alone]
+    assert whole == [7] if widest == 8 else whole[0] == 11
 
 
 def test_nothing_fits_in_nothing() -> None:

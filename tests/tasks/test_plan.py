@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from protocol.statement import Name, opening_counts, task_list
 from prover.backend.memory import SHARES
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
+from prover.cost.claims import record_claims
+from prover.cost.forecast import forecast
 from prover.executor.calibrate import Calibration
 from prover.executor.prepare import Prepared
 from prover.files.dataset import load_dataset
@@ -26,8 +29,9 @@ from storage.derive import SPARE_OPENINGS, budget_of
 from storage.errors import StorageError
 from storage.ledger import open_ledger
 from storage.object_store import open_object_store
+from tasks.budgets import with_budgets, with_rotation
 from tasks.context import RunRequest, Stores
-from tasks.estimate import Estimate, PlanError, choose, proof_size, with_budgets, with_rotation
+from tasks.estimate import Estimate, PlanError, choose, proof_size
 from tasks.plan import PUBLIC_SEED, Draft, Room, draft, plan_key, planned, quantisation_loss, start
 from tasks.prove import prove_statement
 from tasks.record import collect
@@ -334,3 +338,19 @@ def test_a_clipped_adamw_run_costs_what_was_foretold(tmp_path: Path) -> None:
         assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.02 * kind.proof_bytes
     proofs = run.stores.ledger.record(run.run_id).proofs
     assert min(json.loads(row.soundness)["bits"] for row in proofs) == int(estimate.bits)
+
+
+def test_a_shape_is_counted_once_and_openings_once_for_a_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under six profiles, for a run of 300 windows that has to rotate under the smaller ones."""
+    manifest = replace(toy_draft("public").manifest, steps=300, loss_tokens=(1,) * 300)
+    windows, shapes, works = list[int](), list[object](), list[object]()
+
+    def spy(found: list[Any], real: Any, key: Any) -> Any:
+        return lambda *arguments, **options: (found.append(key(*arguments)), real(*arguments, **options))[1]
+
+    monkeypatch.setattr("tasks.budgets.opening_counts", spy(windows, opening_counts, lambda m: m.rotation_windows))
+    monkeypatch.setattr("tasks.estimate.forecast", spy(works, forecast, lambda counted, *_: counted))
+    monkeypatch.setattr("prover.cost.forecast.record_claims", spy(shapes, record_claims, lambda shape: shape.graph.digest()))
+    estimate = choose(manifest, 100)
+    assert len(windows) == len(set(windows)) > 1
+    assert len(works) == len(set(works)) and len(shapes) <= len(works) + 3 < estimate.tasks  # copies, where a profile rotates

@@ -1,6 +1,8 @@
-"""A proof that runs out of memory: told in words, nothing lost or kept, never tried again by itself; with more memory the run goes on."""
+"""Work that runs out of memory: told in words, nothing lost or kept, never tried again by itself; with more memory the run goes on."""
 
 import gc
+import mmap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +10,21 @@ import pytest
 import torch
 
 import tasks.prove
+from flows.session import Session
 from flows.work import is_transient
-from protocol.statement import task_list
+from protocol.relation.graph import IntArray
+from protocol.statement import Name, task_list
 from prover.backend.cuda import CudaBackend
 from prover.backend.memory import SHARES
-from tasks.context import RunContext
+from tasks.allocators import lack_of_memory
+from tasks.context import RunContext, open_stores
+from tasks.plan import planned, start
 from tasks.prove import prove_statement
-from tasks.shortage import OutOfMemory, shortage_told
+from tasks.shortage import PROVING, OutOfMemory, shortage_told
 from tasks.train import train_window
+from tests.cli.commands import example_run
 from tests.support.cuda import stand_in
-from tests.tasks.toy_run import toy_run
+from tests.tasks.toy_run import toy_draft, toy_run
 
 
 def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,5 +83,58 @@ def test_errors_of_every_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_other_errors_are_left_alone(tmp_path: Path) -> None:
     run = toy_run(tmp_path)
-    with pytest.raises(RuntimeError, match="^another$"), shortage_told("a task", run.backend):
+    with pytest.raises(RuntimeError, match="^another$"), shortage_told("a task", PROVING, run.backend):
         raise RuntimeError("another")
+
+
+def test_the_words_of_every_allocator() -> None:
+    """Real ones where a host can be asked for more than it has addresses."""
+    for allocate in (lambda: np.empty(1 << 52), lambda: torch.empty(1 << 52), lambda: mmap.mmap(-1, 1 << 52)):
+        with pytest.raises((MemoryError, RuntimeError, OSError)) as caught:
+            allocate()
+        said = lack_of_memory(caught.value)
+        assert said and "llocat" in said and "alloc_cpu.cpp" not in said, said
+    assert lack_of_memory(MemoryError()) == "MemoryError"
+    assert lack_of_memory(MemoryError("Unable to allocate 256. MiB for an array")) == "Unable to allocate 256. MiB for an array"
+    assert lack_of_memory(RuntimeError("shapes differ")) is None and lack_of_memory(FileNotFoundError(2, "no file")) is None
+
+
+def test_training_that_runs_out_continues_with_the_same_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = toy_run(tmp_path)
+    train_window(run, 0)
+    before = run.stores.ledger.record(run.run_id)
+    real, left = run.commit, [2]
+
+    def commit(name: Name, tensors: Mapping[str, IntArray]) -> bytes:
+        left[0] -= 1
+        if left[0] < 0:
+            torch.empty(1 << 52)
+        return real(name, tensors)
+
+    monkeypatch.setattr(run, "commit", commit)
+    with pytest.raises(OutOfMemory, match="training window 1 ran out of memory .*the same run again continues with this window") as caught:
+        train_window(run, 1)
+    assert not is_transient(caught.value) and run.stores.ledger.record(run.run_id).rows() == before.rows()
+    monkeypatch.undo()
+    assert train_window(run, 1)
+    assert set(before.rows()) < set(run.stores.ledger.record(run.run_id).rows())
+
+
+def test_planning_and_committing_that_run_out_record_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, drafted = open_stores(*(f"{kind}{tmp_path / name}" for kind, name in (
+        ("sqlite:///", "ledger.db"), ("file:", "objects"), ("file:", "private")))), toy_draft()
+
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr("tasks.plan.commit", fails)
+        with pytest.raises(OutOfMemory, match="committing to model and dataset ran out of memory .*the same run again starts anew"):
+            start(stores, drafted)
+    assert planned(stores, drafted.key) is None and not stores.ledger.log_size()
+    run_yaml = example_run(tmp_path, "training: {learning_rate: 0.05, max_steps: 1}\n")
+    with monkeypatch.context() as short:
+        short.setattr("prover.executor.float_model.FloatRun.step", fails)
+        with pytest.raises(OutOfMemory, match="planning ran out of memory .*Nothing is recorded yet: start it with nothing else beside it"):
+            Session(run_yaml).draft()
+    assert start(stores, drafted).run_id == start(stores, drafted).run_id

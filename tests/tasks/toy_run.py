@@ -5,8 +5,9 @@ from pathlib import Path
 
 from prover.executor.calibrate import Calibration
 from prover.executor.prepare import Prepared
+from tasks.budgets import with_budgets
 from tasks.context import RunContext, Stores, open_stores
-from tasks.estimate import Estimate, with_budgets
+from tasks.estimate import Estimate
 from tasks.plan import Draft, start
 from tests.toy import EVEN, toy
 
