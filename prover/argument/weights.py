@@ -1,16 +1,17 @@
 """The weights W of all claims on one commitment's cells, made for a few rows at a time: W as a whole would take twice the memory of
 what is committed.
 
-    W[cell] = Σ_terms coef·Π_axis weights_axis[index]          in each tensor a sum of outer products: lead ⊗ last axis
+    W[cell] = Σ_terms coef·Π_axis weights_axis[index]      in each tensor Σ_last (Σ coef·lead) ⊗ last: terms with the same weights on the
+                                                           last axis are added up before they are spread over it
 
 A part is such a sum over a box of a tensor, with its place in the virtual index (protocol/layout.py); of what a piece of the index needs
 the overlapping parts are cut. Called by opening.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from prover.argument.outer import outers
 from prover.backend.base import Backend
 from prover.backend.outer import OuterSum
 from prover.commitment.commit import place_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,25 +103,22 @@ class Weights:
 
     def __init__(self, backend: Backend, layout: CommitmentLayout, terms: Sequence[CellTerm]) -> None:
         self.backend, self.layout = backend, layout
-        by_slot: dict[str, list[int]] = {}
-        for k, term in enumerate(terms):
-            by_slot.setdefault(term.place[1], []).append(k)
-        planned, factors = list[tuple[Piece, int, int, list[int]]](), dict[object, list[Any]]()
-        for name, chosen in by_slot.items():
+        together: dict[str, dict[int, list[CellTerm]]] = {}  # by tensor and last weights, which the terms keep alive
+        for term in terms:
+            together.setdefault(term.place[1], {}).setdefault(id(term.weights[-1]), []).append(term)
+        planned, groups = list[tuple[Piece, int, int, list[Any]]](), dict[object, list[CellTerm]]()
+        for name, by_last in together.items():
             for piece in pieces(layout, layout.by_name[name]):
-                for start, stop, some in runs(piece, [(k, terms[k].box) for k in chosen]):
+                keys = {last: (piece, last) for last in by_last}
+                for start, stop, some in runs(piece, [(keys[last], term.box) for last, found in by_last.items() for term in found]):
                     planned.append((piece, start, stop, some))
-                    for k in some:
-                        pairs = zip(terms[k].weights, piece.ranges, strict=False)
-                        factors.setdefault(_lead(terms[k], piece), [w if b - a == w.shape[1] else w[:, a:b] for w, (a, b) in pairs])
-        coefs = as_point([term.coef for term in terms])
-        made = outers(backend, [*factors.values(), *((coefs[:, k : k + 1], term.weights[-1]) for k, term in enumerate(terms))])
-        leads, lasts = dict(zip(factors, made, strict=False)), made[len(factors) :]
+                    groups |= {key: by_last[key[1]] for key in some}
+        leads = _leads(backend, groups)
         self.parts = list[Part]()
         for piece, start, stop, some in planned:
-            us = [leads[_lead(terms[k], piece)] for k in some]
+            us, vs = [leads[key] for key in some], [groups[key][0].weights[-1] for key in some]
             us = us if stop - start == us[0].shape[1] else [u[:, start:stop] for u in us]
-            self.parts.append(Part(piece.first + start * piece.piece, us, [lasts[k] for k in some], piece.piece, piece.apart))
+            self.parts.append(Part(piece.first + start * piece.piece, us, vs, piece.piece, piece.apart))
         self.parts.sort(key=lambda part: part.first)
         self._ends = np.array([(part.first, part.end) for part in self.parts], dtype=np.int64).reshape(-1, 2)
         self._unwritten = self._gaps()
@@ -148,21 +148,39 @@ def overlapping(spans: I64, start: int, stop: int) -> I64:
     return np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start))
 
 
+def _leads(backend: Backend, groups: Mapping[tuple[Piece, int], Sequence[CellTerm]]) -> dict[tuple[Piece, int], Any]:
+    """Σ_terms coef·⊗ weights on the axes before the last, inside a piece: K (2, rows) for each group of terms."""
+    factors = dict[object, list[Any]]()
+    for (piece, _), terms in groups.items():
+        for term in terms:
+            pairs = zip(term.weights, piece.ranges, strict=False)
+            factors.setdefault(_lead(term, piece), [w if b - a == w.shape[1] else w[:, a:b] for w, (a, b) in pairs])
+    made = dict(zip(factors, outers(backend, list(factors.values())), strict=True))
+    sizes = [prod(b - a for a, b in piece.ranges) for piece, _ in groups]
+    room, sums, found, at = backend.xp.empty((2, sum(sizes)), dtype=np.uint64), list[OuterSum](), dict[tuple[Piece, int], Any](), 0
+    for (key, terms), size in zip(groups.items(), sizes, strict=True):
+        found[key], at = room[:, at : at + size], at + size
+        coefs = as_point([term.coef for term in terms])
+        sums.append(OuterSum([coefs[:, k : k + 1] for k in range(len(terms))], [made[_lead(term, key[0])] for term in terms], found[key]))
+    backend.outer_sums(sums)
+    return found
+
+
 def _lead(term: CellTerm, piece: Piece) -> object:
-    """What terms with the same weights on the axes before the last have in common; the terms keep these alive."""
+    """What terms with the same weights on the axes before the last have in common."""
     return (*map(id, term.weights[:-1]), piece.ranges)
 
 
-def runs(piece: Piece, boxes: Sequence[tuple[int, Box]]) -> Iterator[tuple[int, int, list[int]]]:
-    """(start, stop, terms): rows of a piece on which the same terms, given with their boxes, weigh something."""
-    shape, spans = tuple(b - a for a, b in piece.ranges), list[tuple[int, int, int]]()
+def runs(piece: Piece, boxes: Sequence[tuple[T, Box]]) -> Iterator[tuple[int, int, list[T]]]:
+    """(start, stop, groups): rows of a piece on which the same groups of terms, given with the boxes of each, weigh something."""
+    shape, spans = tuple(b - a for a, b in piece.ranges), list[tuple[int, int, T]]()
     for k, box in boxes:
         inside = tuple((max(a, x) - x, min(b, y) - x) for (a, b), (x, y) in zip(box, piece.ranges, strict=False))
         if all(a < b for a, b in inside):
             spans.append((*span_of(inside, shape), k))
     cuts = sorted({at for span in spans for at in span[:2]})
     for start, stop in zip(cuts, cuts[1:], strict=False):
-        some = [k for first, last, k in spans if first <= start and stop <= last]
+        some = list(dict.fromkeys(k for first, last, k in spans if first <= start and stop <= last))
         if some:
             yield start, stop, some
 

@@ -1,7 +1,7 @@
 """What the schedule of a task asks of its prover, found by running it without data.
 
     batches      products and one-hot rows, one tuple of instances for each batched sumcheck
-    slots        (role, tensor name) → the cells of each weighted claim that is opened on that committed tensor
+    slots        (role, tensor name) → the cells of each sum of weighted claims that is opened on that committed tensor
     algebra      what the schedule calculates, which prover and verifier do as well: reduction, public tensors, the opening's inner products
 
 A function of the graph alone: proof parameters enter behind the point where the run stops, at the opening. One run gives the counts of
@@ -96,12 +96,25 @@ class _Opening:
         self.recorder = recorder
 
     def begin(self, weights: CombinedWeights) -> NoReturn:
+        spans = defaultdict[tuple[Place, int], list[tuple[int, int]]](list)  # of rows, by what is added up (prover/argument/weights.py)
+        sizes = dict[tuple[Place, int], int]()
         for term in weights.terms:
-            shape = tuple(w.shape[1] for w in term.weights)
-            first, last = span_of(term.box[:-1], shape[:-1])
-            self.recorder.slots[term.place].append((last - first) * prod(shape[-1:]))
+            shape, group = tuple(w.shape[1] for w in term.weights), (term.place, id(term.weights[-1]))
+            spans[group].append(span_of(term.box[:-1], shape[:-1]))
+            sizes[group] = shape[-1]
+        for (place, last), found in spans.items():
+            self.recorder.slots[place].append(union(found) * sizes[place, last])
         self.recorder.inner = _inner_products(weights)
         raise _Opened
+
+
+def union(spans: list[tuple[int, int]]) -> int:
+    """How many cells are in some of the spans (first, end)."""
+    total = reached = 0
+    for first, end in sorted(spans):
+        total += max(0, end - max(first, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _inner_products(weights: CombinedWeights) -> Algebra:

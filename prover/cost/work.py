@@ -53,8 +53,8 @@ class Work:
     instances: float = 0
     tables: float = 0  # entries of product tables
     product_rounds: float = 0
-    weighted: float = 0  # cells of claims' weights, each time that they are made
-    slots: float = 0
+    weighted: float = 0  # cells of sums of claims' weights, each time that they are made
+    slots: float = 0  # such sums
     opened: float = 0  # virtual cells, with a row or without, of commitments that are opened
     schedule: float = 0  # operations of the schedule, an array's for tally.CALL
     products: float = 0  # products in F in these arrays

@@ -26,7 +26,7 @@ from prover.backend import select
 from prover.backend.memory import give_back
 from prover.commitment.commit import commit
 from prover.cost.bound import bound
-from prover.cost.claims import record_claims
+from prover.cost.claims import record_claims, union
 from prover.cost.evaluation import evaluation_work, graphs_built
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
@@ -125,6 +125,10 @@ def test_weights_are_made_twice_where_they_are_not_kept(case: Case) -> None:
         assert low <= less.parts["prove"].weighted / told.parts["prove"].weighted <= high
         most = min(size * (len(found) + 1), told.memory.phases["opening"]["opening weights"])
         assert less.memory.phases["opening"]["opening weights"] <= most
+
+
+def test_cells_of_spans_that_overlap_count_once() -> None:
+    assert union([(5, 9), (0, 3), (2, 4), (6, 7), (9, 10)]) == 9 and union([(3, 4)]) == 1 and union([]) == 0
 
 
 def test_every_claimed_tensor_is_committed(case: Case) -> None:

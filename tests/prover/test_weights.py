@@ -68,6 +68,10 @@ def test_any_rows_are_those_of_all_outer_products(backend: Backend, boxes: str, 
         elif boxes == "some":
             terms += [random_term(rng, name, random_box(rng, shape)) for _ in range(4)]
     terms += [CellTerm(Ext(5, 7, F), term.place, term.weights, term.box) for term in terms[:2]]  # the same vectors again
+    for term in terms.copy():  # the same on the last axis alone: it is added to what may lie in another box
+        other = random_term(rng, term.place[1], random_box(rng, SHAPES[term.place[1]]))
+        box = (*other.box[:-1], term.box[-1])
+        terms.append(CellTerm(other.coef, term.place, (*other.weights[:-1], term.weights[-1]), box))
     expected, rows = dense(layout, terms).reshape(2, -1, ELL), 1 << layout.variables - layout.column_bits
     weights = Weights(backend, layout, terms)
     for step in (1, 3, rows // 4, rows):
