@@ -10,7 +10,6 @@ pads too. Called by work.py.
 
 from collections import defaultdict
 from dataclasses import dataclass
-from math import prod
 from typing import NoReturn
 
 import numpy as np
