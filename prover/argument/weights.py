@@ -8,23 +8,21 @@ A part is such a sum over a box of a tensor, with its place in the virtual index
 the overlapping parts are cut. Called by opening.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from protocol.field import I64
-from protocol.layout import CommitmentLayout, Slot
+from protocol.layout import CommitmentLayout, Slot, TensorLayout
 from protocol.schedule.constraints import Box, CellTerm, whole
 from protocol.schedule.gkr import as_point
 from prover.argument.outer import outers
 from prover.backend.base import Backend
 from prover.backend.outer import OuterSum
 from prover.commitment.commit import place_of
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +104,20 @@ class Weights:
         together: dict[str, dict[int, list[CellTerm]]] = {}  # by tensor and last weights, which the terms keep alive
         for term in terms:
             together.setdefault(term.place[1], {}).setdefault(id(term.weights[-1]), []).append(term)
-        planned, groups = list[tuple[Piece, int, int, list[Any]]](), dict[object, list[CellTerm]]()
-        for name, by_last in together.items():
-            for piece in pieces(layout, layout.by_name[name]):
-                keys = {last: (piece, last) for last in by_last}
-                for start, stop, some in runs(piece, [(keys[last], term.box) for last, found in by_last.items() for term in found]):
-                    planned.append((piece, start, stop, some))
-                    groups |= {key: by_last[key[1]] for key in some}
-        leads = _leads(backend, groups)
+        leads = iter(_leads(backend, [group for by_last in together.values() for group in by_last.values()]))
         self.parts = list[Part]()
-        for piece, start, stop, some in planned:
-            us, vs = [leads[key] for key in some], [groups[key][0].weights[-1] for key in some]
-            us = us if stop - start == us[0].shape[1] else [u[:, start:stop] for u in us]
-            self.parts.append(Part(piece.first + start * piece.piece, us, vs, piece.piece, piece.apart))
+        for name, by_last in together.items():
+            slot, groups = layout.by_name[name], [(group, next(leads)) for group in by_last.values()]
+            found = pieces(layout, slot)
+            if len(found) > 1:
+                before = TensorLayout(slot.tensor.shape[:-1])
+                groups = [(group, before.arrange(lead.reshape(2, *before.shape))) for group, lead in groups]
+            boxes = [(k, term.box) for k, (group, _) in enumerate(groups) for term in group]
+            for number, piece in enumerate(found):
+                for start, stop, some in runs(piece, boxes):
+                    us = [(groups[k][1][:, number] if len(found) > 1 else groups[k][1])[:, start:stop] for k in some]
+                    vs = [groups[k][0][0].weights[-1] for k in some]
+                    self.parts.append(Part(piece.first + start * piece.piece, us, vs, piece.piece, piece.apart))
         self.parts.sort(key=lambda part: part.first)
         self._ends = np.array([(part.first, part.end) for part in self.parts], dtype=np.int64).reshape(-1, 2)
         self._unwritten = self._gaps()
@@ -148,32 +147,24 @@ def overlapping(spans: I64, start: int, stop: int) -> I64:
     return np.flatnonzero((spans[:, 0] < stop) & (spans[:, 1] > start))
 
 
-def _leads(backend: Backend, groups: Mapping[tuple[Piece, int], Sequence[CellTerm]]) -> dict[tuple[Piece, int], Any]:
-    """Σ_terms coef·⊗ weights on the axes before the last, inside a piece: K (2, rows) for each group of terms."""
-    factors = dict[object, list[Any]]()
-    for (piece, _), terms in groups.items():
-        for term in terms:
-            pairs = zip(term.weights, piece.ranges, strict=False)
-            factors.setdefault(_lead(term, piece), [w if b - a == w.shape[1] else w[:, a:b] for w, (a, b) in pairs])
-    made = dict(zip(factors, outers(backend, list(factors.values())), strict=True))
-    sizes = [prod(b - a for a, b in piece.ranges) for piece, _ in groups]
-    room, sums, found, at = backend.xp.empty((2, sum(sizes)), dtype=np.uint64), list[OuterSum](), dict[tuple[Piece, int], Any](), 0
-    for (key, terms), size in zip(groups.items(), sizes, strict=True):
-        found[key], at = room[:, at : at + size], at + size
-        coefs = as_point([term.coef for term in terms])
-        sums.append(OuterSum([coefs[:, k : k + 1] for k in range(len(terms))], [made[_lead(term, key[0])] for term in terms], found[key]))
+def _leads(backend: Backend, groups: Sequence[Sequence[CellTerm]]) -> list[Any]:
+    """Σ_terms coef·⊗ weights on the axes before the last: K (2, rows) for each group of terms."""
+    distinct = {tuple(map(id, term.weights[:-1])): term.weights[:-1] for group in groups for term in group}
+    made = dict(zip(distinct, outers(backend, list(distinct.values())), strict=True))
+    sizes = [prod(w.shape[1] for w in group[0].weights[:-1]) for group in groups]
+    room, sums, found, at = backend.xp.empty((2, sum(sizes)), dtype=np.uint64), list[OuterSum](), list[Any](), 0
+    for group, size in zip(groups, sizes, strict=True):
+        found.append(room[:, at : at + size])
+        at, coefs = at + size, as_point([term.coef for term in group])
+        leads = [made[tuple(map(id, term.weights[:-1]))] for term in group]
+        sums.append(OuterSum([coefs[:, k : k + 1] for k in range(len(group))], leads, found[-1]))
     backend.outer_sums(sums)
     return found
 
 
-def _lead(term: CellTerm, piece: Piece) -> object:
-    """What terms with the same weights on the axes before the last have in common."""
-    return (*map(id, term.weights[:-1]), piece.ranges)
-
-
-def runs(piece: Piece, boxes: Sequence[tuple[T, Box]]) -> Iterator[tuple[int, int, list[T]]]:
+def runs(piece: Piece, boxes: Sequence[tuple[int, Box]]) -> Iterator[tuple[int, int, list[int]]]:
     """(start, stop, groups): rows of a piece on which the same groups of terms, given with the boxes of each, weigh something."""
-    shape, spans = tuple(b - a for a, b in piece.ranges), list[tuple[int, int, T]]()
+    shape, spans = tuple(b - a for a, b in piece.ranges), list[tuple[int, int, int]]()
     for k, box in boxes:
         inside = tuple((max(a, x) - x, min(b, y) - x) for (a, b), (x, y) in zip(box, piece.ranges, strict=False))
         if all(a < b for a, b in inside):
