@@ -7,7 +7,9 @@ C(τ) = A(τ)·B(τ). Error 2T/|K|.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import factorial
+from operator import mul
 
 from protocol.channel import Cell, Channel, Form
 from protocol.errors import VerificationError
@@ -17,10 +19,9 @@ from protocol.schedule.constraints import ConstraintSystem
 
 def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     """Values at `at` of the Lagrange polynomials on the points 0…count−1: Π_{j≠k} (at − j)/(k − j)."""
-    before, after = [field.one], [field.one]
-    for k in range(count - 1):
-        before.append(before[-1] * (at - k))
-        after.append(after[-1] * (at - (count - 1 - k)))
+    steps = [at - k for k in range(count)]
+    before = list(accumulate(steps[:-1], mul, initial=field.one))
+    after = list(accumulate(reversed(steps[1:]), mul, initial=field.one))
     inverse = [pow(factorial(count - 1), -1, field.p)]  # of the factorials, the largest first
     for k in range(count - 1, 0, -1):
         inverse.append(inverse[-1] * k % field.p)

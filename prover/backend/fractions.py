@@ -102,6 +102,7 @@ class Fractions(Kernels):
         if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
             held = [*held[:2], *(t.tiled() for t in held[2:])]
         head = _fraction_head(held, held)
+        self._level = (held, head) if all(t.plain() for t in held) else (None, b"")
         return held, self._fraction_sum("vl_fraction_round", held[0].size, head, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
