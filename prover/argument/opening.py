@@ -55,11 +55,13 @@ class Masks:
 
 
 def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
-    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`, which is fastest at rate 1/4."""
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`, fastest at rate 1/4."""
     length = coefs.shape[-1]
     ell = max(1 << (length.bit_length() - 1), code.n // 4)
     wide = Code(backend.field, ell, code.n, max(0, length - ell))
-    return backend.encode(wide, backend.message_of(wide, coefs), np.ascontiguousarray(coefs[..., ell:]))
+    padded = np.zeros((*coefs.shape[:-1], wide.length), dtype=np.uint64)
+    padded[..., :length] = coefs
+    return backend.encode(wide, backend.message_of(wide, padded), np.ascontiguousarray(padded[..., ell:]))
 
 
 @dataclass

@@ -114,7 +114,7 @@ class Fractions(Kernels):
         held = self._tables(tables, low.shape[1] * high.shape[1])[0]
         made = self._folded_tiles(held)
         head, size = _fraction_head(held, made), made[0].size
-        narrow, end = [None] * 4, _NO_NARROW
+        narrow, end = list[Narrow | None]([None] * 4), _NO_NARROW
         if any(t.narrow is not None for t in held):
             narrow = self._folded_narrow(held, r)
             end = _narrow_words(held, narrow, high.shape[1] > 1)
