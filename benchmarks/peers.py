@@ -35,6 +35,7 @@ SHAPES: dict[str, dict[str, tuple[int, int]]] = {
 }
 PROFILE = "goldilocks-2^11"
 FRACTION, WIDE = 8, 24  # bits behind the point of inputs here, bits of a rounded result
+LIMB = 12  # bits of it that one lookup checks: a table of the 2^16 rows that tasks of a model have is larger than these statements
 RATE = 6  # η = 2^−6
 AGAIN = 9  # proofs after the first one of this program's process
 
@@ -59,7 +60,7 @@ def graph_of(name: str) -> Any:
     given = {k: g.input("given", k, axes[k], s, -bound, bound) for k, s in SHAPES[name].items()}
 
     def times(label: str, spec: str, left: Tensor, right: Tensor) -> Tensor:
-        return rescale(g, g.product(f"{label}.exact", spec, left, right), FRACTION, WIDE, label)
+        return rescale(g, g.product(f"{label}.exact", spec, left, right), FRACTION, WIDE, label, limb=LIMB)
 
     if name == "linear":
         times("y", "ti,io->to", given["x"], given["w"])
@@ -79,11 +80,11 @@ def graph_of(name: str) -> Any:
         u = times("u", "ti,ir->tr", given["x"], given["a"])
         exact = g.linear("y.exact", "to", (1, g.product("xw", "ti,io->to", given["x"], given["w"])),
                          (1, g.product("ub", "tr,ro->to", u, given["b"])), (-(1 << FRACTION), given["t"]))
-        error = rescale(g, exact, FRACTION, WIDE, "error")
+        error = rescale(g, exact, FRACTION, WIDE, "error", limb=LIMB)
         du = times("du", "to,ro->tr", error, given["b"])
         for label, spec, left, right in (("a", "ti,tr->ir", given["x"], du), ("b", "tr,to->ro", u, error)):
             change = g.product(f"d{label}.exact", spec, left, right)
-            step = rescale(g, change, FRACTION + RATE, WIDE, f"d{label}")
+            step = rescale(g, change, FRACTION + RATE, WIDE, f"d{label}", limb=LIMB)
             g.linear(f"{label}.next", axes[label], (1, given[label]), (-1, step))
     return g
 
