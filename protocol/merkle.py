@@ -93,7 +93,7 @@ def _walk(n: int, positions: tuple[int, ...]) -> list[tuple[list[int], list[int]
     while n > 1:
         have = set(current)
         missing = [i ^ 1 for i in current if i ^ 1 not in have]
-        current = list(dict.fromkeys(i >> 1 for i in current))
+        current = list(dict.fromkeys([i >> 1 for i in current]))
         steps.append((current, missing))
         n >>= 1
     return steps

@@ -291,5 +291,5 @@ class _TaskSimulator:
     def claim(self, instance: Instance) -> Ext:
         return self.field.zero
 
-    def triples(self, tau: Ext) -> U64:
+    def triples(self, weights: list[Ext]) -> U64:
         return self.stream.elements("triples", 2, 2)

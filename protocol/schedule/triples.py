@@ -30,8 +30,8 @@ def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     ]
 
 
-def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[Ext], U64]) -> None:
-    """`values(τ)` is the prover's (A(τ), B(τ)), shape (2, 2). Call after the last product."""
+def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[list[Ext]], U64]) -> None:
+    """`values(weights)` is the prover's (A(τ), B(τ)), shape (2, 2): Σ weights·pads. Call after the last product."""
     field, total = channel.field, len(channel.products)
     channel.products.append((channel.take("pad", 1), channel.take("pad", 1)))
     tau = channel.challenge("triples/tau")
@@ -39,9 +39,9 @@ def check_triples(channel: Channel, constraints: ConstraintSystem, values: Calla
         raise VerificationError("parameters", "triples", f"fewer than {field.p} points", str(2 * total + 1))
     if tau.c1 == 0 and tau.c0 <= 2 * total:
         raise VerificationError("zero-challenge", "triples/tau", "a point outside the nodes", repr(tau))
-    sent = channel.clear("triples/values", 2, lambda: values(tau))
-    a_tau, b_tau = Ext.from_array(field, sent[:, 0]), Ext.from_array(field, sent[:, 1])
     small, large = lagrange(field, total + 1, tau), lagrange(field, 2 * total + 1, tau)
+    sent = channel.clear("triples/values", 2, lambda: values(small))
+    a_tau, b_tau = Ext.from_array(field, sent[:, 0]), Ext.from_array(field, sent[:, 1])
     for side, value in ((0, a_tau), (1, b_tau)):
         terms: dict[Cell, Ext] = {}
         for k, pair in enumerate(channel.products):

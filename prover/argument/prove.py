@@ -18,7 +18,6 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import Committed, tail_count
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
-from protocol.schedule.triples import lagrange
 from prover.argument.batch import ProductBatchProver
 from prover.argument.counting import count
 from prover.argument.finish import FinishingChannel
@@ -122,11 +121,10 @@ class TaskProverImpl:
     def claim(self, instance: Instance) -> Ext:
         return self.batch.claim(instance)
 
-    def triples(self, tau: Ext) -> U64:
+    def triples(self, weights: list[Ext]) -> U64:
         self.values.clear()  # all claims are made: what they were made from is not needed any more
-        field, pairs = self.backend.field, self.shape.counts.products
-        weights = as_point(lagrange(field, len(pairs), tau))
-        sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), weights) for k in range(2)]
+        field, pairs, there = self.backend.field, self.shape.counts.products, as_point(weights)
+        sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), there) for k in range(2)]
         return np.stack(sides, axis=1)
 
 
