@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, tuple[int, int]]] = {
 }
 PROFILE = "goldilocks-2^11"
 FRACTION, WIDE = 8, 24  # bits behind the point of inputs here, bits of a rounded result
-LIMB = 12  # bits of it that one lookup checks: a table of the 2^16 rows that tasks of a model have is larger than these statements
+LIMB = 12  # bits of a lookup: tables of the 2^16 rows that tasks of a model have are larger than these statements
 RATE = 6  # η = 2^−6
 AGAIN = 9  # proofs after the first one of this program's process
 
@@ -66,9 +66,9 @@ def graph_of(name: str) -> Any:
         times("y", "ti,io->to", given["x"], given["w"])
     elif name == "swiglu":
         gate = g.product("gate.exact", "ti,if->tf", given["x"], given["g"])
-        index = declare(g, "gate", "tf", gate.shape, 16)
+        index = declare(g, "gate", "tf", gate.shape, LIMB)
         attach(g, gate, FRACTION, index)
-        table = f"silu:{FRACTION}:{FRACTION}:14"
+        table = f"silu:{FRACTION}:{FRACTION}:14:{LIMB}"
         _, high, slopes = table_columns(table)
         a = g.commit("silu", "tf", index.shape, int(high.min()), int(high.max()))
         slope = g.commit("silu.slope", "tf", index.shape, int(slopes.min()), int(slopes.max()))
