@@ -18,8 +18,9 @@ from protocol.relation.tables import round_shift
 LIMB = 16
 
 
-def range_check(g: Graph, t: Tensor, bits: int, name: str, limb: int = LIMB) -> None:
+def range_check(g: Graph, t: Tensor, bits: int, name: str, limb: int | None = None) -> None:
     """Asserts 0 ≤ t < 2^bits in every cell. Smaller limbs suit a graph with fewer cells than a table of 2^16 has rows."""
+    limb = limb or LIMB
     if bits <= limb:
         g.lookup(f"range:{bits}", t)
         return
@@ -33,7 +34,7 @@ def range_check(g: Graph, t: Tensor, bits: int, name: str, limb: int = LIMB) -> 
     g.lookup(f"range:{limb}", lowest)
 
 
-def signed_check(g: Graph, t: Tensor, bits: int, name: str, limb: int = LIMB) -> None:
+def signed_check(g: Graph, t: Tensor, bits: int, name: str, limb: int | None = None) -> None:
     """Asserts −2^(bits−1) ≤ t < 2^(bits−1)."""
     range_check(g, g.linear(f"{name}.offset", t.axes, (1, t), const=1 << bits - 1), bits, name, limb)
 
@@ -46,7 +47,7 @@ def declare(
     return g.commit(name, axes, shape, lo, hi, commitment)
 
 
-def attach(g: Graph, z: Tensor, shift: int, y: Tensor, limb: int = LIMB) -> None:
+def attach(g: Graph, z: Tensor, shift: int, y: Tensor, limb: int | None = None) -> None:
     """Asserts y = rescale(z, shift) without a range check of y; shift ≤ 0 is the exact y = z·2^−shift."""
     if shift > 0:
         g.hint("round_shift", [z], [y], shift=shift)
@@ -59,7 +60,7 @@ def attach(g: Graph, z: Tensor, shift: int, y: Tensor, limb: int = LIMB) -> None
 
 def rescale(
     g: Graph, z: Tensor, shift: int, bits: int, name: str, commitment: str = WITNESS, signed: bool = True,
-    given: Tensor | None = None, limb: int = LIMB,
+    given: Tensor | None = None, limb: int | None = None,
 ) -> Tensor:
     """Y of `bits` bits with its range check. `given` is a Y declared earlier (recurrences over steps)."""
     y = declare(g, name, z.axes, z.shape, bits, commitment, signed) if given is None else given
