@@ -82,11 +82,13 @@ class _Running:
 def _row_pairs(index: I64, row_bits: int) -> tuple[I64, I64, I64]:
     """(new virtual indices, low rows, high rows) for the top row variable; −1 where a row is absent."""
     half = 1 << (row_bits - 1)
-    rows = np.full(2 * half, -1, dtype=np.int64)
-    rows[index] = np.arange(len(index))
-    low, high = rows[:half], rows[half:]
-    merged = np.flatnonzero(np.maximum(low, high) >= 0)
-    return merged, low[merged], high[merged]
+    merged = np.sort(index & (half - 1))
+    merged = merged[np.diff(merged, prepend=-1) > 0]
+    places = []
+    for wanted in (merged, merged + half):
+        at = np.minimum(np.searchsorted(index, wanted), len(index) - 1)  # ascending, as a layout lists them
+        places.append(np.where(index[at] == wanted, at, -1))
+    return merged, places[0], places[1]
 
 
 class OpeningProverImpl(FinishingProver):

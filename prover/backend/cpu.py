@@ -283,6 +283,6 @@ def _rows(f: U64) -> tuple[str, U64, tuple[int, int]]:
 
 def _indices(lo: I64, hi: I64, rows: int) -> tuple[I64, I64]:
     lo, hi = (np.ascontiguousarray(x, dtype=np.int64) for x in (lo, hi))
-    if lo.shape != hi.shape or any(x.size and (x + 1).view(np.uint64).max() > rows for x in (lo, hi)):  # what is below −1 becomes large
+    if lo.shape != hi.shape or any(x.size and not -1 <= int(x.min()) <= int(x.max()) < rows for x in (lo, hi)):
         raise ValueError(f"row indices outside -1 … {rows - 1}")
     return lo, hi
