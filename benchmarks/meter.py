@@ -14,7 +14,7 @@ from prover.backend.base import Backend
 KINDS = {
     "encode": ("encode",),
     "hash": ("hash_columns", "hash_rows", "merkle_levels"),
-    "tree, building": ("fingerprints", "lincombs", "fraction_layer", "count"),
+    "tree, building": ("fingerprints", "lincombs", "fraction_layers", "count"),
     "tree, rounds": ("fraction_round", "fraction_fold_round", "fraction_rounds", "eq_suffixes"),
     "products": ("fold_axis", "weight", "kmul", "kdot", "product_rounds", "batch_rounds"),
     "opening": ("outer", "outer_sums", "open_sums", "open_fold", "product_round", "fold_top", "eq_table"),

@@ -1,9 +1,10 @@
 """A shift of one prover: claim and prove statement after statement of a run, while there is something to do (deployments `prove/POOL`).
 
-The process that trains keeps shifts in the pool (flows/crew.py); any number of workers may take one. A shift ends when nothing is left,
-when the next window is long in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. While others hold all that
-is left it stays as long as it takes until a stuck one's statement is its own. As many shifts at a time use a GPU as its memory
-is divided among: VERILORA_SLOT, set by `verilora worker --gpu N --processes K`, names a concurrency limit of K on the Prefect server.
+The process that trains keeps shifts in the pool (flows/crew.py); any number of workers may take one. A shift begins with a small statement
+of its own (prover/rehearsal.py): a machine that proves it wrongly gets no task. It ends when nothing is left, when the next window is long
+in coming, or after SHIFT_SECONDS, so that a more urgent run gets the worker. While others hold all that is left it stays as long as it
+takes until a stuck one's statement is its own. As many shifts at a time use a GPU as its memory is divided among: VERILORA_SLOT, set by
+`verilora worker --gpu N --processes K`, names a concurrency limit of K on the Prefect server.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from flows.work import prove as prove_task
 from prover.backend.memory import SHARES, shares
 from tasks.backlog import Backlog
 from tasks.context import RunError
+from tasks.prove import rehearse_here
 from tasks.telemetry import shift
 
 SHIFT_SECONDS = 600.0
@@ -39,6 +41,7 @@ def prove(config_path: str, run: str) -> int:
     backlog, proofs, patience = patiently(lambda: Backlog(session.join(run))), 0, session.config.orchestration.patience
     end = time.monotonic() + SHIFT_SECONDS
     with _slot(), shift():
+        rehearse_here(backlog.context)
         idle_since = time.monotonic()
 
         def more() -> bool:

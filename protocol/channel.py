@@ -73,7 +73,7 @@ class Form:
         """Σ coef·form; most terms are a pad itself, and many coefficients 1."""
         const, terms, one = field.zero, dict[Cell, Ext](), field.one
         for coef, form in parts:
-            const = const + form.const * coef
+            const = const + (form.const if coef is one else form.const * coef)
             for cell, value in form.terms.items():
                 part = coef if value is one else value if coef is one else value * coef
                 terms[cell] = terms[cell] + part if cell in terms else part

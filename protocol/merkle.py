@@ -57,7 +57,8 @@ def proof_length(n: int, positions: Sequence[int]) -> int:
 def prove(levels: Sequence[U8], positions: Sequence[int]) -> list[bytes]:
     """The multi-proof from all levels of the tree."""
     walk = _walk(levels[0].shape[0], tuple(positions))
-    return [levels[k][i].tobytes() for k, (_, missing) in enumerate(walk) for i in missing]
+    data = b"".join(levels[k][missing].tobytes() for k, (_, missing) in enumerate(walk) if missing)
+    return [data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)]
 
 
 def root_from_proof(n: int, positions: Sequence[int], leaf_digests: Sequence[bytes], nodes: Sequence[bytes]) -> bytes:
@@ -92,7 +93,7 @@ def _walk(n: int, positions: tuple[int, ...]) -> list[tuple[list[int], list[int]
     while n > 1:
         have = set(current)
         missing = [i ^ 1 for i in current if i ^ 1 not in have]
-        current = sorted({i >> 1 for i in current})
+        current = list(dict.fromkeys([i >> 1 for i in current]))
         steps.append((current, missing))
         n >>= 1
     return steps

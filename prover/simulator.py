@@ -118,7 +118,7 @@ class SimulatedCommitment:
         if not np.array_equal(self.positions[np.minimum(at, len(self.positions) - 1)], positions):
             raise ValueError("these positions were not chosen when the commitment was simulated")
         nodes = merkle.prove(self.levels, positions.tolist())
-        return Query(np.ascontiguousarray(self.columns[:, at]), [self.salts[i].tobytes() for i in at], nodes)
+        return Query(np.ascontiguousarray(self.columns[:, at]), self.salts[at].tobytes(), b"".join(nodes))
 
 
 def simulate_commitment(
@@ -291,5 +291,5 @@ class _TaskSimulator:
     def claim(self, instance: Instance) -> Ext:
         return self.field.zero
 
-    def triples(self, tau: Ext) -> U64:
+    def triples(self, weights: list[Ext]) -> U64:
         return self.stream.elements("triples", 2, 2)

@@ -20,6 +20,7 @@ from prover.argument.prove import drained, prove_task
 from prover.executor.evaluate import RelationBroken, check
 from prover.executor.torch_ops import ops_beside
 from prover.randomness import fresh_seed
+from prover.rehearsal import rehearse
 from prover.witness.task import kept_values, outputs, task_values
 from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
@@ -47,6 +48,17 @@ def find_task(context: RunContext, identity: str) -> Task:
     if identity not in context.statements:
         raise RunError(f"run {context.run_id} has no statement {identity}")
     return context.statements[identity]
+
+
+def rehearse_here(context: RunContext) -> None:
+    """Before a process's first task; RunError if proofs that are made here do not verify."""
+    try:
+        rehearse(context.backend, context.params)
+    except VerificationError as error:
+        raise RunError(
+            f"the proof of a small statement made on this machine does not verify ({error}): its memory, a processor or its compiler is at "
+            "fault, so it is given no task"
+        ) from error
 
 
 @proving

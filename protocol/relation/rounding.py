@@ -18,24 +18,25 @@ from protocol.relation.tables import round_shift
 LIMB = 16
 
 
-def range_check(g: Graph, t: Tensor, bits: int, name: str) -> None:
-    """Asserts 0 ≤ t < 2^bits in every cell."""
-    if bits <= LIMB:
+def range_check(g: Graph, t: Tensor, bits: int, name: str, limb: int | None = None) -> None:
+    """Asserts 0 ≤ t < 2^bits in every cell. Smaller limbs suit a graph with fewer cells than a table of 2^16 has rows."""
+    limb = limb or LIMB
+    if bits <= limb:
         g.lookup(f"range:{bits}", t)
         return
-    count = -(-bits // LIMB)
-    widths = [LIMB] * (count - 1) + [bits - LIMB * (count - 1)]
+    count = -(-bits // limb)
+    widths = [limb] * (count - 1) + [bits - limb * (count - 1)]
     limbs = [g.commit(f"{name}.limb{i}", t.axes, t.shape, 0, (1 << widths[i]) - 1) for i in range(1, count)]
-    for i, limb in enumerate(limbs, 1):
-        g.hint("limb", [t], [limb], shift=LIMB * i, bits=widths[i])
-        g.lookup(f"range:{widths[i]}", limb)
-    lowest = g.linear(f"{name}.limb0", t.axes, (1, t), *[(-1 << LIMB * i, x) for i, x in enumerate(limbs, 1)])
-    g.lookup(f"range:{LIMB}", lowest)
+    for i, upper in enumerate(limbs, 1):
+        g.hint("limb", [t], [upper], shift=limb * i, bits=widths[i])
+        g.lookup(f"range:{widths[i]}", upper)
+    lowest = g.linear(f"{name}.limb0", t.axes, (1, t), *[(-1 << limb * i, x) for i, x in enumerate(limbs, 1)])
+    g.lookup(f"range:{limb}", lowest)
 
 
-def signed_check(g: Graph, t: Tensor, bits: int, name: str) -> None:
+def signed_check(g: Graph, t: Tensor, bits: int, name: str, limb: int | None = None) -> None:
     """Asserts −2^(bits−1) ≤ t < 2^(bits−1)."""
-    range_check(g, g.linear(f"{name}.offset", t.axes, (1, t), const=1 << bits - 1), bits, name)
+    range_check(g, g.linear(f"{name}.offset", t.axes, (1, t), const=1 << bits - 1), bits, name, limb)
 
 
 def declare(
@@ -46,12 +47,12 @@ def declare(
     return g.commit(name, axes, shape, lo, hi, commitment)
 
 
-def attach(g: Graph, z: Tensor, shift: int, y: Tensor) -> None:
+def attach(g: Graph, z: Tensor, shift: int, y: Tensor, limb: int | None = None) -> None:
     """Asserts y = rescale(z, shift) without a range check of y; shift ≤ 0 is the exact y = z·2^−shift."""
     if shift > 0:
         g.hint("round_shift", [z], [y], shift=shift)
         rest = g.linear(f"{y.name}.rest", z.axes, (1, z), (-1 << shift, y), const=1 << shift - 1)
-        range_check(g, rest, shift, f"{y.name}.rest")
+        range_check(g, rest, shift, f"{y.name}.rest", limb)
     else:
         g.hint("round_shift", [z], [y], shift=shift)
         g.zero(g.linear(f"{y.name}.equal", z.axes, (1 << -shift, z), (-1, y)))
@@ -59,12 +60,12 @@ def attach(g: Graph, z: Tensor, shift: int, y: Tensor) -> None:
 
 def rescale(
     g: Graph, z: Tensor, shift: int, bits: int, name: str, commitment: str = WITNESS, signed: bool = True,
-    given: Tensor | None = None,
+    given: Tensor | None = None, limb: int | None = None,
 ) -> Tensor:
     """Y of `bits` bits with its range check. `given` is a Y declared earlier (recurrences over steps)."""
     y = declare(g, name, z.axes, z.shape, bits, commitment, signed) if given is None else given
-    attach(g, z, shift, y)
-    (signed_check if signed else range_check)(g, y, bits, y.name)
+    attach(g, z, shift, y, limb)
+    (signed_check if signed else range_check)(g, y, bits, y.name, limb)
     return y
 
 

@@ -3,7 +3,7 @@
     range:w           [0, 2^w), w = 1…16
     exp:g:fP          rows (x, T[x], T[x−1]), T[x] = round(2^fP · exp(−x · 2^−g)), x in [0, 2^16)
     silu:fi:fo:fd     rows (i, round(2^fo·a), round(2^fd·a')) with x = i·2^−fi, a = x·σ(x), a' its derivative,
-                      i in [−2^15, 2^15)
+                      i in [−2^15, 2^15); silu:fi:fo:fd:b has the 2^b rows in the middle, b = 8…15
 
 e^−x by fixed-point recurrence with guard bits, the sigmoid by integer division (arithmetic.md, opening
 section). A table's identity in the fingerprint is its position in `table_id`; called by the relation
@@ -78,11 +78,11 @@ def softmax_limit(g: int, f_p: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def silu_table(f_in: int, f_out: int, f_grad: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Columns (i, silu, silu') of silu:fi:fo:fd, each int64[2^16], i from −2^15."""
-    if not (-3 <= f_in <= 16 and 0 <= f_out + 3 <= 20 and 0 <= f_grad <= 16):
-        raise RelationError(f"silu table: fractional bits {f_in}, {f_out}, {f_grad} are out of range")
-    half, one = 1 << 15, 1 << GUARD
+def silu_table(f_in: int, f_out: int, f_grad: int, bits: int = 16) -> tuple[IntArray, IntArray, IntArray]:
+    """Columns (i, silu, silu') of silu:fi:fo:fd, each int64[2^bits], i from −2^(bits−1)."""
+    if not (-3 <= f_in <= 16 and 0 <= f_out + 3 <= 20 and 0 <= f_grad <= 16 and 8 <= bits <= 16):
+        raise RelationError(f"silu table: fractional bits {f_in}, {f_out}, {f_grad} or 2^{bits} rows are out of range")
+    half, one = 1 << bits - 1, 1 << GUARD
     step, decay = _exp_fixed(f_in) if f_in >= 0 else _exp_fixed(0) ** (1 << -f_in) >> GUARD * ((1 << -f_in) - 1), one
     out, grad = [0] * (2 * half), [0] * (2 * half)
     for i in range(half + 1):  # decay = 2^GUARD · exp(−i·2^−fi)
@@ -105,6 +105,6 @@ def table_columns(name: str) -> tuple[IntArray, ...]:
         return (np.arange(1 << numbers[0], dtype=np.int64),)
     if kind == "exp" and len(numbers) == 2:
         return exp_table(*numbers)
-    if kind == "silu" and len(numbers) == 3:
+    if kind == "silu" and len(numbers) in (3, 4) and numbers[3:] != [16]:  # which has that name already
         return silu_table(*numbers)
     raise RelationError(f"no table named {name!r}")

@@ -60,9 +60,6 @@ def ones(field: Field, n: int) -> U64:
 def scatter_sum(field: Field, w: U64, index: I64, size: int) -> U64:
     """out[k] = Σ_{index_e = k} w_e, exact modulo p: 32-bit halves are summed apart."""
     out = field.zeros(2, size)
-    if len(np.unique(index)) == len(index):  # nothing to add
-        out[:, index] = w
-        return out
     for plane in range(2):
         halves = np.zeros((2, size), dtype=np.uint64)
         np.add.at(halves[0], index, w[plane] & np.uint64(2**32 - 1))

@@ -27,7 +27,8 @@ from protocol.errors import VerificationError
 from protocol.field import I64, U64, Ext, Field
 from protocol.layout import CommitmentLayout, Corners, Vectors
 from protocol.relation.graph import WITNESS
-from protocol.schedule.constraints import CellTerm, ConstraintSystem, Weights, whole
+from protocol.schedule.claims import scatter_sum
+from protocol.schedule.constraints import CellTerm, ConstraintSystem, whole
 from protocol.schedule.gkr import as_point
 from protocol.schedule.sumcheck import sumcheck
 
@@ -53,8 +54,8 @@ class Query:
     """Opened columns of one commitment: F (rows, t), salts and Merkle siblings."""
 
     columns: U64
-    salts: list[bytes]
-    siblings: list[bytes]
+    salts: bytes
+    siblings: bytes
 
 
 class OpeningProver(RoundProver, Protocol):
@@ -122,19 +123,19 @@ class CombinedWeights:
 
 def combine(field: Field, system: ConstraintSystem, lam: Ext, cells: dict[str, int]) -> CombinedWeights:
     """Σ λ^i·constraint_i. `cells` gives the committed length of the "pad" and "product" tensors."""
-    terms: list[CellTerm] = []
-    totals = {name: [field.zero] * size for name, size in cells.items()}
+    terms, entries = list[CellTerm](), {name: list[tuple[int, Ext, Ext]]() for name in cells}
     target, power = field.zero, field.one
     for constraint in system.constraints:
         target = target - constraint.form.const * power
         for (pool, index), value in constraint.form.terms.items():
-            totals[pool][index] = totals[pool][index] + value * power
+            entries[pool].append((index, value, power))
         terms += [CellTerm(t.coef * power, t.place, t.weights, t.box) for t in constraint.terms]
         power = power * lam
     planes = np.array([[1, 0], [0, 1]], dtype=np.uint64)  # a K cell is two F cells: weights 1 and X
-    for pool, values in totals.items():
-        weights: Weights = (as_point(values), planes)
-        terms.append(CellTerm(field.one, (WITNESS, pool), weights, whole((len(values), 2))))
+    for pool, some in entries.items():
+        parts = field.kmul(as_point([value for _, value, _ in some]), as_point([power for *_, power in some]))
+        total = scatter_sum(field, parts, np.array([index for index, *_ in some], dtype=np.int64), cells[pool])
+        terms.append(CellTerm(field.one, (WITNESS, pool), (total, planes), whole((cells[pool], 2))))
     return CombinedWeights(field, tuple(terms), target)
 
 
@@ -222,11 +223,11 @@ def _open_columns(
 ) -> U64:
     """Receive columns, salts and siblings of one commitment and check them against its root: F (t, rows)."""
     n, t, rows = commitment.layout.code.n, len(positions), commitment.column_rows
-    query = prover.open(number, positions) if prover else Query(np.zeros((0, 0), dtype=np.uint64), [], [])
+    query = prover.open(number, positions) if prover else Query(np.zeros((0, 0), dtype=np.uint64), b"", b"")
     columns = channel.clear_field(f"columns/{commitment.role}", rows * t, lambda: query.columns.T.reshape(-1))
-    salts = channel.clear_bytes(f"salts/{commitment.role}", 32 * t, lambda: b"".join(query.salts))
+    salts = channel.clear_bytes(f"salts/{commitment.role}", 32 * t, lambda: query.salts)
     count = merkle.proof_length(n, positions.tolist())
-    nodes = channel.clear_bytes(f"siblings/{commitment.role}", 32 * count, lambda: b"".join(query.siblings))
+    nodes = channel.clear_bytes(f"siblings/{commitment.role}", 32 * count, lambda: query.siblings)
     if channel.checking:
         raw = channel.field.to_bytes(columns)
         leaves = [merkle.leaf_digest(salts[32 * i : 32 * i + 32], raw[8 * rows * i : 8 * rows * (i + 1)]) for i in range(t)]

@@ -21,4 +21,5 @@ def sumcheck(
         raise VerificationError("zero-weight", tag, "1 − r ≠ 0", "0")
     point, messages, pads = channel.play(tag, variables, prover, pool)
     factor, const, coefs = channel.field.sumcheck_end(point, eq_point, messages)
-    return point, Form(factor * claim.const + const, claim.scale(factor).terms | dict(zip(pads, coefs, strict=True)))
+    claimed = {cell: value * factor for cell, value in claim.terms.items()}
+    return point, Form(factor * claim.const + const, claimed | dict(zip(pads, coefs, strict=True)))

@@ -45,8 +45,8 @@ class TaskProver(Protocol):
     def claim(self, instance: Instance) -> Ext:
         """The value ⟨⊗weights, tensor⟩ of a product or one-hot tensor."""
 
-    def triples(self, tau: Ext) -> U64:
-        """(A(τ), B(τ)), shape (2, 2)."""
+    def triples(self, weights: list[Ext]) -> U64:
+        """(A(τ), B(τ)), shape (2, 2), from τ's Lagrange weights on the pads' points."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _reduce(
         system.require(remaining, "products")
         for form, claim in ends:
             constrain(form.scale(field.ext(-1)), [claim], f"factor {claim.tensor.name}")
-    check_triples(channel, system, lambda tau: prover.triples(tau) if prover else field.zeros(2, 2))
+    check_triples(channel, system, lambda weights: prover.triples(weights) if prover else field.zeros(2, 2))
     return system
 
 

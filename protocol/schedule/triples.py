@@ -7,7 +7,9 @@ C(τ) = A(τ)·B(τ). Error 2T/|K|.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import factorial
+from operator import mul
 
 from protocol.channel import Cell, Channel, Form
 from protocol.errors import VerificationError
@@ -17,10 +19,9 @@ from protocol.schedule.constraints import ConstraintSystem
 
 def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     """Values at `at` of the Lagrange polynomials on the points 0…count−1: Π_{j≠k} (at − j)/(k − j)."""
-    before, after = [field.one], [field.one]
-    for k in range(count - 1):
-        before.append(before[-1] * (at - k))
-        after.append(after[-1] * (at - (count - 1 - k)))
+    steps = [at - k for k in range(count)]
+    before = list(accumulate(steps[:-1], mul, initial=field.one))
+    after = list(accumulate(reversed(steps[1:]), mul, initial=field.one))
     inverse = [pow(factorial(count - 1), -1, field.p)]  # of the factorials, the largest first
     for k in range(count - 1, 0, -1):
         inverse.append(inverse[-1] * k % field.p)
@@ -29,8 +30,8 @@ def lagrange(field: Field, count: int, at: Ext) -> list[Ext]:
     ]
 
 
-def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[Ext], U64]) -> None:
-    """`values(τ)` is the prover's (A(τ), B(τ)), shape (2, 2). Call after the last product."""
+def check_triples(channel: Channel, constraints: ConstraintSystem, values: Callable[[list[Ext]], U64]) -> None:
+    """`values(weights)` is the prover's (A(τ), B(τ)), shape (2, 2): Σ weights·pads. Call after the last product."""
     field, total = channel.field, len(channel.products)
     channel.products.append((channel.take("pad", 1), channel.take("pad", 1)))
     tau = channel.challenge("triples/tau")
@@ -38,9 +39,9 @@ def check_triples(channel: Channel, constraints: ConstraintSystem, values: Calla
         raise VerificationError("parameters", "triples", f"fewer than {field.p} points", str(2 * total + 1))
     if tau.c1 == 0 and tau.c0 <= 2 * total:
         raise VerificationError("zero-challenge", "triples/tau", "a point outside the nodes", repr(tau))
-    sent = channel.clear("triples/values", 2, lambda: values(tau))
-    a_tau, b_tau = Ext.from_array(field, sent[:, 0]), Ext.from_array(field, sent[:, 1])
     small, large = lagrange(field, total + 1, tau), lagrange(field, 2 * total + 1, tau)
+    sent = channel.clear("triples/values", 2, lambda: values(small))
+    a_tau, b_tau = Ext.from_array(field, sent[:, 0]), Ext.from_array(field, sent[:, 1])
     for side, value in ((0, a_tau), (1, b_tau)):
         terms: dict[Cell, Ext] = {}
         for k, pair in enumerate(channel.products):

@@ -6,12 +6,13 @@ which is no challenge that the schedule refuses. No size of the schedule depends
 and those of `TaskShape.counts` over the task's own field (tests). Called by prove.py and by prover/cost.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from protocol.channel import Cell, CountingChannel, RoundProver, Transcript
+from protocol.channel import Cell, CountingChannel, Form, RoundProver, Transcript, Values
 from protocol.field import U64, Ext, Field
 from protocol.schedule.task import TaskShape
 
@@ -25,7 +26,12 @@ def count(shape: TaskShape) -> None:
 
 
 class _Count(CountingChannel):
-    """Rounds are counted without being played; what they leave of a claim has no terms."""
+    """Rounds are counted without being played; what they leave of a claim has no terms. Of a secret only its pad is known."""
+
+    def secrets(self, tag: str, count: int, produce: Callable[[], Values], pool: str = "pad") -> list[Form]:
+        first, same = self.take(pool, count), self.field.one
+        self.sent += 16 * count
+        return [Form(same, {(pool, first + i): same}) for i in range(count)]
 
     def play(self, tag: str, rounds: int, prover: RoundProver | None, pool: str) -> tuple[list[Ext], list[Ext], list[Cell]]:
         self.take(pool, 2 * rounds)

@@ -50,16 +50,20 @@ class Masks:
 
     def codewords(self, backend: Backend) -> list[Any]:
         """R1, P', R2 on D: F (2, n) each."""
-        tails = backend.encode(self.short, backend.to_device(self.tails), backend.to_device(self.tails_rho))
-        return [codeword(backend, self.short, self.r1), tails, codeword(backend, self.short, self.r2)]
+        tails = backend.coefficients(self.short, self.tails, self.tails_rho)
+        short = codeword(backend, self.short, np.concatenate([tails, self.r2]))
+        return [codeword(backend, self.short, self.r1), short[:2], short[2:]]
 
 
 def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
-    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`."""
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`. Blinding, which costs a product
+    for each word of a codeword, is only what goes beyond rate 1/4."""
     length = coefs.shape[-1]
-    ell = 1 << (length.bit_length() - 1)
-    wide = Code(backend.field, ell, code.n, length - ell)
-    return backend.encode(wide, backend.message_of(wide, coefs), np.ascontiguousarray(coefs[..., ell:]))
+    ell = max(1, min(1 << (length - 1).bit_length(), code.n // 4))
+    wide = Code(backend.field, ell, code.n, max(0, length - ell))
+    padded = np.zeros((*coefs.shape[:-1], wide.length), dtype=np.uint64)
+    padded[..., :length] = coefs
+    return backend.encode(wide, backend.message_of(wide, padded), np.ascontiguousarray(padded[..., ell:]))
 
 
 class _Running:

@@ -18,7 +18,6 @@ from protocol.schedule.lookups import Fingerprint
 from protocol.schedule.opening import Committed, tail_count
 from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape, run_task
-from protocol.schedule.triples import lagrange
 from prover.argument.batch import ProductBatchProver
 from prover.argument.counting import count
 from prover.argument.finish import FinishingChannel
@@ -43,13 +42,13 @@ def _exempt_libraries() -> None:
     gc.freeze()
 
 
-def _extrapolate(backend: Backend, values: U64, count: int) -> U64:
-    """The polynomial through (k, v_k), k = 0 … n−1, at x = n … n+count−1, K (2, n) to (2, count), by Lagrange's formula
+def _extrapolate(backend: Backend, sides: Sequence[U64], count: int) -> list[U64]:
+    """Each polynomial through (k, v_k), k = 0 … n−1, at x = n … n+count−1, K (2, n) to (2, count), by Lagrange's formula
 
         x!/(x − n)! · Σ_k v_k·(−1)^(n−1−k)/(k!·(n−1−k)!) / (x − k)."""
-    field, n = backend.field, values.shape[1]
+    field, n = backend.field, sides[0].shape[1]
     if not count:
-        return field.zeros(2, 0)
+        return [field.zeros(2, 0) for _ in sides]
     p = field.p
     factorial = [1]
     for k in range(1, n + count):
@@ -61,9 +60,9 @@ def _extrapolate(backend: Backend, values: U64, count: int) -> U64:
     reciprocal = np.array([0, *(inverse[k] * factorial[k - 1] % p for k in range(1, n + count))], dtype=np.uint64)
     weights = np.array([inverse[k] * inverse[n - 1 - k] * (-1) ** (n - 1 - k) % p for k in range(n)], dtype=np.uint64)
     outside = np.array([factorial[n + i] * inverse[i] % p for i in range(count)], dtype=np.uint64)
-    windows = np.ascontiguousarray(sliding_window_view(reciprocal[1:], n))  # 1/(x − k) for k = n−1 … 0
-    sums = backend.fold_axis(windows[:, :, None], np.ascontiguousarray(field.kmulf(values, weights)[:, ::-1]))
-    return field.kmulf(sums.reshape(2, count), outside)
+    windows = np.ascontiguousarray(sliding_window_view(reciprocal[1:], n))[:, :, None]  # 1/(x − k) for k = n−1 … 0
+    sums = [backend.fold_axis(windows, np.ascontiguousarray(field.kmulf(v, weights)[:, ::-1])) for v in sides]
+    return [field.kmulf(x.reshape(2, count), outside) for x in sums]
 
 
 class TaskProverImpl:
@@ -107,7 +106,7 @@ class TaskProverImpl:
         total = len(pairs) - 1
         out[:, : total + 1] = field.kmul(a, b)
         further = slice(total + 1, 2 * total + 1)
-        out[:, further] = field.kmul(_extrapolate(self.backend, a, total), _extrapolate(self.backend, b, total))
+        out[:, further] = field.kmul(*_extrapolate(self.backend, (a, b), total))
         return out
 
     def witness_root(self) -> bytes:
@@ -122,11 +121,10 @@ class TaskProverImpl:
     def claim(self, instance: Instance) -> Ext:
         return self.batch.claim(instance)
 
-    def triples(self, tau: Ext) -> U64:
+    def triples(self, weights: list[Ext]) -> U64:
         self.values.clear()  # all claims are made: what they were made from is not needed any more
-        field, pairs = self.backend.field, self.shape.counts.products
-        weights = as_point(lagrange(field, len(pairs), tau))
-        sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), weights) for k in range(2)]
+        field, pairs, there = self.backend.field, self.shape.counts.products, as_point(weights)
+        sides = [field.kdot(np.ascontiguousarray(self.pads[:, [p[k] for p in pairs]]), there) for k in range(2)]
         return np.stack(sides, axis=1)
 
 

@@ -46,9 +46,8 @@ class FractionTreeProver(FinishingProver):
     def build(self, fingerprint: Fingerprint) -> None:
         place = self.backend.to_device
         p, q = self._leaves(fingerprint)
-        self.levels = [(p.placed(place), q.placed(place))]
-        while self.levels[-1][0].size > 1:
-            self.levels.append(self.backend.fraction_layer(*self.levels[-1]))
+        leaves = p.placed(place), q.placed(place)
+        self.levels = [leaves, *self.backend.fraction_layers(*leaves)]
 
     def _leaves(self, fingerprint: Fingerprint) -> tuple[Tiled, Tiled]:
         backend, plan = self.backend, self.plan

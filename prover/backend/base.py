@@ -125,6 +125,9 @@ class Backend(Protocol):
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         """Add fractions of the two halves: p0·q1 + p1·q0 and q0·q1, 2m entries to m."""
 
+    def fraction_layers(self, p: Tiled, q: Tiled) -> list[tuple[Tiled, Tiled]]:
+        """fraction_layer again and again: all layers above a table of 2^k entries, the root's last."""
+
     def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         """Σ_x eq[x]·(lam·(p0 q1 + p1 q0) + q0 q1)(X, x) for tables (p0, p1, q0, q1) of 2h entries; eq = high ⊗ low with
         low K(2, min(h, TILE)) that sums to 1 and high K(2, h / low). lam must not be 0. A level's first round; the tables that it

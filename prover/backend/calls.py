@@ -55,14 +55,14 @@ class Kernels(HostArrays):
 
     def _talk(self, name: str, talk: Talk, first: Round | None, *words: int) -> None:
         """Kernels that run the rounds a talk has left (prover/kernels/rounds.h): its words come first, then the first polynomial's."""
-        rounds, tag = talk.rounds, talk.tag.encode()
+        rounds, tag = talk.rounds, np.frombuffer(bytearray(talk.tag.encode()), dtype=np.uint8)
         pads = talk.pads[len(talk.challenges) :]
         if not rounds or pads.shape != (rounds, 4) or pads.dtype != np.uint64 or not pads.flags.c_contiguous:
             raise ValueError(f"pads of shape {pads.shape} for {rounds} rounds")
         said = np.empty(4 + 6 * rounds, dtype=np.uint64)  # state, challenges, messages
         said[:4] = np.frombuffer(talk.transcript.state, dtype=np.uint64)
         begun = (0, 0, 0, 0, 0) if first is None else (1, first[0].c0, first[0].c1, first[1].c0, first[1].c1)
-        self._call(name, 1, 1, address(said), address(np.frombuffer(tag, dtype=np.uint8)), len(tag), address(pads), rounds, *begun, *words)
+        self._call(name, 1, 1, address(said), address(tag), tag.size, address(pads), rounds, *begun, *words)
         state, challenges, messages = said[:4], said[4 : 4 + 2 * rounds], said[4 + 2 * rounds :]
         talk.said(state.tobytes(), messages.tobytes(), challenges.reshape(rounds, 2))
 

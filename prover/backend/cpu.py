@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -29,6 +30,8 @@ from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import aligned
+
+_LEAF_TAG, _NODE_TAG = (np.array([*tag], dtype=np.uint8) for tag in (merkle.LEAF_TAG, merkle.NODE_TAG))
 
 
 class CpuBackend(Fractions):
@@ -104,24 +107,21 @@ class CpuBackend(Fractions):
         count, n = rows.shape
         _shape(salts, (n, merkle.DIGEST_BYTES))
         check_portion(states, count, before, last)
-        tag = np.frombuffer(merkle.LEAF_TAG, dtype=np.uint8)
         out = np.empty((n, merkle.DIGEST_BYTES) if last else (0,), dtype=np.uint8)
         if states is None:
             states = np.empty((0 if last else 8, n), dtype=np.uint32)
-        words = [address(x) for x in (rows, salts, tag, states)]
+        words = [address(x) for x in (rows, salts, _LEAF_TAG, states)]
         self._call("vl_hash_columns", 1, n, *words, address(out) if last else 0, count, before, n)
         return out if last else states
 
     def merkle_levels(self, leaves: U8) -> list[U8]:
-        tag = np.frombuffer(merkle.NODE_TAG, dtype=np.uint8)
-        levels = [np.ascontiguousarray(leaves, dtype=np.uint8)]
-        if leaves.shape[0] & (leaves.shape[0] - 1) or not len(leaves):
-            raise ValueError(f"{leaves.shape[0]} leaves are not a power of two")
-        while levels[-1].shape[0] > 1:
-            out = np.empty((levels[-1].shape[0] // 2, merkle.DIGEST_BYTES), dtype=np.uint8)
-            self._call("vl_hash_pairs", 1, out.shape[0], *(address(x) for x in (levels[-1], tag, out)))
-            levels.append(out)
-        return levels
+        n = leaves.shape[0]
+        if not n or n & (n - 1):
+            raise ValueError(f"{n} leaves are not a power of two")
+        leaves, above = np.ascontiguousarray(leaves, dtype=np.uint8), np.empty((n - 1, merkle.DIGEST_BYTES), dtype=np.uint8)
+        self._call("vl_hash_levels", 1, n // 2, address(leaves), address(_NODE_TAG), address(above))
+        ends = accumulate(n >> k for k in range(1, n.bit_length()))
+        return [leaves, *(above[end - (n >> k) : end] for k, end in enumerate(ends, 1))]
 
     # ---- folds and products --------------------------------------------------------------------------------------
 

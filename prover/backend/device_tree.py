@@ -89,6 +89,10 @@ class DeviceTree(DeviceArrays):
         return made[0], made[1]
 
     @where_arrays_are
+    def fraction_layers(self, p: Tiled, q: Tiled) -> list[tuple[Tiled, Tiled]]:
+        return super().fraction_layers(p, q)
+
+    @where_arrays_are
     def fraction_round(self, tables: Sequence[Tiled], low: Any, high: Any, lam: Ext) -> tuple[Sequence[Tiled], Round]:
         held, size = self._tables(tables, low.shape[1] * high.shape[1])
         level = Level.of(held)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from prover.backend.calls import written as _written
 from prover.backend.field import address
 from prover.backend.field import planes as _at
 from prover.backend.leaves import Run, run_words
-from prover.backend.talk import Talk
+from prover.backend.talk import ROUNDS_AT_ONCE, Talk
 from prover.backend.tiled import TILE, TILE_BITS, Narrow, Tiled, aligned
 
 MAX_DEPTH = 8  # folds of a narrow tile that stays so: 2^9 products of words are added up without a carry
 _NO_NARROW = bytes(8 * 18)
+_NO_TILES = _NO_NARROW + bytes(8 * 4)
+_LINE = 8  # words of a cache line
 
 
 class Fractions(Kernels):
@@ -64,29 +67,34 @@ class Fractions(Kernels):
     def fraction_layer(self, p: Tiled, q: Tiled) -> tuple[Tiled, Tiled]:
         (p0, p1), (q0, q1) = p.halves(), q.halves()
         tables, size = self._tables((p0, p1, q0, q1), p0.size)
-        p_cells, q_cells = aligned(2, p0.size), aligned(2, p0.size)
-        made = self._layer_tiles(tables, p_cells, q_cells)
+        made, stays, tiles = [Tiled(aligned(2, p0.size)) for _ in range(2)], None, p0.size // size
+        if all(t.uniform is not None for t in tables):
+            flags, values = np.empty((3, tiles), dtype=np.bool_), np.empty((2, 2, tiles), dtype=np.uint64)
+            narrow = None if tables[2].narrow is None else replace(tables[2].narrow, tiles=flags[2])  # the same words
+            made, stays = [Tiled(made[0].cells, flags[0], values[0]), Tiled(made[1].cells, flags[1], values[1], narrow)], narrow
         words = [word for t in tables for word in _table(t, _at(t.cells))]
-        settled = [t.settled() for t in made]
-        flags = [0 if x is None else address(x) for x in settled]
-        self._call("vl_fraction_layer", p0.size // size, size, *words, *_at(p_cells), *_at(q_cells), *flags, size)
+        words += [word for t in made for word in _at(t.cells)]
+        words += [0 if t.uniform is None else address(t.uniform) for t in made]
+        words += [word for t in made for word in ((0, 0) if t.values is None else _at(t.values))]
+        self._call("vl_fraction_layer", tiles, size, *words, 0 if stays is None else address(stays.tiles), size)
         return made[0].simplest(), made[1].simplest()
 
-    def _layer_tiles(self, tables: Sequence[Tiled], p_cells: U64, q_cells: U64) -> tuple[Tiled, Tiled]:
-        """The uniform tiles of the layer above; a product with a uniform zero is uniform whatever the other factor is. A narrow
-        denominator beside a 1 stays as it is, in the same memory."""
-        flags = [t.uniform for t in tables if t.uniform is not None]
-        values = [t.values for t in tables if t.values is not None]
-        if len(flags) < 4 or len(values) < 4:
-            return Tiled(p_cells), Tiled(q_cells)
-        narrow = tables[2].narrow
-        field, (p0, p1, q0, q1), (v0, v1, w0, w1) = self.field, flags, values
-        zero0, zero1 = p0 & ~v0.any(axis=0), p1 & ~v1.any(axis=0)
-        p_uniform = (p0 & q1 | zero0) & (p1 & q0 | zero1)
-        p_values = field.add(field.kmul(v0, w1), field.kmul(v1, w0))
-        if narrow is not None:
-            narrow = replace(narrow, tiles=narrow.tiles & q1 & (w1[0] == 1) & (w1[1] == 0))
-        return Tiled(p_cells, p_uniform, p_values), Tiled(q_cells, q0 & q1, field.kmul(w0, w1), narrow)
+    def fraction_layers(self, p: Tiled, q: Tiled) -> list[tuple[Tiled, Tiled]]:
+        out = [(p, q)]
+        while (size := out[-1][0].size) > 1:
+            p, q = out[-1]
+            if size > 1 << ROUNDS_AT_ONCE or not (p.plain() and q.plain()):
+                out.append(self.fraction_layer(p, q))
+                continue
+            self._tables((p, q), size)
+            sizes = [size >> k for k in range(1, size.bit_length())]
+            room = [4 * max(n, _LINE) for n in sizes]
+            cells, ends = aligned(sum(room)), accumulate(room)
+            self._call("vl_fraction_layers", 1, size, *_at(p.cells), *_at(q.cells), address(cells), _LINE)
+            for n, words, end in zip(sizes, room, ends, strict=True):
+                both = cells[end - words : end].reshape(2, 2, -1)[:, :, :n]
+                out.append((Tiled(both[0]), Tiled(both[1])))
+        return out[1:]
 
     def fraction_round(self, tables: Sequence[Tiled], low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
         held = self._tables(tables, low.shape[1] * high.shape[1])[0]
@@ -94,6 +102,7 @@ class Fractions(Kernels):
         if flagged[0] and flagged[1] and (flagged[2] or flagged[3]):  # tiles may be linear in a denominator: room for its sums
             held = [*held[:2], *(t.tiled() for t in held[2:])]
         head = _fraction_head(held, held)
+        self._level = (held, head) if all(t.plain() for t in held) else (None, b"")
         return held, self._fraction_sum("vl_fraction_round", held[0].size, head, low, high, lam, self.field.zero)
 
     def fraction_fold_round(self, tables: Sequence[Tiled], r: Ext, low: U64, high: U64, lam: Ext) -> tuple[list[Tiled], Round]:
@@ -103,17 +112,19 @@ class Fractions(Kernels):
             self._level = (made, head) if size > 2 else (None, b"")  # no table is kept beyond its level
             return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
         held = self._tables(tables, low.shape[1] * high.shape[1])[0]
-        made = [self._folded_tiles(t, r) for t in held]
+        made = self._folded_tiles(held)
+        head, size = _fraction_head(held, made), made[0].size
+        narrow, end = list[Narrow | None]([None] * 4), _NO_NARROW
+        if any(t.narrow is not None for t in held):
+            narrow = self._folded_narrow(held, r)
+            end = _narrow_words(held, narrow, high.shape[1] > 1)
+        flags = struct.pack("4Q", *(0 if t.uniform is None else address(t.uniform) for t in made))
+        g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, end + flags)
         if not (made[0].any_uniform() and made[1].any_uniform()):  # nothing is linear in a denominator any more
             made = [t.simplest() for t in made]
-        head, size = _fraction_head(held, made), made[0].size
-        if all(t.narrow is None for t in held):
-            self._level = (made, head) if size > 2 and all(t.plain() for t in tables) else (None, b"")
-            return made, self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r)
-        narrow = self._folded_narrow(held, r)
-        words = _narrow_words(held, narrow, high.shape[1] > 1)
-        g = self._fraction_sum("vl_fraction_fold_round", size, head, low, high, lam, r, words)
-        return [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)], g
+        made = [t if n is None or not n.tiles.any() else replace(t, narrow=n) for t, n in zip(made, narrow, strict=True)]
+        self._level = (made, head) if size > 2 and all(t.plain() for t in held) else (None, b"")
+        return made, g
 
     def fraction_rounds(self, tables: Sequence[Tiled], first: Round | None, point: U64, lam: Ext, talk: Talk) -> list[Ext]:
         cells, point = [_planes(t.cells, 1 << talk.rounds) for t in tables], _planes(point, talk.rounds - 1)
@@ -141,15 +152,18 @@ class Fractions(Kernels):
             out.append(Narrow(np.zeros(t.narrow.tiles.size // 2, dtype=np.bool_), self.fold_top(t.narrow.base, r), t.narrow.words, weights))
         return out
 
-    def _folded_tiles(self, t: Tiled, r: Ext) -> Tiled:
-        cells = t.cells[:, : t.size // 2]  # in place: an entry is read before the one that replaces it is written
-        if t.uniform is None or t.values is None:
-            return Tiled(cells)
-        half = t.uniform.size // 2
-        return Tiled(cells, t.uniform[:half] & t.uniform[half:], self.fold_top(t.values, r))
+    def _folded_tiles(self, held: Sequence[Tiled]) -> list[Tiled]:
+        """Tables after a fold; the kernel sets flags and values."""
+        size = held[0].size // 2
+        flags, values = np.empty((4, size // TILE), dtype=np.bool_), np.empty((4, 2, size // TILE), dtype=np.uint64)
+        made = list[Tiled]()
+        for t, own, its in zip(held, flags, values, strict=True):
+            cells = t.cells[:, :size]  # in place: an entry is read before the one that replaces it is written
+            made.append(Tiled(cells) if t.uniform is None else Tiled(cells, own, its))
+        return made
 
     def _fraction_sum(
-        self, name: str, length: int, head: bytes, low: U64, high: U64, lam: Ext, r: Ext, narrow: bytes = _NO_NARROW
+        self, name: str, length: int, head: bytes, low: U64, high: U64, lam: Ext, r: Ext, end: bytes = _NO_TILES
     ) -> Round:
         size, tiles = min(low.shape[1] * high.shape[1], TILE), high.shape[1]
         low, high = _planes(low, size), _planes(high)
@@ -157,7 +171,7 @@ class Fractions(Kernels):
             raise ValueError(f"weights of {size * tiles} entries for tables of {length}")
         mu = self._reciprocal(lam)
         tail = (size, tiles, mu.c0, mu.c1, lam.c0, lam.c1, r.c0, r.c1)
-        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head, end=narrow)
+        g = self._sum(name, 2, tiles, size, (*_at(low), *_at(high)), *tail, head=head, end=end)
         return g[0], g[1]
 
     def _tables(self, tables: Sequence[Tiled], half: int) -> tuple[list[Tiled], int]:

@@ -69,15 +69,22 @@ class HostArrays:
 
 
 class DenseLeaves:
-    """Backend.fingerprints where no tile is narrow."""
+    """Backend.fingerprints where no tile is narrow, and layers one by one."""
 
     lincombs: Callable[[Sequence[Run], Any], None]
+    fraction_layer: Callable[[Tiled, Tiled], tuple[Tiled, Tiled]]
 
     def fingerprints(self, runs: Sequence[Run], q: Tiled) -> Tiled:
         for run in runs:
             q.open(run.start, run.end)
         self.lincombs(runs, q.cells)
         return q
+
+    def fraction_layers(self, p: Tiled, q: Tiled) -> list[tuple[Tiled, Tiled]]:
+        if p.size == 1:
+            return []
+        made = self.fraction_layer(p, q)
+        return [made, *self.fraction_layers(*made)]
 
 
 def check_portion(states: Any, rows: int, before: int, last: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.field import GOLDILOCKS, I64, U64
+from prover.backend.field import address
 
 TILE_BITS = 9  # 8 KB of weights in the first-level cache; ifma.h and limbs.h add up to 2^7 vectors without a carry
 TILE = 1 << TILE_BITS
@@ -29,7 +30,7 @@ def aligned(*shape: int, xp: Any = np) -> U64:
         return xp.empty(shape, dtype=np.uint64)  # type: ignore[no-any-return]
     size = math.prod(shape)
     words = np.empty(size + 8, dtype=np.uint64)
-    first = -words.ctypes.data % 64 // 8
+    first = -address(words) % 64 // 8
     return words[first : first + size].reshape(shape)
 
 

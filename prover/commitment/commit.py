@@ -62,7 +62,7 @@ class CommitmentData:
         else:
             strips = iter([self.codeword])
         columns = np.concatenate([self.backend.to_host(strip[:, there]) for strip in strips])
-        return Query(columns, [self.salts[i].tobytes() for i in chosen], merkle.prove(self.levels, chosen))
+        return Query(columns, self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
 
 
 def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codeword: Any) -> Iterator[tuple[int, Any]]:

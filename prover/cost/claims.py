@@ -66,7 +66,7 @@ class _Recorder:
     def claim(self, instance: Instance) -> Ext:
         return self.zero
 
-    def triples(self, tau: Ext) -> U64:
+    def triples(self, weights: list[Ext]) -> U64:
         return np.zeros((2, 2), dtype=np.uint64)
 
     def root(self) -> Ext:

@@ -17,7 +17,9 @@ struct Table {
     VL_FN bool narrow(u64 tile) const { return narrow_tiles && narrow_tiles[tile]; }
     VL_FN K<u64> base(u64 tile) const { return kload<u64>(b0, b1, tile); }
     VL_FN bool same(u64 tile) const { return uniform && uniform[tile]; }
+    VL_FN K<u64> value(u64 tile) const { return kload<u64>(v0, v1, tile); }
     VL_FN bool one(u64 tile) const { return same(tile) && v0[tile] == 1 && v1[tile] == 0; }
+    VL_FN bool zero(u64 tile) const { return same(tile) && !(v0[tile] | v1[tile]); }
     template <class V>
     VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
         if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_short<V>(words + tile * size + j)), spread<V>(b1[tile])};
@@ -25,13 +27,28 @@ struct Table {
     }
 };
 
-struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); result tiles marked uniform are left alone.
+struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); result tiles that are uniform, or stay narrow, are left alone.
     // The planes of a result begin at a cache line: it is read only when all of it is there, so it goes past the caches.
     Table p0, p1, q0, q1;
     u64 *p_out0, *p_out1, *q_out0, *q_out1;
-    const u8 *p_uniform, *q_uniform;
+    u8 *p_uniform, *q_uniform;  // null: no tile is
+    u64 *p_v0, *p_v1, *q_v0, *q_v1;
+    u8* stays;  // null: no tile is narrow
     u64 size;
     VL_FN u64 cost() const { return 9; }
+
+    // Flags and values of the result: a product with a uniform zero is uniform whatever the other factor is, and a narrow denominator
+    // beside a 1 stays as it is, in the same memory.
+    void mark(u64 tiles) const {
+        for (u64 i = 0; p_uniform && i < tiles; ++i) {
+            const K<u64> none{0, 0}, a = q0.value(i), b = q1.value(i);
+            const bool left = p0.same(i) && q1.same(i), right = p1.same(i) && q0.same(i);
+            p_uniform[i] = (left || p0.zero(i)) && (right || p1.zero(i)), q_uniform[i] = q0.same(i) && q1.same(i);
+            kstore(p_v0, p_v1, i, kadd(left ? kmul(p0.value(i), b) : none, right ? kmul(p1.value(i), a) : none));
+            kstore(q_v0, q_v1, i, q_uniform[i] ? kmul(a, b) : none);
+            if (stays) stays[i] = q0.narrow(i) && q1.one(i);
+        }
+    }
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
         K<V> a = q0.get<V>(i, size, j), b = q1.get<V>(i, size, j);
@@ -39,7 +56,7 @@ struct FractionLayer {  // (p0·q1 + p1·q0) / (q0·q1); index (tile, entry); re
             K<V> p = p0.one(i) && p1.one(i) ? kadd(a, b) : kmul_add(p0.get<V>(i, size, j), b, p1.get<V>(i, size, j), a);
             kstore_past(p_out0, p_out1, i * size + j, p);
         }
-        if (!(q_uniform && q_uniform[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
+        if (!(q_uniform && q_uniform[i]) && !(stays && stays[i])) kstore_past(q_out0, q_out1, i * size + j, q1.one(i) ? a : kmul(a, b));
     }
     template <class V>
     void row(u64 i, u64 j, u64 end) const {
@@ -75,7 +92,17 @@ struct FractionSum {
     const u64* bases[8];
     u8* stays[4];
     u64 depth, may_stay;
+    u8* uniform[4];  // FOLD: flags of the folded tables that have any
     VL_FN u64 cost() const { return FOLD ? 48 : 24; }
+
+    void fold_tiles() const {
+        for (int k = 0; k < 4; ++k) {
+            if (!uniform[k]) continue;
+            for (u64 i = 0; i < 2 * half; ++i) uniform[k][i] = table[k].same(i) && table[k].same(i + 2 * half);
+            const u64 *v0 = table[k].v0, *v1 = table[k].v1;
+            run_map(FoldTop{v0, v1, v0 + 2 * half, v1 + 2 * half, folded[2 * k], folded[2 * k + 1], r0, r1}, 1, 2 * half);
+        }
+    }
 
     VL_FN bool settled(int k, u64 tile) const { return table[k].same(tile) && (!FOLD || table[k].same(tile + 2 * half)); }
     VL_FN K<u64> value(int k, u64 tile) const { return kload<u64>(folded[2 * k], folded[2 * k + 1], tile); }
@@ -261,9 +288,9 @@ struct FractionSum {
     }
 };
 
-VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size) {
-    parallel(tiles * size, tiles * size * given->cost(), [&](unsigned, u64 lo, u64 hi) {
-        const FractionLayer body = *given;
+static void fraction_layer(const FractionLayer& given, u64 tiles, u64 size) {
+    parallel(tiles * size, tiles * size * given.cost(), [&](unsigned, u64 lo, u64 hi) {
+        const FractionLayer body = given;
 #ifdef VL_WIDE
         each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<VL_WIDE>(i, j, end); });
         _mm_sfence();
@@ -271,6 +298,27 @@ VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size
         each_row(size, lo, hi, [&](u64 i, u64 j, u64 end) { body.row<u64>(i, j, end); });
 #endif
     });
+}
+VL_EXPORT void vl_fraction_layer(const FractionLayer* given, u64 tiles, u64 size) {
+    given->mark(tiles);
+    fraction_layer(*given, tiles, size);
+}
+
+struct FractionLayers {  // all layers above tables without tiles, p's planes and then q's: cells at `out`, each plane at least `room` words
+    const u64 *p0, *p1, *q0, *q1;
+    u64 *out, room;
+};
+VL_EXPORT void vl_fraction_layers(const FractionLayers* given, u64, u64 size) {
+    const u64 *p0 = given->p0, *p1 = given->p1, *q0 = given->q0, *q1 = given->q1;
+    u64* out = given->out;
+    while (size /= 2) {
+        const u64 plane = size > given->room ? size : given->room;
+        const auto table = [&](const u64* x0, const u64* x1, u64 from) { return Table{x0 + from, x1 + from}; };
+        FractionLayer body{table(p0, p1, 0), table(p0, p1, size), table(q0, q1, 0), table(q0, q1, size)};
+        p0 = body.p_out0 = out, p1 = body.p_out1 = out + plane, q0 = body.q_out0 = out + 2 * plane, q1 = body.q_out1 = out + 3 * plane;
+        body.size = size, out += 4 * plane;
+        fraction_layer(body, 1, size);
+    }
 }
 template <bool FOLD>
 static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  // times λ
@@ -281,4 +329,7 @@ static void fraction_sum(const FractionSum<FOLD>& body, u64 tiles, u64 size) {  
     }
 }
 VL_EXPORT void vl_fraction_round(const FractionSum<false>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
-VL_EXPORT void vl_fraction_fold_round(const FractionSum<true>* body, u64 tiles, u64 size) { fraction_sum(*body, tiles, size); }
+VL_EXPORT void vl_fraction_fold_round(const FractionSum<true>* body, u64 tiles, u64 size) {
+    body->fold_tiles();
+    fraction_sum(*body, tiles, size);
+}

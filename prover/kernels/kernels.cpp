@@ -41,10 +41,9 @@ VL_EXPORT void vl_hash_columns(const HashColumn* given, u64 n0, u64 n) {
     run_map(*given, n0, n);
 }
 
-VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
+static void hash_pairs(const HashPair& h, u64 n) {
 #ifdef VL_SHA_LANES
     if (has_sha() && n % VL_SHA_LANES == 0) {
-        const HashPair h = *given;
         parallel(n / VL_SHA_LANES, n * h.cost(), [&](unsigned, u64 lo, u64 hi) {
             u32 begun[8];
             sha_after_tag(begun, h.tag);
@@ -53,6 +52,14 @@ VL_EXPORT void vl_hash_pairs(const HashPair* given, u64 n0, u64 n) {
         return;
     }
 #endif
-    run_map(*given, n0, n);
+    run_map(h, 1, n);
+}
+
+// All levels above the leaves, of which there are twice n, one behind the other.
+VL_EXPORT void vl_hash_levels(const HashPair* given, u64, u64 n) {
+    for (HashPair h = *given; n; n /= 2) {
+        hash_pairs(h, n);
+        h.below = h.out, h.out += 32 * n;
+    }
 }
 #endif

@@ -24,6 +24,8 @@ static bool addresses_are_free() {
     return mode != '2' && unlimited(RLIMIT_AS) && unlimited(RLIMIT_DATA);
 }
 
+static const size_t READY = 32 << 20;  // bytes: what a task of 2^17 lookups needs
+
 // Takes addresses for the heap, half as many as the machine has memory (a fork is refused from all of it on), and marks them, so
 // that an array's first use is a fault for 2 MB and not one for 4 KB, and its later ones miss fewer translations. Nothing is written,
 // so no memory is used. A heap that reaches so far already was marked by another library of this process.
@@ -35,6 +37,9 @@ static void mark_heap() {
     if (marked || !(heap = std::malloc(size))) return;
     const size_t skipped = -(size_t)heap % page;
     madvise((char*)heap + skipped, size - skipped, MADV_HUGEPAGE);
+#ifdef MADV_POPULATE_WRITE
+    madvise((char*)heap + skipped, READY / page * page, MADV_POPULATE_WRITE);
+#endif
     std::free(heap);
 }
 

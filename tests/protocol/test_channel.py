@@ -1,6 +1,7 @@
 """The transcript and the channel: what is sent is absorbed, forms are linear, nothing is read that was not asked for."""
 
 import hashlib
+from math import prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -275,13 +276,12 @@ def test_triples_hold_only_for_products(wrong: int | None) -> None:
         channel.multiply(a, b)
     system = ConstraintSystem()
 
-    def sides(at: Ext) -> list[Ext]:
-        weights = lagrange(F, 4, at)
+    def sides(weights: list[Ext]) -> list[Ext]:
         return [sum((w * Ext.from_array(F, channel.pad_values[:, p[i]]) for w, p in zip(weights, channel.products)), F.zero)
                 for i in range(2)]
 
-    check_triples(channel, system, lambda tau: np.stack([s.array() for s in sides(tau)], axis=1))
-    committed = {i: sides(F.ext(i))[0] * sides(F.ext(i))[1] for i in range(7)}
+    check_triples(channel, system, lambda weights: np.stack([s.array() for s in sides(weights)], axis=1))
+    committed = {i: prod(sides(lagrange(F, 4, F.ext(i))), start=F.one) for i in range(7)}
     if wrong is not None:
         committed[wrong] = committed[wrong] + 1
     worth = [value(channel, c.form, committed) for c in system.constraints]
@@ -316,9 +316,9 @@ def test_tau_lies_outside_the_seven_nodes_of_three_products(tau: tuple[int, int]
     channel.pads = 6
     if refused:
         with pytest.raises(VerificationError, match="zero-challenge at triples/tau"):
-            check_triples(channel, system, lambda tau: F.zeros(2, 2))
+            check_triples(channel, system, lambda weights: F.zeros(2, 2))
     else:
-        check_triples(channel, system, lambda tau: F.zeros(2, 2))
+        check_triples(channel, system, lambda weights: F.zeros(2, 2))
         assert channel.products[3] == (6, 7) and len(system.constraints) == 3
 
 
@@ -330,6 +330,6 @@ def test_a_field_has_nodes_for_so_many_products(products: int, refused: bool) ->
     channel.products += [(0, 1)] * products
     if refused:
         with pytest.raises(VerificationError, match="parameters at triples"):
-            check_triples(channel, system, lambda tau: field.zeros(2, 2))
+            check_triples(channel, system, lambda weights: field.zeros(2, 2))
     else:
-        check_triples(channel, system, lambda tau: field.zeros(2, 2))
+        check_triples(channel, system, lambda weights: field.zeros(2, 2))

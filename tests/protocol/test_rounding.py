@@ -1,4 +1,4 @@
-"""isqrt, division and the greater of two: exactly one committed value passes the range checks, and it is the right one.
+"""Rounding, isqrt, division and the greater of two: exactly one committed value passes the range checks, and it is the right one.
 
 Exhaustive at small widths (every input, every value that the declared range holds), at the edges for the widths in use.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from protocol.relation.graph import Committed, Graph, IntArray, RelationError, Tensor
-from protocol.relation.rounding import declare, divide, exact_copy, isqrt, signed_check
+from protocol.relation.rounding import declare, divide, exact_copy, isqrt, rescale, signed_check
 from protocol.relation.tables import table_columns
 from prover.executor.evaluate import RelationBroken, check, evaluate
 from prover.executor.reference import ReferenceOps
@@ -27,6 +27,18 @@ def passing(g: Graph, inputs: dict[str, IntArray], given: dict[int, IntArray]) -
         cell = values[item.columns[0].index]
         good &= (cell >= rows[0]) & (cell <= rows[-1])
     return good
+
+
+@pytest.mark.parametrize(("shift", "bits", "limb"), [(3, 5, 2), (5, 4, 3), (4, 6, 6), (7, 5, 1), (2, 7, 16)])
+def test_exactly_one_rounded_value_passes(shift: int, bits: int, limb: int) -> None:
+    """Remainder and result of one limb and of several, the top one narrower or not."""
+    g, top = Graph(), (1 << bits - 1) - 1 << shift
+    z, y = grid(range(-top, top + 1), range(-(1 << bits - 1), 1 << bits - 1))
+    rounded = rescale(g, g.input("in", "z", "n", z.shape, -top, top), shift, bits, "y", limb=limb)
+    assert {item.table for item in g.lookups} <= {f"range:{width}" for width in range(1, limb + 1)}
+    good = passing(g, {"z": z}, {rounded.index: y})
+    half = 1 << shift - 1
+    assert list(zip(z[good].tolist(), y[good].tolist(), strict=True)) == [(a, a + half >> shift) for a in range(-top, top + 1)]
 
 
 def grid(*sides: Sequence[int]) -> list[IntArray]:

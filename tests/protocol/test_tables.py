@@ -46,6 +46,13 @@ def test_silu_and_its_slope(f_in: int, f_out: int, f_grad: int) -> None:
         assert slopes[i + (1 << 15)] == floor((sigma + x * sigma * (1 - sigma)) * Decimal(2) ** f_grad + HALF)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 15])
+def test_the_middle_of_a_silu_table(bits: int) -> None:
+    middle = slice((1 << 15) - (1 << bits - 1), (1 << 15) + (1 << bits - 1))
+    for some, every in zip(table_columns(f"silu:8:6:14:{bits}"), table_columns("silu:8:6:14"), strict=True):
+        assert some.tolist() == every[middle].tolist()
+
+
 def test_every_party_has_the_same_series() -> None:
     """Within 2^−120 of e^−2^−g, π, cos and sin, and to the last of 128 bits what other parties have."""
     found = [_exp_fixed(g) for g in range(17)]
@@ -71,7 +78,8 @@ def test_the_sum_of_a_row_has_the_limit_of_half_a_step() -> None:
 
 @pytest.mark.parametrize("name", [
     "range:0", "range:17", "range:4:4", "ranges:4", "exp:-1:16", "exp:11:24", "exp:0:1", "exp:5:6", "exp:5:25", "exp:5", "silu:-4:8:14",
-    "silu:17:8:14", "silu:8:-4:14", "silu:8:18:14", "silu:8:8:-1", "silu:8:8:17", "silu:8:8", "silu:8:8:14:1", "cos:4",
+    "silu:17:8:14", "silu:8:-4:14", "silu:8:18:14", "silu:8:8:-1", "silu:8:8:17", "silu:8:8", "silu:8:8:14:7",
+    "silu:8:8:14:16", "silu:8:8:14:17", "silu:8:8:14:12:1", "cos:4",
 ])
 def test_tables_that_do_not_exist(name: str) -> None:
     with pytest.raises(RelationError):

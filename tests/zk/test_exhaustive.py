@@ -25,7 +25,7 @@ from protocol.layout import CommitmentLayout
 from protocol.relation.graph import WITNESS
 from protocol.schedule.constraints import ConstraintSystem
 from protocol.schedule.opening import CombinedWeights
-from protocol.schedule.triples import check_triples, lagrange
+from protocol.schedule.triples import check_triples
 from prover.argument.opening import Masks, OpeningProverImpl
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import CommitmentData
@@ -50,8 +50,7 @@ def product_view(x: Ext, y: Ext, pads: tuple[Ext, ...]) -> bytes:
     channel = RecordingChannel(F3, planes, F3.zeros(2, 0), FixedTranscript())
     channel.multiply(*channel.secrets("ends", 2, lambda: [x, y]))
 
-    def sums(tau: Ext) -> U64:
-        small = lagrange(F3, 2, tau)
+    def sums(small: list[Ext]) -> U64:
         sides = [small[0] * pads[side] + small[1] * pads[2 + side] for side in range(2)]
         return np.array([[s.c0 for s in sides], [s.c1 for s in sides]], dtype=np.uint64)
 
