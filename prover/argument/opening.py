@@ -56,10 +56,11 @@ class Masks:
 
 
 def codeword(backend: Backend, code: Code, coefs: U64) -> U64:
-    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`. Blinding, which costs a product
-    for each word of a codeword, is only what goes beyond rate 1/4."""
+    """The polynomial with these coefficients on D: what code.codeword(coefs) is, by the backend's `encode`. Blinding costs a product for
+    each word of a codeword, so there is none up to rate 1/4; beyond, it is shorter than the message, or it would not be a quotient."""
     length = coefs.shape[-1]
-    ell = max(1, min(1 << (length - 1).bit_length(), code.n // 4))
+    whole = 1 << (length - 1).bit_length()
+    ell = whole if whole <= code.n // 4 else 1 << length.bit_length() - 1
     wide = Code(backend.field, ell, code.n, max(0, length - ell))
     padded = np.zeros((*coefs.shape[:-1], wide.length), dtype=np.uint64)
     padded[..., :length] = coefs

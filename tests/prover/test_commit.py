@@ -11,6 +11,7 @@ from protocol import merkle
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
 from protocol.layout import CommitmentLayout
+from prover.argument.opening import codeword
 from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import commit, physical_starts, place_blocks, place_of
@@ -95,3 +96,13 @@ def test_places(seed: int) -> None:
         where = place.cells.start + i * piece + j // piece * place.apart + j % piece
         assert np.array_equal(np.sort(where), np.sort(starts.reshape(-1))) and np.array_equal(found[where], cells)
     assert kinds
+
+
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+def test_masks_of_any_length_are_encoded(backend: Backend) -> None:
+    """With and without blinding, shorter than the message or as long."""
+    code, rng = Code(F, 8, 64, 4), np.random.default_rng(5)
+    for length in range(1, code.n + 1):
+        coefs = rng.integers(0, F.p, (2, length), dtype=np.uint64)
+        found = backend.to_host(codeword(backend, code, coefs))
+        np.testing.assert_array_equal(found, code.codeword(coefs))
