@@ -31,15 +31,15 @@ class Plan:
 def make_plan(code: Code) -> Plan:
     f, ell = code.field, code.ell
     log = ell.bit_length() - 1
-    reverse = _bit_reverse(log)
-    root, step = f.root_of_unity(log), f.root_of_unity(code.n.bit_length() - 1)
-    shifts = [code.shift * pow(step, c, f.p) % f.p for c in range(code.n // ell)]
-    scale = np.ascontiguousarray(np.stack([f.powers(s, ell) for s in shifts])[:, reverse])  # an index array alone leaves it transposed
+    reverse, root, shift_ell = _bit_reverse(log), f.root_of_unity(log), pow(code.shift, ell, f.p)
+    turns = f.powers(f.root_of_unity(code.n.bit_length() - 1), code.n)  # g^i, in which s_c^k = shift^k·g^(ck)
+    c = np.arange(code.n // ell)
+    scale = f.mul(f.powers(code.shift, ell)[reverse], turns[c[:, None] * reverse % code.n])
     return Plan(
         inverse=_twiddles(f, log, pow(root, -1, f.p), inverse=True),
         forward=_twiddles(f, log, root, inverse=False),
         scale=f.mul(scale, np.asarray(np.uint64(pow(ell, -1, f.p)))),
-        powers=f.array([pow(s, ell, f.p) for s in shifts]),
+        powers=f.mul(turns[c * ell], np.asarray(np.uint64(shift_ell))),
         order=reverse,
     )
 
