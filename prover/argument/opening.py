@@ -2,7 +2,7 @@
 
 Cost: a commitment's rows are read twice with their weights, which are made for some rows at a time (weights.py): before the first round
 for nine sums, from which the first two rounds follow, and after these to be folded to a quarter, in tables over K. From there on it is
-a sumcheck of products like any other. Rows are read once more for the masked row.
+a sumcheck of products like any other, which leaves the row that is masked; of few cells it is folded from the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence

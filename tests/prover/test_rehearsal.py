@@ -9,6 +9,7 @@ import pytest
 
 from protocol.errors import VerificationError
 from protocol.params import profile
+from prover.argument.prove import prove_task
 from prover.backend import select
 from prover.rehearsal import rehearse
 
@@ -38,3 +39,10 @@ def test_one_that_is_wrong(method: str) -> None:
         patch.object(backend, method, lambda *given, **named: WRONG[method](right(*given, **named))), pytest.raises(VerificationError)
     ):
         rehearse(backend, PARAMS)
+
+
+def test_a_proof_with_something_behind_it() -> None:
+    with (
+        patch("prover.rehearsal.prove_task", lambda *given: prove_task(*given) + b"x"), pytest.raises(VerificationError)
+    ):
+        rehearse(select("cpu"), PARAMS)

@@ -58,7 +58,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return found
 
 
-@pytest.mark.parametrize("boxes", ["whole", "some", "none"])
+@pytest.mark.parametrize("boxes", ["whole", "some", "one", "none"])
 def test_any_rows_are_those_of_all_outer_products(backend: Backend, boxes: str, rng: np.random.Generator) -> None:  # noqa: F811
     layout = CommitmentLayout.pack(list(SHAPES.items()), Code(F, ELL, 4 * ELL, 3))
     terms = []
@@ -67,8 +67,10 @@ def test_any_rows_are_those_of_all_outer_products(backend: Backend, boxes: str, 
             terms += [random_term(rng, name, whole(shape)) for _ in range(3)]
         elif boxes == "some":
             terms += [random_term(rng, name, random_box(rng, shape)) for _ in range(4)]
+        elif boxes == "one":  # with holes: the second entry of each axis that has one but the last
+            terms.append(random_term(rng, name, tuple((min(1, n - 1), min(2, n)) for n in shape[:-1]) + ((0, shape[-1]),)))
     terms += [CellTerm(Ext(5, 7, F), term.place, term.weights, term.box) for term in terms[:2]]  # the same vectors again
-    for term in terms.copy():  # the same on the last axis alone: it is added to what may lie in another box
+    for term in terms.copy() if boxes != "one" else []:  # the same on the last axis alone: it is added to what may lie in another box
         other = random_term(rng, term.place[1], random_box(rng, SHAPES[term.place[1]]))
         box = (*other.box[:-1], term.box[-1])
         terms.append(CellTerm(other.coef, term.place, (*other.weights[:-1], term.weights[-1]), box))
