@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .install-stamp
 DIST := dist
 
-.PHONY: help install services demo test lint attacks attacks-cuda fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-verify bench-gpu bench-planner bench-launches bench-peers cross wheel crash gateway cluster-demo gateway-test clean
+.PHONY: help install services demo test lint attacks attacks-cuda test-gpu fuzz vectors mutants browser-test api-cases bench bench-workers bench-scaling bench-verify bench-gpu bench-planner bench-launches bench-peers cross wheel crash gateway cluster-demo gateway-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,8 +48,11 @@ lint: $(STAMP)  ## style, types of the code an auditor reads, import contracts
 attacks: $(STAMP)  ## all attack campaigns, one line each; a survivor fails (about an hour on one core; CASES=n honest statements)
 	$(BIN)/python -m pytest -m attacks
 
-attacks-cuda: $(STAMP)  ## every attack test of a CI run on the CUDA backend, on a device emulated by the C++ compiler (about ten minutes)
-	VERILORA_TEST_BACKEND=emulated $(BIN)/python -m pytest -n 2 --dist loadscope tests/attacks
+test-gpu: $(STAMP)  ## tests of the CUDA backend on this machine's GPU (pip install '.[gpu]' first)
+	VERILORA_TEST_GPU=1 $(BIN)/python -m pytest tests/gpu tests/prover tests/vectors tests/attacks/test_on_cuda.py
+
+attacks-cuda: $(STAMP)  ## every attack test of a CI run on the CUDA backend, on a card that is not there (about two minutes)
+	VERILORA_TEST_BACKEND=cuda $(BIN)/python -m pytest -n 2 --dist loadscope tests/attacks
 
 fuzz: $(STAMP)  ## coverage-guided hostile input for the verifier (FUZZ_SECONDS for each of nine targets, by default 60)
 	$(BIN)/pip install --quiet atheris==3.0.0
@@ -95,7 +98,7 @@ bench-gpu: $(STAMP)  ## the device's rates, kernels and whole steps of 1.1B, 7B 
 bench-planner: $(STAMP)  ## memory and processor time of tasks: foretold beside measured
 	$(BIN)/python -m benchmarks.planner
 
-bench-launches: $(STAMP)  ## what proofs of real shapes ask of a GPU, counted on one that computes nothing
+bench-launches: $(STAMP)  ## what proofs of real shapes ask of a GPU, counted with CuPy on a card that computes nothing
 	$(BIN)/python -m benchmarks.launches
 
 bench-peers: $(STAMP)  ## the same statements proved here and by ezkl, which is installed first (half an hour, 10 GB)

@@ -1,14 +1,17 @@
-"""The fixed costs of proofs on a GPU, counted: launches, copies and waits of a task of a real shape, on a device that computes nothing.
+"""The fixed costs of proofs on a GPU, counted: launches, copies and waits of a task of a real shape, on a card that computes nothing.
 
     python -m benchmarks.launches                     a layer's task of 7B at 512 and 2,048 tokens, and what a step of such tasks comes to
-    … --shape llama-2-13b --tokens 2048 --kinds layer head --verbose
+    … --shape llama-2-13b --tokens 2048 --kinds layer head --provers 3 --verbose
 
 A bound counts bytes and multiplications; a proof also launches kernels, waits for their sums and runs its schedule in Python. Here the
-prover runs whole on arrays without memory (idle.py), so its processor seconds are those of everything but the device. What a launch,
-a copy or a wait takes of a real device and its library is not counted but assumed (MICROSECONDS; `make bench-gpu` measures it).
+prover runs whole, with CuPy and its pool of memory, on a card that answers and computes nothing (tests/support/card), so its processor
+seconds are those of everything but the driver and the device, and what the pool holds is what it would hold on a card; a prover that
+needs more than its share of it fails as it would there. What a launch, a copy or a wait takes of a real driver and device is not counted
+but assumed (MICROSECONDS; `make bench-gpu` measures it).
 """
 
 import argparse
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import idle
 from benchmarks.planner import real_manifest
 from benchmarks.shapes import SHAPES
 from protocol.layout import CommitmentLayout
@@ -29,11 +31,16 @@ from prover.argument.counting import count
 from prover.argument.prove import drained, prove_task
 from prover.backend.base import Backend
 from prover.backend.cuda import CudaBackend
+from prover.backend.memory import divided
 from prover.commitment.commit import CommitmentData, commit
-from prover.witness.task import read_by_proof
+from prover.cost.forecast import Counted, forecast
+from prover.cost.machine import describe
+from prover.cost.work import Place
+from prover.witness.task import integers_of, read_by_proof
+from tests.support import card
 
 MULTIPROCESSORS, MEMORY = 132, 141 * 10**9  # of an H200
-MICROSECONDS = {"launch": 8, "library": 10, "queued": 6, "copies": 20, "back": 10, "waits": 10}
+MICROSECONDS = {"launch": 8, "library": 10, "queued": 6, "back": 10, "waits": 10}
 REPEATS = 4  # the least processor time of so many
 SEED = b"\0" * 32
 
@@ -50,29 +57,45 @@ def commitments(backend: Backend, layouts: Sequence[tuple[str, CommitmentLayout]
 def prove(backend: Backend, graph: Graph, inputs: list[tuple[str, CommitmentData]], params: Params, shape: TaskShape) -> None:
     """A proof of values that are not there."""
     read = {t.index for t in read_by_proof(graph)}
-    values: list[Any] = [backend.xp.empty(t.shape, np.int64) if t.index in read else None for t in graph.tensors]
+    values: list[Any] = [backend.xp.empty(t.shape, integers_of(t)) if t.index in read else None for t in graph.tensors]
     published = {p.name: np.zeros(p.tensor.shape, dtype=np.int64) for p in graph.published}
     prove_task(backend, shape, b"", inputs, drained(values), published, params, SEED, lambda: None)
 
 
 def totals(found: Counter[str]) -> dict[str, int]:
-    """By the first word: launches of kernels and of the library, copies and waits."""
-    return {kind: sum(n for name, n in found.items() if name.split()[0] == kind) for kind in MICROSECONDS}
+    """Launches of the backend's kernels; what the library launches, sets and copies on the device; copies to it and back; waits."""
+    ours = sum(n for name, n in found.items() if name.startswith("launch vl_"))
+    library = sum(n for name, n in found.items() if name.startswith("launch cupy_")) + found["set"] + found["copy within"]
+    return {"launch": ours, "library": library, "queued": found["queued there"] + found["copy there"], "back": found["copy back"],
+            "waits": found["wait"]}
 
 
 def line(title: str, found: Counter[str], seconds: float, tasks: int) -> str:
     kinds = totals(found)
     fixed = sum(MICROSECONDS[kind] * n for kind, n in kinds.items()) / 1e6
     text = f"  {title:8}" + "".join(f"{n:8} {kind}" for kind, n in kinds.items())
-    text += f"{(found['bytes queued'] + found['bytes copies']) / 1e6:8.0f} MB there{found['bytes back'] / 1e6:7.0f} MB back"
-    return text + f"{fixed:8.3f} s of these{seconds:8.3f} s of a processor; {tasks} tasks {tasks * fixed:6.1f} and {tasks * seconds:6.1f} s"
+    text += f"{(found['bytes queued there'] + found['bytes copy there']) / 1e6:8.0f} MB there{found['bytes copy back'] / 1e6:7.0f} MB back"
+    return f"{text}{fixed:8.3f} s of these{seconds:8.3f} s of a processor; {tasks} tasks {tasks * fixed:6.1f} and {tasks * seconds:6.1f} s"
 
 
 def measured(work: Callable[[], Any]) -> tuple[Any, Counter[str], float]:
-    idle.counted.clear()
+    card.forget()
     start = time.process_time()
     made = work()
-    return made, idle.counted.copy(), time.process_time() - start
+    return made, card.counts(), time.process_time() - start
+
+
+class Watched:
+    """The most that the pool handed out and the most that it held, from now on."""
+
+    def __init__(self, backend: CudaBackend) -> None:
+        self.backend, self.used, self.held = backend, 0, 0
+        backend.xp.cuda.set_allocator(self.allocate)
+
+    def allocate(self, size: int) -> Any:
+        made, pool = self.backend.allocated.allocate(size), self.backend.allocated.pool
+        self.used, self.held = max(self.used, pool.used_bytes()), max(self.held, pool.total_bytes())
+        return made
 
 
 def report(name: str, tokens: int, kind: str, params: Params, verbose: bool) -> None:
@@ -80,20 +103,27 @@ def report(name: str, tokens: int, kind: str, params: Params, verbose: bool) -> 
     manifest = replace(real_manifest(name, tokens), profile=params.name)
     manifest = replace(manifest, budgets=opening_counts(manifest))
     same = [task for task in task_list(manifest) if task.kind == kind]
-    backend = CudaBackend(idle.module(MULTIPROCESSORS, MEMORY))
+    backend = CudaBackend(card.cupy(MULTIPROCESSORS, MEMORY, idle=True))
     graph = same[0].graph(manifest)
     shape = TaskShape(graph, backend.field)
     count(shape)
     layouts = [(role, commitment_layout(manifest, name)) for role, name in same[0].commitments]
+    counted, place = Counted.of(lambda: same[0].graph(manifest), params.field), Place.of("cuda", backend.memory)
+    told = forecast(counted, params, [layout for _, layout in layouts], place)
     print(f"{name} {tokens} tokens, {kind}: {len(shape.plans)} trees, {params.name}")
-    first, then = [], []
+    first, then, memory = list[float](), list[float](), Watched(backend)
     for _ in range(REPEATS):  # the first time makes tables
+        backend.release()
         inputs, committed, seconds = measured(lambda: commitments(backend, layouts))
         first.append(seconds)
+        backend.release()
         _, proved, seconds = measured(lambda: prove(backend, graph, inputs, params, shape))  # noqa: B023 - called at once
         then.append(seconds)
+        inputs = []  # not beside the next ones
     print(line("inputs", committed, min(first), len(same)))
-    print(line("proof", proved, min(then), len(same)), flush=True)
+    print(line("proof", proved, min(then), len(same)))
+    print(f"  memory  {describe(memory.used)} used, {describe(memory.held)} held by the pool, {describe(told.memory.peak)} planned; "
+          f"a share of {describe(backend.memory)}", flush=True)
     if verbose:
         for key, n in sorted((committed + proved).items(), key=lambda item: -item[1]):
             print(f"    {n:14} {key}")
@@ -105,8 +135,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--kinds", nargs="+", default=["layer"], help="layer, head, embed")
     parser.add_argument("--profile", choices=PROFILES, default="goldilocks-2^16")
+    parser.add_argument("--provers", type=int, default=1, help="that share the card's memory")
     parser.add_argument("--verbose", action="store_true", help="also by name")
     arguments = parser.parse_args()
+    os.environ |= divided(arguments.provers)
     for tokens in arguments.tokens:
         for kind in arguments.kinds:
             report(arguments.shape, tokens, kind, profile(arguments.profile), arguments.verbose)

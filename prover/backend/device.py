@@ -74,7 +74,7 @@ def _body(words: int) -> np.dtype[Any]:
 
 
 class DeviceArrays(DenseLeaves):
-    """`xp` is the module cupy (tests pass one that emulates a device); `host` computes what lies on the host."""
+    """`xp` is the module cupy (on a GPU, or on the card of tests/support/card); `host` computes what lies on the host."""
 
     strip_bytes = 1 << 28  # a strip is as many launches whatever its size
 

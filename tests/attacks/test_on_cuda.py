@@ -1,4 +1,4 @@
-"""A share of the attack tests on the CUDA backend, on the emulated device; `make attacks-cuda` runs them all."""
+"""A share of the attack tests on the CUDA backend, on a card that is not there; `make attacks-cuda` runs them all."""
 
 from collections.abc import Iterator
 
@@ -19,26 +19,27 @@ from tests.attacks.test_lies import (  # noqa: F401 - tests that run here again,
     test_wrong_triple,
 )
 from tests.attacks.test_trees import test_every_cell_is_looked_up_in_its_own_tree, test_honest_values_are_accepted  # noqa: F401
-from tests.support.cuda import stand_in
+from tests.support import card
+from tests.support.device import REAL, launches
 from tests.support.stage import Stage, backend
 from tests.toy import EVEN, ODD, toy
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_the_emulated_device() -> Iterator[None]:
+def on_the_device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VERILORA_TEST_BACKEND", "emulated")
-        before = stand_in.Counted.launches
+        patch.setenv("VERILORA_TEST_BACKEND", "cuda")
         assert backend().name == "cuda"
+        card.forget()
         yield
-    assert stand_in.Counted.launches > before
+    assert REAL or launches(card.counts())
 
 
 @pytest.fixture(scope="module")
-def stage(on_the_emulated_device: None) -> Stage:
+def stage(on_the_device: None) -> Stage:
     return Stage(toy(sizes=EVEN, target_modules=("q_proj",), **SIZES))
 
 
 @pytest.fixture(scope="module")
-def odd_stage(on_the_emulated_device: None) -> Stage:
+def odd_stage(on_the_device: None) -> Stage:
     return Stage(toy(sizes=ODD, target_modules=("o_proj",), **SIZES))

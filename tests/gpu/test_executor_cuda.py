@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
 
 from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps
 from prover.executor.trainer import Trainer
+from tests.support.device import REAL
 from tests.toy import toy
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not REAL, reason="needs a CUDA device, and VERILORA_TEST_GPU=1")]
 
 
 def test_a_window_on_the_device_equals_the_reference() -> None:

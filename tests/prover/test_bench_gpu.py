@@ -1,4 +1,4 @@
-"""`make bench-gpu` as on a machine with a GPU, on the emulated device: rates, fixed costs, every task of a step proved and verified."""
+"""`make bench-gpu` as on a machine with a GPU, on a card that is not there: rates, fixed costs, every task of a step, verified."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks import crew, gpu, stage
 from prover.cost import rates
-from prover.executor.torch_ops import TorchOps
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device
 
 
 def test_provers_side_by_side(tmp_path: Path) -> None:
@@ -22,12 +21,11 @@ def test_provers_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "select", lambda _: emulated())
+    monkeypatch.setattr(gpu, "select", lambda _: device())
     monkeypatch.setitem(gpu.LARGE, "cuda", (12, 12, 13))
     monkeypatch.setattr(rates, "LARGE", 48)
     monkeypatch.setattr(rates, "MANY_ROUNDS", 8)
     monkeypatch.setattr(gpu, "memory_bytes", lambda _: 1 << 33)  # of a device that torch has not
-    monkeypatch.setattr(stage, "ops_beside", lambda _: TorchOps("cpu", keep=True))
     monkeypatch.setattr(stage, "reset_peak", lambda _: None)
     monkeypatch.setattr(stage, "peak_bytes", lambda _: 1)
     found = gpu.main(["--backend", "cuda", "--shape", "toy", "--layers", "1", "--tokens", "4", "--profile", "goldilocks-2^10",

@@ -15,7 +15,7 @@ from prover.argument.opening import codeword
 from prover.backend import select
 from prover.backend.base import Backend
 from prover.commitment.commit import commit, physical_starts, place_blocks, place_of
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device
 
 CODE = Code(F, 16, 64, 5)
 LAYOUT = CommitmentLayout.pack([("a", (24, 17)), ("b", (3, 5))], CODE)
@@ -31,7 +31,7 @@ def extra(rows: int) -> list[np.ndarray]:
     return [rng.integers(0, F.p, (rows // 2, 64), dtype=np.uint64), rng.integers(0, F.p, (rows - rows // 2, 64), dtype=np.uint64)]
 
 
-@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), device(0, 32)], ids=lambda b: b.name)
 @pytest.mark.parametrize("more", [0, 1, 6, 7])
 def test_kept_or_not(backend: Backend, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = commit(select("reference"), LAYOUT, tensors(), bytes(32), extra(more))
@@ -60,7 +60,7 @@ def test_what_is_kept_follows_from_the_backends_memory() -> None:
     assert commit(backend, LAYOUT, tensors(), bytes(32)).codeword is not None
 
 
-@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), device(0, 32)], ids=lambda b: b.name)
 def test_narrow_integers_are_copied_a_few_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = CommitmentLayout.pack([(str(k), (4, 1 + k)) for k in range(6)], CODE)
     wide = {slot.name: np.random.default_rng(k).integers(-100, 100, slot.tensor.shape) for k, slot in enumerate(layout.slots)}
@@ -98,7 +98,7 @@ def test_places(seed: int) -> None:
     assert kinds
 
 
-@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), emulated(0, 32)], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [select("cpu"), select("reference"), device(0, 32)], ids=lambda b: b.name)
 def test_masks_of_any_length_are_encoded(backend: Backend) -> None:
     """With and without blinding, shorter than the message or as long."""
     code, rng = Code(F, 8, 64, 4), np.random.default_rng(5)

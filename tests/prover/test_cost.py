@@ -36,7 +36,7 @@ from prover.cost.tally import CALL, Algebra, TallyField
 from prover.cost.work import EVERYTHING, Memory, Place, Work, commitment_work, padded_cells, task_memory
 from prover.executor.torch_ops import TorchOps
 from prover.witness.task import kept_values, read_by_proof, stepwise, task_values
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device as a_device
 from tests.support.stage import Case, Stage, seed
 from tests.toy import toy
 
@@ -150,7 +150,7 @@ def test_memory_is_the_sum_of_what_is_alive(case: Case) -> None:
     kept = kept_values(select("cpu"), case.graph, case.values)
     there = [kept[t.index].nbytes for t in read_by_proof(case.graph) if not isinstance(case.graph.ops[t.index], Input)]
     assert held.phases["tree"]["integer values"] == sum(there)
-    narrow = kept_values(emulated(), case.graph, case.values)  # a device holds inputs for itself, in the smallest integers too
+    narrow = kept_values(a_device(), case.graph, case.values)  # a device holds inputs for itself, in the smallest integers too
     all_there = sum(narrow[t.index].nbytes for t in read_by_proof(case.graph))
     assert device.phases["tree"]["integer values"] == all_there and "input tensors" not in device.phases["tree"]
     assert sum(there) < all_there < sum(there) + 8 * inputs

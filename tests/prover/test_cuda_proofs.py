@@ -1,4 +1,4 @@
-"""Whole proofs of every kind of task on the emulated device: the bytes that the CPU backend makes, and nothing large comes back."""
+"""Whole proofs of every kind of task on a device: the bytes that the CPU backend makes, and nothing large comes back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prover.backend.base import Backend
 from prover.backend.cpu import CpuBackend
 from prover.commitment.commit import commit
 from prover.witness.task import kept_values
-from tests.support.cuda import stand_in
-from tests.support.cuda.emulated import emulated
+from tests.support import card
+from tests.support.device import card_only, device, launches
 from tests.support.stage import PARAMS, Case, Stage, seed
 from tests.toy import ODD, toy
 
@@ -43,14 +43,14 @@ def test_same_bytes(every_kind: dict[str, Case], kind: str) -> None:
     case = every_kind[kind]
     expected = prove(select("cpu"), case)
     for hand_over in (0, 256):
-        assert prove(emulated(hand_over, 32), case) == expected
-    assert prove(emulated(), case) == expected
+        assert prove(device(hand_over, 32), case) == expected
+    assert prove(device(), case) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_opened_in_any_number_of_pieces(every_kind: dict[str, Case], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows made into tables at once, as those of small commitments are; in groups of four of which all weights fit, and one by one."""
-    case, backends = every_kind[kind], (select("cpu"), emulated(0, 32))
+    case, backends = every_kind[kind], (select("cpu"), device(0, 32))
     expected, folded = prove(backends[0], case), list[int]()
     fold = CpuBackend.open_fold
     monkeypatch.setattr(CpuBackend, "open_fold", lambda self, f, rows, *more: (folded.append(rows.shape[1]), fold(self, f, rows, *more))[1])
@@ -65,19 +65,11 @@ def test_rows_are_opened_in_any_number_of_pieces(every_kind: dict[str, Case], ki
     assert set(folded) >= {1, (1 << 16) // (512 * PARAMS.ell)}
 
 
+@card_only
 def test_what_comes_back_is_small(every_kind: dict[str, Case]) -> None:
     """Round values, small tables, opened columns, trees of digests: nothing of the size of the witness or of a codeword."""
-    case, counted = every_kind["layer"], stand_in.Counted
-    largest, get = [0], stand_in.ndarray.get
-
-    def watched(self: stand_in.ndarray, **named: object) -> object:
-        largest[0] = max(largest[0], self.nbytes)
-        return get(self, **named)  # type: ignore[arg-type]
-
-    counted.bytes = counted.copies = counted.launches = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stand_in.ndarray, "get", watched)
-        prove(emulated(256, 32), case)
+    case = every_kind["layer"]
+    found = card.watched(lambda: prove(device(256, 32), case))
     n, rows = PARAMS.n, len(case.shape.witness_layout(PARAMS).rows)
-    assert largest[0] <= max(32 * n, 8 * PARAMS.queries * (rows + 6)), "leaves of a tree, or the columns of one opening"
-    assert counted.launches
+    assert found["most copy back"] <= max(32 * n, 8 * PARAMS.queries * (rows + 6)), "leaves of a tree, or the columns of one opening"
+    assert launches(found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from protocol.field import GOLDILOCKS
@@ -20,7 +20,7 @@ from prover.backend.memory import SHARES, host_memory, shares
 from prover.backend.reference import ReferenceBackend
 from prover.cost.machine import memory_bytes
 from tests.prover.test_cuda_proofs import prove
-from tests.support.cuda import stand_in
+from tests.support.device import card_only, fresh_pool, module
 from tests.support.stage import Case, Stage
 from tests.toy import ODD, toy
 
@@ -52,26 +52,23 @@ class Torch:
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> stand_in.Pool:
-    """A pool of the emulated library's that nobody has used."""
-    found = stand_in.Pool()
-    monkeypatch.setattr(stand_in, "pool", found)
-    monkeypatch.setattr(stand_in, "_allocators", [found.malloc])
-    return found
+def pool() -> Iterator[Any]:
+    with fresh_pool() as made:
+        yield made
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, processes: int, torch: Torch | None) -> DeviceMemory:
     monkeypatch.setenv(SHARES, str(processes))
     monkeypatch.setitem(sys.modules, "torch", torch or SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)))
-    return DeviceMemory(stand_in.module(memory=TOTAL))
+    return DeviceMemory(module(memory=TOTAL))
 
 
-def kept(pool: stand_in.Pool, size: int) -> None:
+def kept(pool: Any, size: int) -> None:
     if size:
-        pool.malloc(size)
-        pool.free(size)
+        pool.malloc(size)  # and dropped
 
 
+@card_only
 @pytest.mark.parametrize(("processes", "live", "unused", "torch_unused", "expected"), [
     (1, 20, 12, 0, False),  # half of it
     (1, 20, 13, 0, True),
@@ -81,43 +78,45 @@ def kept(pool: stand_in.Pool, size: int) -> None:
     (4, 2, 1, 1, True),
 ])
 def test_what_a_library_keeps_goes_back_once_others_may_need_it(
-    monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, processes: int, live: int, unused: int, torch_unused: int, expected: bool,
+    monkeypatch: pytest.MonkeyPatch, pool: Any, processes: int, live: int, unused: int, torch_unused: int, expected: bool,
 ) -> None:
     """Units of memory, 64 in all."""
     torch = Torch(0, torch_unused * UNIT)
     made = memory(monkeypatch, processes, torch)
     torch.kept, torch.calls = torch_unused * UNIT, 0
-    pool.malloc(live * UNIT)
+    held = pool.malloc(live * UNIT)
     kept(pool, unused * UNIT)
     made.release()
     assert (torch.calls, pool.free_bytes()) == ((1, 0) if expected else (0, unused * UNIT))
-    assert pool.used_bytes() == live * UNIT
+    assert pool.used_bytes() == live * UNIT == held.mem.size
 
 
-def test_what_one_library_holds_is_not_the_others(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool) -> None:
+@card_only
+def test_what_one_library_holds_is_not_the_others(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
     torch = Torch(3 * UNIT, 0)
     made = memory(monkeypatch, 4, torch)
-    assert made.size == 16 * UNIT and pool.limit == 13 * UNIT and torch.fraction == 16 / 64
-    pool.malloc(6 * UNIT)
+    assert made.size == 16 * UNIT and pool.get_limit() == 13 * UNIT and torch.fraction == 16 / 64
+    held = pool.malloc(6 * UNIT)
     torch.live = 20 * UNIT  # more than its share
     made.release()
-    assert pool.limit == 1 and torch.fraction == 10 / 64  # 0 would be no limit
+    assert pool.get_limit() == 1 and torch.fraction == 10 / 64  # 0 would be no limit
     alone = memory(monkeypatch, 1, torch)
-    pool.set_limit(0)
+    pool.set_limit(size=0)
     torch.fraction = 1.0
     alone.release()
-    assert pool.limit == 0 and torch.fraction == 1.0
+    assert pool.get_limit() == 0 and torch.fraction == 1.0 and held.mem.size == 6 * UNIT
 
 
-def test_unused_blocks_never_stand_in_the_way(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool) -> None:
+@card_only
+def test_unused_blocks_never_stand_in_the_way(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
     """The library's limit counts them; torch's leave as well, and what torch held is this library's then."""
     torch = Torch(2 * UNIT, 9 * UNIT)
     made = memory(monkeypatch, 4, torch)
     torch.kept, torch.calls = 9 * UNIT, 0
     kept(pool, 8 * UNIT)
     torch.live = UNIT
-    made.allocate(15 * UNIT)
-    assert (torch.calls, torch.kept, pool.free_bytes(), pool.limit) == (1, 0, 0, 15 * UNIT)
+    held = made.allocate(15 * UNIT)
+    assert (torch.calls, torch.kept, pool.free_bytes(), pool.get_limit()) == (1, 0, 0, held.mem.size)
     with pytest.raises(MemoryError, match="allocated so far"):
         made.allocate(UNIT)
 
@@ -129,22 +128,23 @@ def head() -> Case:
     return made.case(task.kind, task.window, task.layer, task.part)
 
 
-def test_a_proof_in_a_share_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: stand_in.Pool, head: Case) -> None:
+@card_only
+def test_a_proof_in_a_share_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: Any, head: Case) -> None:
     """Nothing but its own size matters: a share in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
     monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)
-    most = [0]
+    most, allocate = [0], DeviceMemory.allocate
 
-    class Watched(stand_in.Pool):
-        def malloc(self, size: int) -> None:
-            super().malloc(size)
-            most[0] = max(most[0], self.used_bytes())
+    def watched(self: DeviceMemory, size: int) -> Any:
+        made = allocate(self, size)
+        most[0] = max(most[0], pool.used_bytes())
+        return made
 
     def proof(size: int) -> bytes:
-        made = CudaBackend(stand_in.module(memory=3 * size), 256, 32)
+        made = CudaBackend(module(memory=3 * size), 256, 32)
         assert made.memory == size and made.kept_bytes == size // 8
         return prove(made, head)
 
-    monkeypatch.setattr(stand_in, "pool", Watched())
+    monkeypatch.setattr(DeviceMemory, "allocate", watched)
     monkeypatch.setenv(SHARES, "3")
     expected = prove(select("cpu"), head)
     assert proof(1 << 30) == expected
@@ -191,15 +191,3 @@ def test_what_is_no_share(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     with pytest.raises(ValueError, match="VERILORA_SHARES: .* valid is an integer of at least 1"):
         shares()
     assert shares({}) == 1 and shares(dict[str, Any]({SHARES: "3"}) | {}) == 3 and SHARES in os.environ
-
-
-def test_arrays_of_the_emulated_device_are_counted(pool: stand_in.Pool) -> None:
-    a = stand_in.empty((4, 8), dtype=np.uint64)
-    view = a[1:]
-    assert pool.used_bytes() == a.nbytes
-    del a
-    assert pool.used_bytes() == 4 * 8 * 8
-    stand_in.settle()
-    del view
-    gc.collect()
-    assert (pool.used_bytes(), pool.free_bytes()) == (0, 256)

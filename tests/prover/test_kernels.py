@@ -16,7 +16,7 @@ from prover.backend.leaves import COLUMNS, Run
 from prover.backend.reference import ReferenceBackend
 from prover.backend.tiled import TILE, TILE_BITS, Narrow, Tiled
 from prover.kernels import build
-from tests.support.cuda import stand_in
+from tests.support.device import module as cupy
 
 P = F.p
 EDGES = [0, 1, 2, P - 1, P - 2, P - 2**32, 2**32 - 1, 2**32, 2**32 + 1, P - 2**32 - 1, 2**63, 2**48, P - 7]
@@ -356,7 +356,7 @@ def test_wrong_shapes_are_refused(cpu: CpuBackend, rng: np.random.Generator) -> 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select("cpu").name == "cpu" and select("reference").name == "reference"
-    for module, name in ((None, "cpu"), (stand_in.module(), "cuda")):
+    for module, name in ((None, "cpu"), (cupy(), "cuda")):
         monkeypatch.setattr("prover.backend.cuda_module", lambda module=module: module)
         assert select("auto").name == name
     monkeypatch.setattr("prover.backend.cuda_module", lambda: None)

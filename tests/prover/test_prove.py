@@ -17,8 +17,7 @@ from prover.backend.cpu import CpuBackend
 from prover.backend.cuda import CudaBackend
 from prover.backend.reference import ReferenceBackend
 from prover.commitment.commit import commit
-from tests.support.cuda import stand_in
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device, module
 
 TOY = Params("toy", GOLDILOCKS, 32, 128, 12)
 
@@ -88,8 +87,8 @@ def test_backends_make_the_same_proof_and_it_verifies() -> None:
     proof, committed, g, published = prove(ReferenceBackend(GOLDILOCKS))
     assert prove(CpuBackend())[0] == proof
     for hand_over, threads in ((0, 32), (64, 128)):
-        assert prove(emulated(hand_over, threads))[0] == proof
-    for backend in (CpuBackend(), CudaBackend(stand_in.module(), threads=32)):
+        assert prove(device(hand_over, threads))[0] == proof
+    for backend in (CpuBackend(), CudaBackend(module(), threads=32)):
         backend.kept_bytes = 0  # columns are encoded again
         assert prove(backend)[0] == proof
     verify(proof, committed, g, published)

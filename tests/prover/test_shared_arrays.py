@@ -12,7 +12,7 @@ from prover.executor.evaluate import RelationBroken, check, evaluate
 from prover.executor.reference import ReferenceOps
 from prover.executor.torch_ops import TorchOps, ops_beside
 from prover.witness.task import task_values
-from tests.support.cuda.emulated import emulated
+from tests.support.device import Shared, device
 from tests.support.stage import PARAMS, Case, Stage, seed
 from tests.toy import toy
 
@@ -28,16 +28,16 @@ def kept_values(case: Case) -> list[torch.Tensor]:
 
 
 def test_results_stay_and_are_shared(layer: Case) -> None:
-    backend, values = emulated(64, 32), kept_values(layer)
-    for tensor, expected in zip(values, layer.values, strict=True):
+    backend = device(64, 32)
+    for tensor, expected in zip(kept_values(layer), layer.values, strict=True):
         assert isinstance(tensor, torch.Tensor) and np.array_equal(tensor.numpy(), expected)
-        if tensor.numel():
-            assert backend.to_device(tensor).data.ptr == tensor.data_ptr()
+        shared = Shared(backend, tensor.numpy())
+        assert backend.to_device(shared).data.ptr == shared.array.data.ptr
 
 
 def test_the_proof_is_that_of_host_arrays(layer: Case) -> None:
-    proofs = []
-    for backend, values in ((select("cpu"), layer.values), (emulated(64, 32), kept_values(layer))):
+    proofs, there = [], device(64, 32)
+    for backend, values in ((select("cpu"), layer.values), (there, [Shared(there, x.numpy()) for x in kept_values(layer)])):
         inputs = [(role, commit(backend, layer.stage.layout(name), layer.stage.arrays[str(name)], seed(str(name))))
                   for role, name in layer.task.commitments]
         published = layer.published()
@@ -66,7 +66,7 @@ def test_results_of_steps_are_joined() -> None:
 
 
 def test_executor_beside_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend, available, device in (("cuda", True, "cuda"), ("cuda", False, "cpu"), ("cpu", True, "cpu")):
+    for backend, available, place in (("cuda", True, "cuda"), ("cuda", False, "cpu"), ("cpu", True, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         found = ops_beside(backend)
-        assert (found.device, found.keep) == (device, device == "cuda")
+        assert (found.device, found.keep) == (place, place == "cuda")

@@ -13,7 +13,7 @@ from prover.backend.base import Backend
 from prover.backend.cpu import CpuBackend
 from prover.backend.reference import ReferenceBackend
 from tests.prover.test_kernels import rng  # noqa: F401 - a fixture
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device
 
 ELL = 8
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -52,7 +52,7 @@ def dense(layout: CommitmentLayout, terms: list[CellTerm]) -> U64:
     return out
 
 
-@pytest.fixture(params=[lambda: ReferenceBackend(F), CpuBackend, lambda: emulated(0, 32)], ids=["numpy", "cpu", "device"])
+@pytest.fixture(params=[lambda: ReferenceBackend(F), CpuBackend, lambda: device(0, 32)], ids=["numpy", "cpu", "device"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     found: Backend = request.param()
     return found

@@ -26,7 +26,7 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.executor.trainer import Trainer
 from prover.witness.task import task_values
-from tests.support.cuda.emulated import emulated
+from tests.support.device import device
 from tests.toy import Toy
 
 PARAMS = Params("toy", GOLDILOCKS, 64, 256, 20)
@@ -36,9 +36,9 @@ Inputs = dict[tuple[str, str], IntArray]
 
 
 def backend() -> Backend:
-    """This machine's fastest, or the one that VERILORA_TEST_BACKEND names: "emulated" is the CUDA backend without a device."""
+    """This machine's fastest, or the one that VERILORA_TEST_BACKEND names: "cuda" is the CUDA backend on the tests' device."""
     name = os.environ.get("VERILORA_TEST_BACKEND", "auto")
-    return emulated(hand_over=64, threads=32) if name == "emulated" else select(name)
+    return device(hand_over=64, threads=32) if name == "cuda" else select(name)
 
 
 def seed(label: str) -> bytes:

@@ -2,8 +2,9 @@
 
 import gc
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +24,18 @@ from tasks.prove import prove_statement
 from tasks.shortage import PROVING, OutOfMemory, shortage_told
 from tasks.train import train_window
 from tests.cli.commands import example_run
-from tests.support.cuda import stand_in
+from tests.support.device import card_only, fresh_pool, module
 from tests.tasks.toy_run import toy_draft, toy_run
 
 
-def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stand_in, "pool", stand_in.Pool())
-    monkeypatch.setattr(stand_in, "_allocators", [stand_in.pool.malloc])
+@pytest.fixture
+def pool() -> Iterator[Any]:
+    with fresh_pool() as made:
+        yield made
+
+
+@card_only
+def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
     monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)  # which works on the host here
     monkeypatch.setenv(SHARES, "8")
     run = toy_run(tmp_path)
@@ -37,7 +43,7 @@ def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.
     layer = next(task for task in task_list(run.manifest) if task.kind == "layer")
 
     def context(memory: int) -> RunContext:
-        return RunContext(run.stores, run.run_id, run.manifest, CudaBackend(stand_in.module(memory=8 * memory), 256, 32))
+        return RunContext(run.stores, run.run_id, run.manifest, CudaBackend(module(memory=8 * memory), 256, 32))
 
     small, held, used = context(1 << 21), list[OutOfMemory](), list[int]()
     for _ in range(3):
@@ -45,9 +51,8 @@ def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.
             prove_statement(small, layer)
         held.append(caught.value)
         small._cache.clear()
-        stand_in.settle()
         gc.collect()
-        used.append(stand_in.pool.used_bytes())
+        used.append(pool.used_bytes())
     assert used[0] == used[1] == used[2]  # tables of the backend: an error that is kept keeps no array of the proof
     for words in ("layer(0, 0) ran out of memory (Out of memory allocating", "may use 2.1 MB of this GPU, one of 8 equal shares of its",
                   "Nothing is lost: start the provers with fewer `--processes`", "orchestration.prover_memory or more audit.parts"):

@@ -16,7 +16,7 @@ from protocol.field import GOLDILOCKS
 from prover.backend import NAMES, select
 from tests.campaigns.vectors import run_log
 from tests.campaigns.vectors.run import OPS, answer, texts, words
-from tests.support.cuda.emulated import Carried, emulated
+from tests.support.device import Carried, device
 
 FOLDER = Path(run_log.__file__).parents[2] / "vectors"
 SCHEMA = json.loads((FOLDER / "schema.json").read_bytes())
@@ -55,7 +55,7 @@ def test_answers(name: str) -> None:
 @pytest.mark.parametrize("backend", [name for name in NAMES if name != "auto"])
 def test_every_backend_encodes_and_hashes_alike(backend: str) -> None:
     """The prover's codewords and column digests on each device."""
-    b = Carried(emulated()) if backend == "cuda" else select(backend)
+    b = Carried(device()) if backend == "cuda" else select(backend)
     for vector in SUITES["code"].values():
         if vector["op"] == "code.encode":
             x = vector["input"]

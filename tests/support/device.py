@@ -1,12 +1,22 @@
-"""The CUDA backend on the emulated device, and a coat for it that takes and gives NumPy arrays."""
+"""The CUDA backend of the tests, on a card that is not there or on a real one, and a coat for it that takes and gives NumPy arrays.
+
+VERILORA_TEST_GPU=1 (`make test-gpu`) takes this machine's GPU; otherwise no test touches one.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from prover.backend.cuda import CudaBackend
 from prover.backend.device import HAND_OVER, THREADS
@@ -14,7 +24,10 @@ from prover.backend.device_level import Level
 from prover.backend.leaves import Run
 from prover.backend.outer import OuterSum
 from prover.backend.tiled import Tiled
-from tests.support.cuda import stand_in
+from tests.support import card
+
+REAL = os.environ.get("VERILORA_TEST_GPU") == "1"
+card_only = pytest.mark.skipif(REAL, reason="of the card that is not there: what it was asked for, what it finds")
 
 ON_HOST = {  # arguments that every backend takes there
     "eq_table": {0}, "eq_suffixes": {0}, "open_sums": {1}, "open_fold": {1, 3}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
@@ -22,10 +35,56 @@ ON_HOST = {  # arguments that every backend takes there
 }
 
 
+def module(**of_the_card: Any) -> ModuleType:
+    """The module cupy; a test, or a file of them, that asks for it is skipped where it cannot be had."""
+    if REAL:
+        return importlib.import_module("cupy")
+    try:
+        return card.cupy(**of_the_card)
+    except card.NoCard as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
 @functools.cache
-def emulated(hand_over: int = HAND_OVER, threads: int = THREADS) -> CudaBackend:
+def device(hand_over: int = HAND_OVER, threads: int = THREADS) -> CudaBackend:
     """`hand_over` = 0 leaves everything to the device; fewer threads make more blocks of few entries."""
-    return CudaBackend(stand_in.module(), hand_over, threads)
+    return CudaBackend(module(), hand_over, threads)
+
+
+@contextmanager
+def fresh_pool() -> Iterator[Any]:
+    """CuPy's default pool is one that nobody has used, meanwhile; afterwards the card has its own size again."""
+    cupy = module()
+    pool = cupy.cuda.MemoryPool()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy, "get_default_memory_pool", lambda: pool)
+        yield pool
+    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    module()
+
+
+def asked(work: Callable[[], object]) -> tuple[int, int, int]:
+    """How many launches of the backend's kernels some work asks the card for, how many waits, how many copies back."""
+    found = card.watched(work)
+    return launches(found), found["wait"], found["copy back"]
+
+
+def launches(found: Counter[str]) -> int:
+    """Of the backend's kernels, not of the library's own."""
+    return sum(n for what, n in found.items() if what.startswith("launch vl_"))
+
+
+class Shared:
+    """Another library's array on the device, as torch's are: all that CuPy asks of one."""
+
+    def __init__(self, backend: CudaBackend, values: np.ndarray) -> None:
+        self.array = backend.xp.asarray(values)
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self.array.__dlpack__(**asked)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
 
 
 class Carried:

@@ -1,4 +1,4 @@
-"""The CUDA backend on a real device: the tests of the emulated one, whole proofs, and values that torch left there."""
+"""The CUDA backend and torch on one device: values that the executor left there are shared, and each leaves the other its memory."""
 
 from __future__ import annotations
 
@@ -13,55 +13,18 @@ from prover.backend.memory import SHARES
 from prover.commitment.commit import commit
 from prover.executor.torch_ops import TorchOps
 from prover.witness.task import task_values
-from tests.prover.test_cuda import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
-    rng,
-    test_all_edge_products,
-    test_conversions,
-    test_count,
-    test_elementwise,
-    test_encode,
-    test_eq_table,
-    test_fold_axis,
-    test_folds_in_parts,
-    test_fractions,
-    test_hash_columns,
-    test_hash_in_portions,
-    test_many_equal_integers_are_counted,
-    test_merkle_levels,
-    test_open,
-    test_outer,
-    test_product_rounds,
-    test_rows_that_do_not_fit_a_block,
-    test_sums_carry,
-    test_sums_of_a_tile_carry,
-    test_tables,
-    test_wrong_shapes_are_refused,
-)
-from tests.prover.test_cuda_proofs import KINDS, every_kind, prove  # noqa: F401
-from tests.prover.test_kernels_outer import test_outer_of_vectors, test_outer_sums, test_outer_sums_carry, test_outer_sums_that_do_not_fit  # noqa: F401
-from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
-from tests.support.cuda.emulated import Carried
+from tests.prover.test_cuda_proofs import every_kind, prove  # noqa: F401
+from tests.support.device import REAL
 from tests.support.stage import PARAMS, Case, seed
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(cuda_module() is None, reason="needs CuPy and a CUDA device")]
-
-
-@pytest.fixture(scope="module", params=[0, 64], ids=["device alone", "handing over"])
-def backend(request: pytest.FixtureRequest) -> CudaBackend:
-    return CudaBackend(cuda_module(), request.param)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not REAL, reason="needs a CUDA device, and VERILORA_TEST_GPU=1")]
 
 
 @pytest.fixture(scope="module")
-def cpu(backend: CudaBackend) -> Carried:
-    return Carried(backend)
+def backend() -> CudaBackend:
+    return CudaBackend(cuda_module(), 64)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_same_bytes(every_kind: dict[str, Case], backend: CudaBackend, kind: str) -> None:  # noqa: F811
-    assert prove(backend, every_kind[kind]) == prove(select("cpu"), every_kind[kind])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs torch with CUDA")
 def test_values_of_the_executor_are_shared(every_kind: dict[str, Case], backend: CudaBackend) -> None:  # noqa: F811
     case = every_kind["layer"]
     manifest, task = case.stage.toy.manifest, case.task

@@ -1,25 +1,28 @@
-"""The CUDA backend against the CPU's at sizes that only a device reaches: many blocks, long walks over a grid, more than 2^32 entries."""
+"""The CUDA backend against the CPU's at sizes of real tasks: the grid of a large card, long walks over it, more than 2^32 entries."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
-from prover.backend import cuda_module, select
+from prover.backend import select
 from prover.backend.cuda import CudaBackend
 from prover.backend.tiled import TILE, TILE_BITS, Tiled
 from tests.prover.test_kernels import elements, rng, same, scalar  # noqa: F401
+from tests.support.device import REAL, module
 
 CPU = select("cpu")
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(cuda_module() is None, reason="needs CuPy and a CUDA device")]
 LOG = 22
 
 
 @pytest.fixture(scope="module")
-def gpu() -> CudaBackend:
-    return CudaBackend(cuda_module())
+def gpu() -> Iterator[CudaBackend]:
+    yield CudaBackend(module(multiprocessors=132))
+    module()
 
 
 def leaves(rng: np.random.Generator, size: int) -> tuple[Tiled, Tiled]:  # noqa: F811
@@ -101,6 +104,8 @@ def test_folds_and_counts(gpu: CudaBackend, rng: np.random.Generator) -> None:  
     same(gpu.to_host(mine), theirs)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not REAL, reason="needs a CUDA device, and VERILORA_TEST_GPU=1")
 def test_more_entries_than_32_bits_count(gpu: CudaBackend) -> None:
     size = (1 << 32) + 1000
     if gpu.xp.cuda.Device().mem_info[0] < 17 * size:
