@@ -103,7 +103,7 @@ def report(name: str, tokens: int, kind: str, params: Params, verbose: bool) -> 
     manifest = replace(real_manifest(name, tokens), profile=params.name)
     manifest = replace(manifest, budgets=opening_counts(manifest))
     same = [task for task in task_list(manifest) if task.kind == kind]
-    backend = CudaBackend(card.cupy(MULTIPROCESSORS, MEMORY, idle=True))
+    backend = CudaBackend(card.cupy(MULTIPROCESSORS, MEMORY, mode=card.Mode.IDLE))
     graph = same[0].graph(manifest)
     shape = TaskShape(graph, backend.field)
     count(shape)
