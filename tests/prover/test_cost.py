@@ -336,7 +336,7 @@ def test_bench_gpu_needs_no_services() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["prover.cost.machine", "prover.files.hf_model", "prover.executor.torch_ops", "benchmarks.shapes"])
+@pytest.mark.parametrize("module", ["prover.cost.rates", "prover.files.hf_model", "prover.executor.torch_ops", "benchmarks.shapes"])
 def test_threads_wait_passively_whoever_imports_torch_first(module: str) -> None:
     """Idle threads that spin took an evaluation five times its processor time on a busy machine; OpenMP reads this once, when it loads."""
     program = f"""import os, sys

@@ -30,7 +30,7 @@ from tests.tasks.toy_run import toy_draft, toy_run
 def test_a_share_of_a_gpu_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in, "pool", stand_in.Pool())
     monkeypatch.setattr(stand_in, "_allocators", [stand_in.pool.malloc])
-    monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)  # which works on the host here
+    monkeypatch.setattr("prover.backend.device_memory.torch_there", lambda: None)  # which works on the host here
     monkeypatch.setenv(SHARES, "8")
     run = toy_run(tmp_path)
     train_window(run, 0)
