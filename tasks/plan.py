@@ -41,6 +41,7 @@ from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
 from tasks.estimate import Estimate, PlanError, choose
 from tasks.fitting import divisors, fewest_parts, require_memory
+from tasks.gpu_fault import fault_told
 from tasks.owned_data import owned_dataset, same_ledger
 from tasks.shortage import COMMITTING, PLANNING, shortage_told
 
@@ -203,7 +204,8 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
 def start(stores: Stores, drafted: Draft, backend: Backend | None = None, tell: Tell = silent) -> RunContext:
     """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
     backend = backend or select()
-    with shortage_told("committing to model and dataset", COMMITTING, backend):
+    what = "committing to model and dataset"
+    with shortage_told(what, COMMITTING, backend), fault_told(what):
         return _start(stores, drafted, backend, tell)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.client.schemas.objects import State, StateType
 
 import flows.prove as shift
 from protocol.params import profile
@@ -39,6 +40,30 @@ def test_a_machine_that_proves_wrongly_claims_nothing(backend: Any, monkeypatch:
     monkeypatch.setattr(backend, "hash_rows", lambda *given: np.bitwise_xor(right(*given), np.uint8(1)))
     with pytest.raises(RunError, match="small statement made on this machine does not verify"):
         shift.prove.fn("run.yaml", "run")
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
+    status = 700
+
+
+def test_a_shift_whose_gpu_fails_ends_as_a_killed_one_does(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crew takes a failed shift for an error of the run, and a crashed one for a loss (tests/flows/test_crew.py)."""
+    def fails(*_: object) -> None:
+        raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr(backend, "hash_rows", fails)
+    state = shift.prove.fn("run.yaml", "run")
+    assert isinstance(state, State) and state.type == StateType.CRASHED
+    assert state.message is not None and "small statement of this machine's own was not finished: the GPU failed (cudaErr" in state.message
+
+
+def test_a_worker_without_the_gpu_that_it_was_given_proves_nothing(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERILORA_SLOT", "gpu:host:7")
+    state = shift.prove.fn("run.yaml", "run")
+    assert isinstance(state, State) and state.type == StateType.CRASHED
+    assert state.message is not None and "this worker was given gpu:host:7 (`verilora worker --gpu`), and finds no CUDA" in state.message
 
 
 def test_one_that_is_right_does(backend: Any) -> None:
