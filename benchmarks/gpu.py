@@ -42,6 +42,7 @@ from prover.cost.work import Place, Work
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
 SIZES, LARGE = (24, 20, 20), {"cuda": (28, 24, 26)}  # binary logarithms of words copied, terms of a sum, cells encoded at a time
+BYTES = (16, 32, 48)  # that each of these takes at least
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ def copy_bandwidth(backend: Backend, words: int) -> float:
     return 2 * 8 * words / median_seconds(synchronised(backend, lambda: backend.xp.copyto(target, source)))
 
 
+def sizes(backend: Backend) -> tuple[int, ...]:
+    """As large as they may be in half of the memory."""
+    wanted = LARGE.get(backend.name, SIZES)
+    return tuple(min(log_size, (backend.memory // 2 // each).bit_length() - 1) for log_size, each in zip(wanted, BYTES, strict=True))
+
+
 def device_rates(backend: Backend, params: Params) -> DeviceRates:
     """Measured by the prover's own kernels."""
-    words, terms, cells = LARGE.get(backend.name, SIZES)
+    words, terms, cells = sizes(backend)
     bandwidth = copy_bandwidth(backend, 1 << words)
     products = []
     for log_size in sorted({min(16, terms), min(18, terms), terms}):

@@ -74,12 +74,11 @@ class Room:
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        """This process's own. A tenth of a host is left to other programs and to holes in the heap, and of a share of a GPU to contexts,
-        which are not counted (docs/log.md)."""
+        """This process's own. A tenth is left to what is not counted: commitments of earlier tasks, tables of the field, contexts on a
+        GPU, and on a host other programs and holes in the heap (docs/log.md)."""
         memory, processes = memory_bytes(backend.name), shares()
-        limit = memory if backend.name == "cuda" and processes == 1 else memory * 9 // 10
         said = f"for each of {processes} processes" if processes > 1 else ""
-        return Room(backend.name, limit, resident_bytes(backend.name), memory, said)
+        return Room(backend.name, memory * 9 // 10, resident_bytes(backend.name), memory, said)
 
 
 def draft(

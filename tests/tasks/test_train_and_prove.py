@@ -51,6 +51,19 @@ def test_a_window_is_recorded_once(run: RunContext) -> None:
     assert roots(run) == before
 
 
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (1, 1), (2, 2), (8, 4)])
+def test_commitments_of_earlier_tasks_take_a_32nd_of_the_memory_at_most(run: RunContext, room: int, kept: int) -> None:
+    """They are in no plan, which leaves a tenth free. `room` is for so many of four that are nearly of one size."""
+    names = [Name("embedding"), Name("head"), Name("base/0"), Name("dataset")]
+    backend = type(run.backend)()
+    backend.memory = 32 * room * max(run.opened(name).size for name in names)
+    small = RunContext(run.stores, run.run_id, run.manifest, backend)
+    for name in names:
+        small.opened(name)
+    assert [small.opened(name).data.layout for name in names[-kept:]] == [small.layout(name) for name in names[-kept:]]
+    assert len(small._cache) == kept
+
+
 def test_two_trainers_of_one_window_do_no_harm(tmp_path: Path) -> None:
     """The second one finds the window recorded when it is done: its own commitments count for nothing."""
     first = toy_run(tmp_path)
