@@ -42,7 +42,7 @@ from prover.cost.work import Place, Work
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
 SIZES, LARGE = (24, 20, 20), {"cuda": (28, 24, 26)}  # binary logarithms of words copied, terms of a sum, cells encoded at a time
-BYTES = (16, 32, 48)  # that each of these takes at least
+BYTES = (16, 32, 72)  # that each of these takes
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def copy_bandwidth(backend: Backend, words: int) -> float:
 
 
 def sizes(backend: Backend) -> tuple[int, ...]:
-    """As large as they may be in half of the memory."""
+    """As large as they may be, each in a quarter of the memory."""
     wanted = LARGE.get(backend.name, SIZES)
-    return tuple(min(log_size, (backend.memory // 2 // each).bit_length() - 1) for log_size, each in zip(wanted, BYTES, strict=True))
+    return tuple(min(log_size, (backend.memory // 4 // each).bit_length() - 1) for log_size, each in zip(wanted, BYTES, strict=True))
 
 
 def device_rates(backend: Backend, params: Params) -> DeviceRates:
@@ -131,7 +131,7 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
 
 def row(task: Task, s: Stage, found: Measured, rates: DeviceRates) -> dict[str, Any]:
     """One task's figures."""
-    told = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes, s.backend.name == "cuda"))
+    told = foretold(s.manifest, task, s.params, Place.of(s.backend.name, s.backend.memory))
     spent = found.seconds["inputs"] + found.seconds["prove"]
     least = bound(told.parts["inputs"] + told.parts["prove"], s.params)
     return {
