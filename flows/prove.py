@@ -35,6 +35,7 @@ from tasks.telemetry import shift
 SHIFT_SECONDS = 600.0
 IDLE_SECONDS = 30.0
 POLL_SECONDS = 1.0
+REST_SECONDS = 60.0  # of a worker whose GPU fails: were it at once in the next shift, it would end a run on which others work well
 LEASE_SECONDS = 60.0  # how long the slot of a worker that is gone stays taken
 
 
@@ -44,7 +45,9 @@ def prove(config_path: str, run: str) -> int | State:
     try:
         return _shift(config_path, run)
     except GpuFailed as failed:
-        return Crashed(message=str(failed))
+        ended = Crashed(message=str(failed))
+    time.sleep(REST_SECONDS)
+    return ended
 
 
 def _shift(config_path: str, run: str) -> int:
@@ -64,11 +67,11 @@ def _shift(config_path: str, run: str) -> int:
             return idle < patience + 2 * IDLE_SECONDS and bool(backlog.left)
 
         while not backlog.finished and more():
-            claims = backlog.claims(patience, more)
-            while (claim := patiently(lambda claims=claims: next(claims, None))) is not None:  # type: ignore[misc]
-                prove_task(config_path, claim[0], str(claim[1]))
-                proofs += 1
-                idle_since = time.monotonic()
+            with contextlib.closing(backlog.claims(patience, more)) as claims:  # whatever happens, what it holds is free then
+                while (claim := patiently(lambda claims=claims: next(claims, None))) is not None:  # type: ignore[misc]
+                    prove_task(config_path, claim[0], str(claim[1]))
+                    proofs += 1
+                    idle_since = time.monotonic()
             time.sleep(0 if backlog.finished else POLL_SECONDS)
     return proofs
 

@@ -12,6 +12,7 @@ import flows.prove as shift
 from protocol.params import profile
 from prover.backend import select
 from tasks.context import RunError
+from tasks.gpu_fault import GpuFailed
 
 
 class Claimed(Exception):
@@ -25,11 +26,13 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def claims(*_: Any) -> Any:
         raise Claimed
+        yield
 
     context = SimpleNamespace(backend=found, params=profile("goldilocks-2^10"))
     backlog = SimpleNamespace(context=context, finished=False, left=1, claims=claims)
     session = SimpleNamespace(
         stopped=threading.Event(), join=lambda run: None, config=SimpleNamespace(orchestration=SimpleNamespace(patience=1.0)))
+    monkeypatch.setattr(shift, "REST_SECONDS", 0.0)
     monkeypatch.setattr(shift, "open_session", lambda path: session)
     monkeypatch.setattr(shift, "Backlog", lambda context: backlog)
     return found
@@ -57,6 +60,30 @@ def test_a_shift_whose_gpu_fails_ends_as_a_killed_one_does(backend: Any, monkeyp
     state = shift.prove.fn("run.yaml", "run")
     assert isinstance(state, State) and state.type == StateType.CRASHED
     assert state.message is not None and "small statement of this machine's own was not finished: the GPU failed (cudaErr" in state.message
+
+
+def test_the_statement_of_a_gpu_that_fails_is_free_while_its_worker_rests(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = list[str]()
+
+    def claims(*_: object) -> Any:
+        held.append("id")
+        try:
+            yield "id", "layer(0, 0)"
+        finally:
+            held.remove("id")
+
+    def fails(*_: object) -> None:
+        assert held == ["id"]
+        raise GpuFailed("the GPU failed")
+
+    rests = list[tuple[float, list[str]]]()
+    monkeypatch.setattr(shift, "Backlog", lambda _: SimpleNamespace(
+        context=SimpleNamespace(backend=backend, params=profile("goldilocks-2^10")), finished=False, left=1, claims=claims))
+    monkeypatch.setattr(shift, "prove_task", fails)
+    monkeypatch.setattr(shift, "REST_SECONDS", 7.0)
+    monkeypatch.setattr(shift.time, "sleep", lambda seconds: rests.append((seconds, held.copy())))
+    state = shift.prove.fn("run.yaml", "run")
+    assert isinstance(state, State) and state.message == "the GPU failed" and rests == [(7.0, [])]
 
 
 def test_a_worker_without_the_gpu_that_it_was_given_proves_nothing(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
