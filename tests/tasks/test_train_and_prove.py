@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protocol.statement import Name, Task, statement_id, task_list
+from prover.backend import select
 from prover.executor.evaluate import RangeOverflow
 from storage.errors import BudgetExhausted, MissingObject, StorageError, StoreFull
 from tasks.context import RunContext, RunError, TrainingOverflow
@@ -55,7 +56,7 @@ def test_a_window_is_recorded_once(run: RunContext) -> None:
 def test_commitments_of_earlier_tasks_take_a_32nd_of_the_memory_at_most(run: RunContext, room: int, kept: int) -> None:
     """They are in no plan, which leaves a tenth free. `room` is for so many of four that are nearly of one size."""
     names = [Name("embedding"), Name("head"), Name("base/0"), Name("dataset")]
-    backend = type(run.backend)()
+    backend = type(select("cpu"))()
     backend.memory = 32 * room * max(run.opened(name).size for name in names)
     small = RunContext(run.stores, run.run_id, run.manifest, backend)
     for name in names:
