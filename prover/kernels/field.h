@@ -89,9 +89,11 @@ VL_FN u64 subr(u64 a, u64 b) {
 
 VL_FN void mul_wide(u64 a, u64 b, u64& lo, u64& hi) { lo = a * b, hi = __umul64hi(a, b); }
 
-VL_FN u64 reduce_wide(u64 lo, u64 hi) {  // hi·2^64 + lo to any: 2^64 = 2^32 - 1 and 2^96 = -1, so lo + low·2^32 - low - top
+// over·2^128 + hi·2^64 + lo to any, over < 2^31: 2^64 = 2^32 - 1, 2^96 = -1, 2^128 = -2^32, so lo + (low - over)·2^32 - low - top.
+VL_FN u64 reduce_wide(u64 lo, u64 hi, u32 over = 0) {
     const u32 low = (u32)hi, top = (u32)(hi >> 32);
-    const i64 first = (i64)(u32)lo - (i64)(u64)low - (i64)(u64)top, second = (i64)(lo >> 32) + (i64)(u64)low + (first >> 32);
+    const i64 first = (i64)(u32)lo - (i64)(u64)low - (i64)(u64)top;
+    const i64 second = (i64)(lo >> 32) + (i64)(u64)low - (i64)(u64)over + (first >> 32);
     const int carry = (int)(second >> 32);  // -1, 0 or 1, times 2^32 - 1
     return joined((u32)first, (u32)second) + joined((u32)-carry, (u32)(carry >> 31));
 }
@@ -234,12 +236,13 @@ struct Acc<u64> {
             "mad.lo.cc.u32 %0, %4, %5, %0; madc.hi.cc.u32 %1, %4, %5, %1; addc.u32 %2, %2, 0;"
             : "+r"(o0), "+r"(o1), "+r"(o2) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
     }
-    VL_FN u64 value() const {  // 2^128 = -2^32
+    VL_FN u64 residue() const {  // any; of fewer than 2^30 terms
         u32 x1 = e1, x2 = e2, x3 = e3, x4 = e4;
         asm("add.cc.u32 %0, %0, %4; addc.cc.u32 %1, %1, %5; addc.cc.u32 %2, %2, %6; addc.u32 %3, %3, 0;"
             : "+r"(x1), "+r"(x2), "+r"(x3), "+r"(x4) : "r"(o0), "r"(o1), "r"(o2));
-        return canon(subr(reduce_wide(joined(e0, x1), joined(x2, x3)), canon((u64)x4 << 32)));
+        return reduce_wide(joined(e0, x1), joined(x2, x3), x4);
     }
+    VL_FN u64 value() const { return canon(residue()); }
 };
 #else
 template <>
@@ -278,6 +281,28 @@ struct KAcc {
     VL_FN void mac(K<V> x, K<V> y);
 };
 
+#ifdef VL_CUDA
+template <>
+struct KAcc<u64> {  // products of K by K and by F in the same places; where there are only the latter, `high` is never reduced
+    Acc<u64> f0, f1, high;
+    bool squares;
+    VL_FN void clear() {
+        f0.clear(), f1.clear(), high.clear();
+        squares = false;
+    }
+    VL_FN void macf(K<u64> x, u64 f) {
+        f0.mac(x.a, f);
+        f1.mac(x.b, f);
+    }
+    VL_FN void mac(K<u64> x, K<u64> y) {
+        f0.mac(x.a, y.a);
+        f1.mac(x.a, y.b);
+        f1.mac(x.b, y.a);
+        high.mac(x.b, y.b);
+        squares = true;
+    }
+};
+#else
 template <>
 VL_FN void KAcc<u64>::mac(K<u64> x, K<u64> y) {  // four multiplications: cheaper than Karatsuba's sums
     low.mac(x.a, y.a);
@@ -285,6 +310,7 @@ VL_FN void KAcc<u64>::mac(K<u64> x, K<u64> y) {  // four multiplications: cheape
     f1.mac(x.a, y.b);
     f1.mac(x.b, y.a);
 }
+#endif
 
 template <class V>
 struct KScale {  // multiplication by one element of K; x and c may be loose, the result is canonical
@@ -305,10 +331,18 @@ struct KLinear {  // c + Σ x·f for scalars x of K and f of F in each lane, up 
 template <class V>
 struct KSum;  // Σ x·y over K of up to TERMS terms, ended by one value, or by one for each lane
 
+#ifdef VL_CUDA
+VL_FN K<u64> kvalue(const KAcc<u64>& s) {
+    Acc<u64> first = s.f0;
+    if (s.squares) first.mac(s.high.residue(), 7);
+    return K<u64>{first.value(), s.f1.value()};
+}
+#else
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
     u64 low = gadd(s.low.value(), s.f0.value());
     return K<u64>{gadd(canon(mul7(s.high.value())), low), s.f1.value()};
 }
+#endif
 
 template <>
 struct KSum<u64> {
