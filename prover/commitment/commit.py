@@ -56,11 +56,13 @@ class CommitmentData:
         """Columns, salts and Merkle siblings at these positions."""
         chosen, there = positions.tolist(), self.backend.to_device(positions)
         if self.codeword is None:
-            strips = (strip for _, strip in _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None))
+            strips = _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None)
         else:
-            strips = iter([self.codeword])
-        columns = np.concatenate([self.backend.to_host(strip[:, there]) for strip in strips])
-        return Query(columns, self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
+            strips = iter([(0, self.codeword)])
+        columns = self.backend.xp.empty((len(self.rows) + len(self.extra), len(chosen)), dtype=np.uint64)
+        for first, strip in strips:
+            self.backend.xp.take(strip, there, axis=1, out=columns[first : first + len(strip)])
+        return Query(self.backend.to_host(columns), self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
 
 
 def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codeword: Any) -> Iterator[tuple[int, Any]]:
