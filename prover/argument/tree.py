@@ -59,13 +59,13 @@ class FractionTreeProver(FinishingProver):
         for block in plan.blocks:
             shape = tuple(stop - start for start, stop in block.box)
             if shape not in orders:
-                orders[shape] = block.layout, _natural(block.layout), _runs(block.layout)
-            layout, natural, runs = orders[shape]
+                orders[shape] = block.layout, natural(block.layout), _runs(block.layout)
+            layout, in_order, runs = orders[shape]
             if block.lookup is None:
                 columns = [backend.to_device(x.reshape(shape)) for x in table_columns(block.table)]
             else:
                 columns = [self.values[c.index][block.cells] for c in block.lookup.columns]
-            arranged = [(x if natural else layout.arrange(x)).reshape(-1) for x in columns]
+            arranged = [(x if in_order else layout.arrange(x)).reshape(-1) for x in columns]
             for first, cell, length in runs:
                 start, end, cells = block.offset + first, block.offset + first + length, slice(cell, cell + length)
                 denominators.append(Run([a[cells] for a in arranged], betas[: len(columns)], constants[block.table], start))
@@ -121,7 +121,7 @@ class FractionTreeProver(FinishingProver):
         return self.lam * p0 + q0, q1, p1, q0
 
 
-def _natural(layout: TensorLayout) -> bool:
+def natural(layout: TensorLayout) -> bool:
     """Whether leaves are in the order of the tensor's cells: no digit comes after low bits."""
     return not any(odd > 1 and any(layout.low[:axis]) for axis, odd in enumerate(layout.odd))
 

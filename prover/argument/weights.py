@@ -123,10 +123,12 @@ class Weights:
         self._unwritten = self._gaps()
 
     def _gaps(self) -> I64:
-        """(start, stop) of what no part writes to, or not all parts together: between parts, and where one leaves holes."""
-        whole = np.array([part.blocks == 1 or part.block == part.apart for part in self.parts], dtype=bool)
-        starts, stops = self._ends[whole].T
-        starts, stops = np.append(starts, 1 << self.layout.variables), np.append(0, np.maximum.accumulate(stops))
+        """(start, stop) of what no part writes to."""
+        firsts = [part.first + part.apart * np.arange(part.blocks) for part in self.parts]
+        starts = np.concatenate([np.zeros(0, dtype=np.int64), *firsts])
+        stops = starts + np.repeat(*np.array([(part.block, part.blocks) for part in self.parts], dtype=np.int64).reshape(-1, 2).T)
+        order = np.argsort(starts)
+        starts, stops = np.append(starts[order], 1 << self.layout.variables), np.append(0, np.maximum.accumulate(stops[order]))
         return np.stack([stops, starts], axis=1)[stops < starts]
 
     def rows(self, ranges: Sequence[tuple[int, int]], out: Any) -> None:
@@ -135,7 +137,7 @@ class Weights:
         for first, end in ranges:
             start, stop, piece = first * ell, end * ell, out[:, at * ell : (at + end - first) * ell]
             for low, high in self._unwritten[overlapping(self._unwritten, start, stop)].tolist():
-                piece[:, max(low - start, 0) : high - start] = 0
+                sums.append(OuterSum([], [], piece[:, max(low - start, 0) : high - start]))
             for k in overlapping(self._ends, start, stop).tolist():
                 sums += self.parts[k].between(start, stop, piece)
             at += end - first

@@ -2,9 +2,10 @@
 
 Arrays are those of the module `xp` (NumPy, or CuPy where they lie on a GPU). What a task is given and what goes into its transcript
 is on the host and moved by `to_device` and `to_host`; points, row indices and weights of fractions may be NumPy arrays anywhere.
-Shapes: F arrays u64, canonical; K arrays two planes (2, …) u64; integer tensors i64. Arguments are contiguous or are
-copied; results are new contiguous arrays unless said otherwise. `reference.py` defines every method in NumPy for any
-field, `cpu.py` and `cuda.py` run the kernels of prover/kernels. Callers: prover/commitment and prover/argument.
+Shapes: F arrays u64, canonical; K arrays two planes (2, …) u64; integer tensors of any width, which kernels read as they are
+(integers.py): uint64 is F, never an integer. Arguments are contiguous or are copied; results are new contiguous arrays unless said
+otherwise. `reference.py` defines every method in NumPy for any field, `cpu.py` and `cuda.py` run the kernels of prover/kernels.
+Callers: prover/commitment and prover/argument.
 
 A round method returns a polynomial's values (g(1), g(2)) at X = 1 and X = 2; the top (most significant) variable of a
 table of 2m entries is the choice between its halves [0, m) and [m, 2m).
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
+from prover.backend.integers import Integers
 from prover.backend.leaves import Run
 from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
@@ -48,14 +50,14 @@ class Backend(Protocol):
     def release(self) -> None:
         """A phase begins whose arrays are other ones: what the last one left free may go back to the system."""
 
-    def embed(self, x: I64, out: U64 | None = None) -> U64:
-        """Signed integers to F, any shape, into a contiguous `out` if given."""
+    def embed(self, x: Integers, out: U64 | None = None) -> U64:
+        """Integers to F, any shape, into a contiguous `out` if given."""
 
-    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+    def embed_runs(self, arrays: Sequence[Integers], starts: Sequence[int], out: U64) -> None:
         """Each array, flattened, into F in `out` (N,) from its start on."""
 
-    def lift(self, x: I64 | U64) -> U64:
-        """i64 or F (…) to K (2, …)."""
+    def lift(self, x: Integers | U64) -> U64:
+        """Integers or F (…) to K (2, …)."""
 
     def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         """F (R, ell) and blinding F (R, B) to codewords F (R, n), `out` if given, as protocol.code.Code.encode."""
@@ -77,14 +79,14 @@ class Backend(Protocol):
     def merkle_levels(self, leaves: U8) -> list[U8]:
         """All tree levels from leaves (n, 32), root (1, 32) last."""
 
-    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+    def count(self, arrays: Sequence[Integers], first: int, counts: I64) -> None:
         """In place counts[v − first] += 1 for each entry v of the arrays; entries without a place are left out."""
 
-    def fold_axis(self, x: I64 | U64, w: U64) -> U64:
-        """Σ_i w_i·x[…, i, …]: x i64 or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
+    def fold_axis(self, x: Integers | U64, w: U64) -> U64:
+        """Σ_i w_i·x[…, i, …]: x integers or F (outer, n, inner) or K (2, outer, n, inner); w K(2, n); K (2, outer, inner)."""
 
-    def weight(self, x: I64, u: U64, v: U64) -> U64:
-        """x_ij·u_i·v_j: i64 (n0, n1), K(2, n0), K(2, n1) to K(2, n0·n1)."""
+    def weight(self, x: Integers, u: U64, v: U64) -> U64:
+        """x_ij·u_i·v_j: integers (n0, n1), K(2, n0), K(2, n1) to K(2, n0·n1)."""
 
     def kmul(self, a: U64, b: U64) -> U64:
         """Elementwise product over K."""

@@ -22,9 +22,11 @@ from prover.backend.calls import shape as _shape
 from prover.backend.calls import words as _words
 from prover.backend.calls import written as _written
 from prover.backend.field import address
+from prover.backend.field import integers as _integers
 from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion, row_groups
+from prover.backend.integers import Integers
 from prover.backend.leaves import array_runs
 from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
@@ -125,58 +127,58 @@ class CpuBackend(Fractions):
 
     # ---- folds and products --------------------------------------------------------------------------------------
 
-    def embed(self, x: I64, out: U64 | None = None) -> U64:
-        x = np.ascontiguousarray(x, dtype=np.int64)
+    def embed(self, x: Integers, out: U64 | None = None) -> U64:
+        x = np.ascontiguousarray(x)
         if out is None:
             out = np.empty(x.shape, dtype=np.uint64)
         _shape(out, x.shape)
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("field elements need contiguous words")
-        self._call("vl_embed", 1, x.size, address(x), address(out))
+        self._call("vl_embed", 1, x.size, *_integers(x), address(out))
         return out
 
-    def embed_runs(self, arrays: Sequence[I64], starts: Sequence[int], out: U64) -> None:
+    def embed_runs(self, arrays: Sequence[Integers], starts: Sequence[int], out: U64) -> None:
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("field elements need contiguous words")
-        held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
-        runs = array_runs([address(x) for x in held], [x.size for x in held], starts, out.size)
+        held = [np.ascontiguousarray(x) for x in arrays]
+        runs = array_runs([_integers(x) for x in held], [x.size for x in held], starts, out.size)
         self._call("vl_embed_runs", len(held), 1, address(runs), address(out), len(held))
 
-    def lift(self, x: I64 | U64) -> U64:
+    def lift(self, x: Integers | U64) -> U64:
         if x.dtype == np.uint64:
             return self.field.lift(x)  # type: ignore[arg-type]
-        x = np.ascontiguousarray(x, dtype=np.int64)
+        x = np.ascontiguousarray(x)
         out = np.empty((2, *x.shape), dtype=np.uint64)
-        self._call("vl_lift", 1, x.size, address(x), *_at(out))
+        self._call("vl_lift", 1, x.size, *_integers(x), *_at(out))
         return out
 
-    def count(self, arrays: Sequence[I64], first: int, counts: I64) -> None:
+    def count(self, arrays: Sequence[Integers], first: int, counts: I64) -> None:
         if counts.dtype != np.int64 or not counts.flags.c_contiguous:
             raise ValueError("counts need contiguous signed words")
-        held = [np.ascontiguousarray(x, dtype=np.int64) for x in arrays]
-        runs = array_runs([address(x) for x in held], [x.size for x in held])
+        held = [np.ascontiguousarray(x) for x in arrays]
+        runs = array_runs([_integers(x) for x in held], [x.size for x in held])
         self._call("vl_count", len(held), 1, address(runs), address(counts), first & 2**64 - 1, counts.size, len(held))
 
-    def fold_axis(self, x: I64 | U64, w: U64) -> U64:
+    def fold_axis(self, x: Integers | U64, w: U64) -> U64:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
-        held: AnyArray = np.ascontiguousarray(x, dtype=np.int64 if kind == "int" else np.uint64)
+        held: AnyArray = np.ascontiguousarray(x, dtype=x.dtype if kind == "int" else np.uint64)
         outer, n, inner = held.shape[-3:]
         w = _planes(w, n)
-        second = address(held[1]) if kind == "k" else 0
+        read = _integers(held) if kind == "int" else (address(held), address(held[1]) if kind == "k" else 0)
         out = np.empty((2, outer, inner), dtype=np.uint64)
-        words = (address(held), second, *_at(w), *_at(out), n)
+        words = (*read, *_at(w), *_at(out), n)
         if inner == 1:
             self._call(f"vl_fold_last_{kind}", outer, 1, *words)
         else:
             self._call(f"vl_fold_axis_{kind}", outer, inner, *words, inner)
         return out
 
-    def weight(self, x: I64, u: U64, v: U64) -> U64:
-        x = np.ascontiguousarray(x, dtype=np.int64)
+    def weight(self, x: Integers, u: U64, v: U64) -> U64:
+        x = np.ascontiguousarray(x)
         n0, n1 = x.shape
         u, v = _planes(u, n0), _planes(v, n1)
         out = np.empty((2, n0 * n1), dtype=np.uint64)
-        self._call("vl_weight", n0, n1, address(x), *_at(u), *_at(v), *_at(out), n1)
+        self._call("vl_weight", n0, n1, *_integers(x), *_at(u), *_at(v), *_at(out), n1)
         return out
 
     def kmul(self, a: U64, b: U64) -> U64:

@@ -139,20 +139,20 @@ class CudaBackend(DeviceTree):
             out = self.xp.zeros((2, *x.shape), dtype=np.uint64)
             out[0] = x
             return out
-        x = self._contiguous(x, np.int64)
+        x, words = self._integers(x)
         out = self.xp.empty((2, *x.shape), dtype=np.uint64)
-        self._call("vl_lift", 1, x.size, x.data.ptr, *planes(out))
+        self._call("vl_lift", 1, x.size, *words, *planes(out))
         return out
 
     @where_arrays_are
     def embed(self, x: Any, out: Any = None) -> Any:
-        x = self._contiguous(x, np.int64)
+        x, words = self._integers(x)
         if out is None:
             out = self.xp.empty(x.shape, dtype=np.uint64)
         check_shape(self._on_device(out), tuple(x.shape))
         if not out.flags.c_contiguous or out.dtype != np.uint64:
             raise ValueError("field elements need contiguous words")
-        self._call("vl_embed", 1, x.size, x.data.ptr, out.data.ptr)
+        self._call("vl_embed", 1, x.size, *words, out.data.ptr)
         return out
 
     def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: Any) -> None:
@@ -163,9 +163,9 @@ class CudaBackend(DeviceTree):
 
     def _array_runs(self, arrays: Sequence[Any], *places: Any) -> tuple[Any, list[Any], int]:
         """The kernels' words of arrays, what they are about, and how many entries that is."""
-        held = [self._contiguous(x, np.int64) for x in arrays]
-        runs = array_runs([x.data.ptr for x in held], [x.size for x in held], *places)
-        return self.to_device(runs), held, sum(x.size for x in held)
+        held = [self._integers(x) for x in arrays]
+        sizes = [x.size for x, _ in held]
+        return self.to_device(array_runs([words for _, words in held], sizes, *places)), held, sum(sizes)
 
     @where_arrays_are
     def count(self, arrays: Sequence[Any], first: int, counts: Any) -> None:
@@ -181,15 +181,18 @@ class CudaBackend(DeviceTree):
     @where_arrays_are
     def fold_axis(self, x: Any, w: Any) -> Any:
         kind = "k" if x.ndim == 4 else "f" if x.dtype == np.uint64 else "int"
-        x = self._contiguous(x, np.int64 if kind == "int" else np.uint64)
+        if kind == "int":
+            x, read = self._integers(x)
+        else:
+            x = self._words(x)
+            read = x.data.ptr, x[1].data.ptr if kind == "k" else 0
         outer, n, inner = x.shape[-3:]
         w = self._planes(w, n)
         wanted = self._sum_grid * self.threads // max(1, outer * (self.threads if inner == 1 else inner))
         parts = max(1, min(wanted, n // 64))  # as many as there are idle threads, each worth its launch
         size = -(-n // parts) if n else 1
         out = self.xp.empty((2, outer * parts, inner), dtype=np.uint64)
-        second = x[1].data.ptr if kind == "k" else 0
-        words = (x.data.ptr, second, *planes(w), *planes(out), n, inner, parts, size)
+        words = (*read, *planes(w), *planes(out), n, inner, parts, size)
         if inner == 1:
             self._blocks(f"vl_fold_rows_{kind}", outer * parts, *words)
         else:
@@ -202,11 +205,11 @@ class CudaBackend(DeviceTree):
 
     @where_arrays_are
     def weight(self, x: Any, u: Any, v: Any) -> Any:
-        x = self._contiguous(x, np.int64)
+        x, words = self._integers(x)
         n0, n1 = x.shape
         u, v = self._planes(u, n0), self._planes(v, n1)
         out = self.xp.empty((2, n0 * n1), dtype=np.uint64)
-        self._call("vl_weight", n0, n1, x.data.ptr, *planes(u), *planes(v), *planes(out), n1)
+        self._call("vl_weight", n0, n1, *words, *planes(u), *planes(v), *planes(out), n1)
         return out
 
     @where_arrays_are
@@ -291,10 +294,11 @@ class CudaBackend(DeviceTree):
     def lincombs(self, runs: Sequence[Run], out: Any) -> None:
         held, out = list[Any](), self._result_of(out, out.shape[1])
 
-        def column(x: Any, n: int) -> int:
-            held.append(self._contiguous(x, np.int64))
-            check_shape(held[-1], (n,))
-            return int(held[-1].data.ptr)
+        def column(x: Any, n: int) -> tuple[int, int]:
+            array, words = self._integers(x)
+            held.append(array)
+            check_shape(array, (n,))
+            return words
 
         table, total = run_words(runs, out.shape[1], column)
         there = self.to_device(table)

@@ -29,6 +29,7 @@ from prover.backend.device_memory import DeviceMemory
 from prover.backend.field import address
 from prover.backend.field import planes as host_planes
 from prover.backend.host import DenseLeaves
+from prover.backend.integers import kind_of
 from prover.backend.leaves import Run
 from prover.backend.memory import kept_bytes
 from prover.backend.tiled import Tiled
@@ -197,6 +198,14 @@ class DeviceArrays(DenseLeaves):
 
     def _contiguous(self, a: Any, dtype: Any) -> Any:
         return self.xp.ascontiguousarray(self._on_device(a), dtype=dtype)
+
+    def _integers(self, a: Any) -> tuple[Any, tuple[int, int]]:
+        """A contiguous array of integers, the array itself where possible, and the kernels' words for it."""
+        a = self.xp.ascontiguousarray(self._on_device(a))
+        at = int(a.data.ptr)
+        if at % a.itemsize:  # a device does not load such words
+            raise ValueError(f"integers of {a.itemsize} bytes at an odd address")
+        return a, (at, kind_of(a))
 
     def _words(self, a: Any) -> Any:
         return self._contiguous(a, np.uint64)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.field import GOLDILOCKS, I64, U64, Ext, Field
+from prover.backend.integers import kind_of
 
 
 class KernelField(Field):
@@ -28,8 +29,8 @@ class KernelField(Field):
 
     def embed(self, x: I64) -> U64:
         out = np.empty(np.shape(x), dtype=np.uint64)
-        x = np.ascontiguousarray(x, dtype=np.int64)
-        self._call("vl_embed", 1, x.size, address(x), address(out))
+        x = np.ascontiguousarray(x)
+        self._call("vl_embed", 1, x.size, *integers(x), address(out))
         return out
 
     def mul(self, a: U64, b: U64) -> U64:
@@ -68,9 +69,9 @@ class KernelField(Field):
         return out
 
     def integer_dot(self, values: I64, w: U64) -> U64:
-        values, w = np.ascontiguousarray(values, dtype=np.int64), np.ascontiguousarray(w, dtype=np.uint64)
+        values, w = np.ascontiguousarray(values), np.ascontiguousarray(w, dtype=np.uint64)
         out = np.empty((2, *values.shape[:-1]), dtype=np.uint64)
-        self._call("vl_fold_last_int", out.size // 2, 1, address(values), 0, *planes(w), *planes(out), values.shape[-1])
+        self._call("vl_fold_last_int", out.size // 2, 1, *integers(values), *planes(w), *planes(out), values.shape[-1])
         return out
 
     def sumcheck_end(self, point: list[Ext], eq_point: list[Ext] | None, messages: list[Ext]) -> tuple[Ext, Ext, list[Ext]]:
@@ -104,6 +105,11 @@ def planes(a: npt.NDArray[Any]) -> tuple[int, int]:
     """Addresses of the two planes of a K array."""
     first = address(a[:1])  # a[0] of two single numbers would be a copy
     return first, first + a.strides[0]
+
+
+def integers(x: npt.NDArray[Any]) -> tuple[int, int]:
+    """A contiguous array of integers as kernels read it."""
+    return address(x), kind_of(x)
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ from itertools import accumulate
 
 import numpy as np
 
-from protocol.field import I64, U64, Ext
+from protocol.field import U64, Ext
 from prover.backend.base import Round
-from prover.backend.calls import Kernels
+from prover.backend.calls import AnyArray, Kernels
 from prover.backend.calls import planes as _planes
 from prover.backend.calls import shape as _shape
 from prover.backend.calls import written as _written
-from prover.backend.field import address
+from prover.backend.field import address, integers
 from prover.backend.field import planes as _at
 from prover.backend.leaves import Run, run_words
 from prover.backend.talk import ROUNDS_AT_ONCE, Talk
@@ -39,7 +39,7 @@ class Fractions(Kernels):
         self._level: tuple[list[Tiled] | None, bytes] = None, b""  # the last round's tables without tiles, and their words
 
     def lincombs(self, runs: Sequence[Run], out: U64) -> None:
-        held = list[I64]()
+        held = list[AnyArray]()
         _written(out, out.shape[1])
         table, _ = run_words(runs, out.shape[1], lambda column, n: _column(column, n, held))
         self._call("vl_lincombs", len(runs), 1, address(table), *_at(out), len(runs))
@@ -56,7 +56,7 @@ class Fractions(Kernels):
 
     def _narrow(self, runs: Sequence[Run], q: Tiled) -> Tiled:
         """q with these runs of whole tiles const − x in it, as 16 bits where they fit into these from 0 or from −2^15 on."""
-        made, held, tiles = q.narrow or Narrow.none(q.size), list[I64](), (q.size // TILE,)
+        made, held, tiles = q.narrow or Narrow.none(q.size), list[AnyArray](), (q.size // TILE,)
         table, _ = run_words(runs, q.size, lambda column, n: _column(column, n, held))
         for array, shape in ((q.uniform, tiles), (made.tiles, tiles), (made.base, (2, *tiles)), (made.words, (q.size,))):
             _shape(array, shape)  # type: ignore[arg-type]
@@ -192,11 +192,11 @@ class Fractions(Kernels):
         return held, min(half, TILE)
 
 
-def _column(column: I64, size: int, held: list[I64]) -> int:
-    """Where so many contiguous integers are; `held` keeps them there."""
-    held.append(np.ascontiguousarray(column, dtype=np.int64))
+def _column(column: AnyArray, size: int, held: list[AnyArray]) -> tuple[int, int]:
+    """Where so many contiguous integers are, and of which kind; `held` keeps them there."""
+    held.append(np.ascontiguousarray(column))
     _shape(held[-1], (size,))
-    return address(held[-1])
+    return integers(held[-1])
 
 
 def _fraction_head(held: Sequence[Tiled], made: Sequence[Tiled]) -> bytes:

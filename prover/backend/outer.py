@@ -19,7 +19,8 @@ _WHOLE = 63  # bits of a piece that is a whole row
 
 @dataclass(frozen=True, eq=False)
 class OuterSum:
-    """out(i, j) = Σ_t us[t][i]·vs[t][j]: K (2, n0) and K (2, n1) each into a K array (2, …) with contiguous planes, at i·n1 + j.
+    """out(i, j) = Σ_t us[t][i]·vs[t][j]: K (2, n0) and K (2, n1) each into a K array (2, …) with contiguous planes, at i·n1 + j. A sum of
+    nothing is 0 in all of `out`.
 
     With `piece`, a power of two, a row's entries lie in pieces of so many, those of all rows side by side, and the next piece of each
     `apart` entries further: at i·piece + (j // piece)·apart + j % piece. Sums of one call do not overlap."""
@@ -33,7 +34,8 @@ class OuterSum:
     @property
     def sizes(self) -> tuple[int, int]:
         """(n0, n1), the shapes having been compared. ValueError if they do not fit, or what is written would not fit in `out`."""
-        n0, n1, out = int(self.us[0].shape[1]), int(self.vs[0].shape[1]), self.out
+        out = self.out
+        n0, n1 = (int(self.us[0].shape[1]), int(self.vs[0].shape[1])) if self.us else (1, int(out.shape[-1]))
         first, second, end = (2, n0), (2, n1), n0 * n1
         for u, v in zip(self.us, self.vs, strict=True):
             if u.shape != first or v.shape != second:

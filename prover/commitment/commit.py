@@ -24,8 +24,6 @@ from prover.backend.base import Backend
 from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
 
-COPIES = 1 << 28  # bytes of narrow integers that are copied as wide ones at a time
-
 
 @dataclass(frozen=True, eq=False)
 class CommitmentData:
@@ -58,11 +56,13 @@ class CommitmentData:
         """Columns, salts and Merkle siblings at these positions."""
         chosen, there = positions.tolist(), self.backend.to_device(positions)
         if self.codeword is None:
-            strips = (strip for _, strip in _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None))
+            strips = _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None)
         else:
-            strips = iter([self.codeword])
-        columns = np.concatenate([self.backend.to_host(strip[:, there]) for strip in strips])
-        return Query(columns, self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
+            strips = iter([(0, self.codeword)])
+        columns = self.backend.xp.empty((len(self.rows) + len(self.extra), len(chosen)), dtype=np.uint64)
+        for first, strip in strips:
+            self.backend.xp.take(strip, there, axis=1, out=columns[first : first + len(strip)])
+        return Query(self.backend.to_host(columns), self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
 
 
 def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codeword: Any) -> Iterator[tuple[int, Any]]:
@@ -85,7 +85,7 @@ def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codew
 
 def as_field(backend: Backend, values: Any) -> Any:
     """Integers into F; arrays of uint64 are field elements already."""
-    return values if values.dtype == np.uint64 else backend.embed(values.astype(np.int64, copy=False))
+    return values if values.dtype == np.uint64 else backend.embed(values)
 
 
 def place_blocks(layout: CommitmentLayout, flat: Any, name: str, arranged: Any) -> None:
@@ -133,7 +133,6 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
     """Rows F (R, ℓ) of named tensors, wherever these lie; every slot must be given with its shape."""
     rows = backend.xp.zeros((len(layout.rows), layout.code.ell), dtype=np.uint64)
     flat, integers = rows.reshape(-1), dict[int, Any]()  # those that lie in one piece, by where that begins
-    copied = 0  # bytes of those that are copies
     for slot in layout.slots:
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
@@ -142,11 +141,7 @@ def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str,
         if place is None or place.piece or values.dtype == np.uint64:
             place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
         else:
-            integers[place.cells.start] = values.astype(np.int64, copy=False)
-            copied += 0 if values.dtype == np.int64 else 8 * values.size
-            if copied > COPIES:
-                backend.embed_runs(list(integers.values()), list(integers), flat)
-                integers, copied = {}, 0
+            integers[place.cells.start] = values
     backend.embed_runs(list(integers.values()), list(integers), flat)
     return rows
 

@@ -4,8 +4,9 @@ Work is in the units of rates.py. Memory is bytes by name for each phase; the pe
 
     evaluate   committed values as int64, the virtual ones that are alive at a time, the operands of the largest contraction in float64
     commit     the values that a proof reads, inputs and witness (rows, blinding, codewords that are kept, salts, levels)
-    tree       the same and a tree: for each of its 2^variables places 32 bytes and as much for the levels above it on a device, which
-               allocates them; in a heap only what is written: 16 bytes a fraction, 32 a node above it
+    tree       the same, looked-up cells whose leaves have another order, and a tree: for each of its 2^variables places 32 bytes and as
+               much for the levels above it on a device, which allocates them; in a heap only what is written: 16 bytes a fraction, 32 a
+               node above it
     products   the same without a tree, the tables of a batch of claims
     opening    commitments, their tables of a quarter of the virtual cells, 32 bytes an entry, and weights for some rows at a time
 
@@ -14,7 +15,7 @@ come on top of the tree, as far as its padding goes. A tensor's absent blocks co
 and benchmarks/.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import prod
 
@@ -25,6 +26,8 @@ from protocol.schedule.lookups import LeafPlan
 from protocol.schedule.opening import EXTRA_ROWS
 from protocol.schedule.products import Factor, Instance
 from protocol.schedule.task import TaskShape
+from prover.argument.tree import natural
+from prover.argument.weights import span_of
 from prover.backend.memory import kept_bytes
 from prover.cost.claims import Claims
 from prover.executor.evaluate import most_alive
@@ -179,10 +182,10 @@ def task_memory(
     given = {"input tensors": WORD * sum(t.cells for t in inputs_read)}
     committed = [t for t in read if isinstance(graph.ops[t.index], Committed)]
     narrow = read if place.device else [t for t in read if t not in inputs_read]  # prover/witness/task.py
-    tensors = ({} if place.device else given) | {"integer values": sum(integers_of(t).itemsize * t.cells for t in narrow)}
+    width = {t.index: integers_of(t).itemsize if t in narrow else WORD for t in read}
+    tensors = ({} if place.device else given) | {"integer values": sum(width[t.index] * t.cells for t in narrow)}
     held = _held(inputs, place)
     kept = _held(every, place, EXTRA_ROWS)
-    lookups = max((WORD * x.columns[0].cells * len(x.columns) for x in graph.lookups), default=0)
     products = {"product tables": max((_tables(b) for b in claims.batches), default=0)}
     opening = {
         "opening tables": sum(_weights(c) // 2 for c in every),
@@ -195,7 +198,7 @@ def task_memory(
     return Memory({
         "evaluate": given | held | evaluated | {"contraction": _contraction(graph)},
         "commit": tensors | kept,
-        "tree": tensors | kept | tree | {"columns of a lookup": lookups},
+        "tree": tensors | kept | tree | {"columns in order": max((_in_order(p, width) for p in shape.plans), default=0)},
         "products": tensors | kept | products,
         "opening": ({} if place.device else given) | kept | opening,
     })
@@ -212,6 +215,18 @@ def _tree(plans: Sequence[LeafPlan], place: Place, later: int) -> dict[str, int]
         return {"leaves": 32 * places, "levels": 32 * places}
     written = {"leaves": 16 * fractions, "levels": 32 * (min(fractions, places // 2) + places // 2)}
     return written | {"later tables in its padding": min(64 * places - sum(written.values()), later)}
+
+
+def _in_order(plan: LeafPlan, width: Mapping[int, int]) -> int:
+    """What a tree's looked-up cells take that do not lie as its leaves do, and are copied (prover/argument/tree.py)."""
+    found = 0
+    for block in plan.blocks:
+        if block.lookup is not None:
+            cells = prod(stop - start for start, stop in block.box)
+            first, end = span_of(block.box, block.lookup.columns[0].shape)
+            if end - first > cells or not natural(block.layout):
+                found += cells * sum(width[c.index] for c in block.lookup.columns)
+    return found
 
 
 def _weights(layout: CommitmentLayout) -> int:

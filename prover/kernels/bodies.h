@@ -3,7 +3,7 @@
 // Names of planes: a0, a1 are the two planes of the K array a. Tables are split at their top variable: entry j of the low
 // half and entry j of the high half are passed as separate plane pointers, so a half of a larger array needs no copy.
 #pragma once
-#include "field.h"
+#include "integers.h"
 
 template <class V>
 struct Pair {  // the values of low + X·(high - low) at X = 1 and X = 2; the second is loose (plane a not reduced)
@@ -24,23 +24,23 @@ struct Mul {  // out = a·b over F
     }
 };
 
-struct Embed {  // signed integers to F
-    const i64* x;
+struct Embed {  // integers to F
+    Integers x;
     u64* out;
     VL_FN u64 cost() const { return 1; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        store(out + j, load_int<V>(x + j));
+        store(out + j, x.field<V>(j));
     }
 };
 
-struct Lift {  // signed integers to K
-    const i64* x;
+struct Lift {  // integers to K
+    Integers x;
     u64 *out0, *out1;
     VL_FN u64 cost() const { return 1; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        kstore(out0, out1, j, K<V>{load_int<V>(x + j), spread<V>(0)});
+        kstore(out0, out1, j, K<V>{x.field<V>(j), spread<V>(0)});
     }
 };
 
@@ -149,25 +149,35 @@ struct ProductRounds {  // CPU: folds the pairs in place, then Σ coef·(Σ A·B
     u64 r0, r1;
 };
 
-template <int KIND, class V>
-struct Element;  // what fold_axis sums: 0 signed integers, 1 F, 2 K
-template <class V>
-struct Element<0, V> {
-    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64*, u64 i) {
-        sum.macf(w, load_int<V>((const i64*)x0 + i));
+template <int KIND>
+struct Folded;  // what fold_axis sums: 0 integers, 1 F, 2 K
+template <>
+struct Folded<0> {
+    Integers x;
+    template <class V>
+    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
+        sum.macf(w, x.template field<V>(i));
     }
 };
-template <class V>
-struct Element<1, V> {
-    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64*, u64 i) { sum.macf(w, load<V>(x0 + i)); }
+template <>
+struct Folded<1> {
+    const u64 *x, *none;
+    template <class V>
+    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
+        sum.macf(w, load<V>(x + i));
+    }
 };
-template <class V>
-struct Element<2, V> {
-    static VL_FN void mac(KAcc<V>& sum, K<V> w, const u64* x0, const u64* x1, u64 i) { sum.mac(w, kload<V>(x0, x1, i)); }
+template <>
+struct Folded<2> {
+    const u64 *x0, *x1;
+    template <class V>
+    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
+        sum.mac(w, kload<V>(x0, x1, i));
+    }
 };
 
 struct Weight {  // index (i, j): x_ij·u_i·v_j
-    const i64* x;
+    Integers x;
     const u64 *u0, *u1, *v0, *v1;
     u64 *out0, *out1;
     u64 n1;
@@ -175,7 +185,7 @@ struct Weight {  // index (i, j): x_ij·u_i·v_j
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
         K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
-        kstore(out0, out1, i * n1 + j, kmulf(uv, load_int<V>(x + i * n1 + j)));
+        kstore(out0, out1, i * n1 + j, kmulf(uv, x.field<V>(i * n1 + j)));
     }
 };
 

@@ -10,7 +10,7 @@ struct EmbedEntries : EmbedRuns {
     VL_FN void at(u64, u64 index) const {
         const ArrayRun& run = run_at(runs, count, index);
         const u64 j = index - run.first;
-        store(out + run.start + j, load_int<V>(run.x + j));
+        store(out + run.start + j, run.x.field<V>(j));
     }
 };
 struct LincombEntries : Lincombs {
@@ -20,7 +20,7 @@ struct LincombEntries : Lincombs {
         const u64 j = index - run.first;
         KAcc<V> sum;
         sum.clear();
-        for (u64 k = 0; k < run.count; ++k) sum.macf(kspread<V>(run.coefs0[k], run.coefs1[k]), load_int<V>(run.columns[k] + j));
+        for (u64 k = 0; k < run.count; ++k) sum.macf(kspread<V>(run.coefs0[k], run.coefs1[k]), run.columns[k].field<V>(j));
         kstore(out0, out1, run.start + j, kadd(kvalue(sum), kspread<V>(run.const0, run.const1)));
     }
 };
@@ -36,7 +36,7 @@ extern "C" __global__ void vl_count(Count body, u64, u64 n) {
     __syncthreads();
     for (u64 j = blockIdx.x * (u64)blockDim.x + threadIdx.x; j < n; j += (u64)gridDim.x * blockDim.x) {
         const ArrayRun& run = run_at(body.runs, body.count, j);
-        const u64 place = (u64)run.x[j - run.first] - body.least;
+        const u64 place = run.x.at<u64>(j - run.first) - body.least;
         if (place >= body.size) continue;
         const u32 slot = place % SLOTS, mine = (u32)place + 1;
         u32 found = *(volatile u32*)(owner + slot);
@@ -111,7 +111,8 @@ struct ProductPairs {
 // as many sums as outputs, which may be far fewer than a GPU has threads, so each is cut into parts, added up by a second fold.
 template <int KIND>
 struct FoldPart {
-    const u64 *x0, *x1, *w0, *w1;
+    Folded<KIND> x;
+    const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner, parts, size;
     VL_FN u64 end(u64 part) const { return (part + 1) * size < n ? (part + 1) * size : n; }
@@ -121,7 +122,7 @@ struct FoldPart {
         sum.clear();
         const u64 part = i % parts, stop = end(part);
         u64 k = part * size, at = (i / parts * n + k) * inner + j;
-        for (; k < stop; ++k, at += inner) Element<KIND, V>::mac(sum, kspread<V>(w0[k], w1[k]), x0, x1, at);
+        for (; k < stop; ++k, at += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), at);
         kstore(out0, out1, i * inner + j, kvalue(sum));
     }
 };
@@ -134,7 +135,7 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
         sum.clear();
         const u64 stop = fold.end(i % fold.parts), row = i / fold.parts * fold.n;
         for (u64 k = i % fold.parts * fold.size + threadIdx.x; k < stop; k += blockDim.x)
-            Element<KIND, u64>::mac(sum, kload<u64>(fold.w0, fold.w1, k), fold.x0, fold.x1, row + k);
+            fold.x.template mac<u64>(sum, kload<u64>(fold.w0, fold.w1, k), row + k);
         const K<u64> mine = kvalue(sum);
         u64 value[2] = {mine.a, mine.b};
         add_over_block<2>(value, part);

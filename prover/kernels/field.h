@@ -19,6 +19,9 @@ typedef long long i64;
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
+typedef int i32;
+typedef short i16;
+typedef signed char i8;
 
 #define GL_P 0xFFFFFFFF00000001ULL
 #define GL_EPS 0xFFFFFFFFULL  // 2^64 mod p
@@ -46,20 +49,16 @@ VL_FN u64 spread<u64>(u64 x) {
     return x;
 }
 
-template <class V>
-VL_FN V load_int(const i64* at);  // signed integer to canonical field element
-template <>
-VL_FN u64 load_int<u64>(const i64* at) {
-    i64 x = *at;
-    return (u64)x + ((u64)(x >> 63) & GL_P);
-}
-
-template <class V>
-VL_FN V load_short(const u16* at);  // unsigned 16-bit integer
-template <>
-VL_FN u64 load_short<u64>(const u16* at) {
-    return *at;
-}
+#define VL_INTEGERS(DO) DO(i8) DO(u8) DO(i16) DO(u16) DO(i32) DO(u32) DO(i64)
+#define VL_LOAD_INT(T)                   \
+    template <class V>                   \
+    VL_FN V load_int(const T* at);       \
+    template <>                          \
+    VL_FN u64 load_int<u64>(const T* at) { \
+        return (u64)(i64)*at;            \
+    }
+VL_INTEGERS(VL_LOAD_INT)  // an integer of any width, with its sign extended to 64 bits
+VL_FN u64 canonical_int(u64 x) { return x + ((u64)((i64)x >> 63) & GL_P); }  // of such an integer
 
 // Carries are random bits, so they become masks: a mispredicted branch costs more than a multiplication.
 VL_FN u64 eps_if(bool carry) { return (0 - (u64)carry) & GL_EPS; }

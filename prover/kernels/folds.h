@@ -6,9 +6,14 @@
 
 enum { AHEAD = 16, TOGETHER = 4 };  // vectors folded together
 
+VL_FN void fetch(const Folded<0>& x, u64 i) { __builtin_prefetch(x.x.from(i).x); }
+VL_FN void fetch(const Folded<1>& x, u64 i) { __builtin_prefetch(x.x + i); }
+VL_FN void fetch(const Folded<2>& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
+
 template <int KIND>
 struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
-    const u64 *x0, *x1, *w0, *w1;
+    Folded<KIND> x;
+    const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner;
     VL_FN u64 cost() const { return 2 * n; }
@@ -22,9 +27,8 @@ struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
             const K<V> w = kspread<V>(w0[k], w1[k]);
             for (int g = 0; g < GROUP; ++g) {
                 const u64 here = at + g * COUNT, next = here + AHEAD * inner;
-                __builtin_prefetch(x0 + next);
-                if (KIND == 2) __builtin_prefetch(x1 + next);
-                Element<KIND, V>::mac(sums[g], w, x0, x1, here);
+                fetch(x, next);
+                x.template mac<V>(sums[g], w, here);
             }
         }
         for (int g = 0; g < GROUP; ++g) kstore(out0, out1, i * inner + j + g * COUNT, kvalue(sums[g]));
@@ -33,7 +37,8 @@ struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
 
 template <int KIND>
 struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
-    const u64 *x0, *x1, *w0, *w1;
+    Folded<KIND> x;
+    const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n;
     VL_FN u64 cost() const { return 2 * n; }
@@ -47,14 +52,12 @@ struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run 
         KAcc<VL_WIDE> wide;
         wide.clear();
         for (; k + COUNT <= n; k += COUNT) {
-            const u64 next = at + k + AHEAD * COUNT;
-            __builtin_prefetch(x0 + next);
-            if (KIND == 2) __builtin_prefetch(x1 + next);
-            Element<KIND, VL_WIDE>::mac(wide, kload<VL_WIDE>(w0, w1, k), x0, x1, at + k);
+            fetch(x, at + k + AHEAD * COUNT);
+            x.template mac<VL_WIDE>(wide, kload<VL_WIDE>(w0, w1, k), at + k);
         }
         if (k) drain(wide, sum);
 #endif
-        for (; k < n; ++k) Element<KIND, u64>::mac(sum, kload<u64>(w0, w1, k), x0, x1, at + k);
+        for (; k < n; ++k) x.template mac<u64>(sum, kload<u64>(w0, w1, k), at + k);
         kstore(out0, out1, i, kvalue(sum));
     }
 };

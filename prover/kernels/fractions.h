@@ -22,7 +22,7 @@ struct Table {
     VL_FN bool zero(u64 tile) const { return same(tile) && !(v0[tile] | v1[tile]); }
     template <class V>
     VL_FN K<V> get(u64 tile, u64 size, u64 j) const {
-        if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_short<V>(words + tile * size + j)), spread<V>(b1[tile])};
+        if (narrow(tile)) return K<V>{gsub(spread<V>(b0[tile]), load_int<V>(words + tile * size + j)), spread<V>(b1[tile])};
         return same(tile) ? kspread<V>(v0[tile], v1[tile]) : kload<V>(x0, x1, tile * size + j);
     }
 };

@@ -18,10 +18,10 @@ VL_FN const Run& run_at(const Run* runs, u64 count, u64 index) {
 }
 
 struct ArrayRun {
-    const i64* x;
+    Integers x;
     u64 size, start, first;  // start: where its entries go, if anywhere
 };
-struct EmbedRuns {  // signed integers to F
+struct EmbedRuns {  // integers to F
     const ArrayRun* runs;
     u64* out;
     u64 count;
@@ -33,7 +33,7 @@ struct Count {  // counts[x - least] += 1 where that is a place
 };
 
 struct LincombRun {  // entries from `start` on: const + Σ_k coefs[k]·columns[k]
-    const i64* columns[4];
+    Integers columns[4];
     u64 coefs0[4], coefs1[4];
     u64 const0, const1, start, size, count, first;
 };
@@ -43,7 +43,7 @@ struct Lincombs {
     u64 count;
 };
 struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
-    const i64* const* columns;
+    const Integers* columns;
     const u64 *coefs0, *coefs1;
     u64 *out0, *out1;
     u64 count, const0, const1;
@@ -51,7 +51,7 @@ struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
     template <class V>
     VL_FN void at(u64, u64 j) const {
         KLinear<V> sum(K<u64>{const0, const1});
-        for (u64 k = 0; k < count; ++k) sum.mac(kload<u64>(coefs0, coefs1, k), load_int<V>(columns[k] + j));
+        for (u64 k = 0; k < count; ++k) sum.mac(kload<u64>(coefs0, coefs1, k), columns[k].field<V>(j));
         kstore(out0, out1, j, sum.value());
     }
 };
@@ -60,11 +60,13 @@ struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
 VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
     const Count c = *given;
     for (const ArrayRun* run = c.runs; run < c.runs + c.count; ++run)
-        for (u64 j = 0; j < run->size; ++j) {
-            __builtin_prefetch(run->x + j + 128);  // additions to the same place wait for each other, and then memory does too
-            const u64 place = (u64)run->x[j] - c.least;
-            if (place < c.size) ++c.counts[place];
-        }
+        typed(run->x, [&](auto x) {
+            for (u64 j = 0; j < run->size; ++j) {
+                __builtin_prefetch(x + j + 128);  // additions to the same place wait for each other, and then memory does too
+                const u64 place = load_int<u64>(x + j) - c.least;
+                if (place < c.size) ++c.counts[place];
+            }
+        });
 }
 VL_EXPORT void vl_embed_runs(const EmbedRuns* given, u64, u64) {
     for (const ArrayRun* run = given->runs; run < given->runs + given->count; ++run)

@@ -6,6 +6,7 @@
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(VL_CUDA)
 #define VL_WIDE V4
 #include <immintrin.h>
+#include <cstring>
 
 struct V4 {
     __m256i v;
@@ -31,15 +32,26 @@ VL_FN __m256i flip(__m256i x) { return _mm256_xor_si256(x, _mm256_set1_epi64x((i
 VL_FN __m256i eps_if_less(__m256i a, __m256i b) {  // 2^32 - 1 where a < b
     return _mm256_srli_epi64(_mm256_cmpgt_epi64(flip(b), flip(a)), 32);
 }
-template <>
-VL_FN V4 load_int<V4>(const i64* at) {
-    __m256i x = _mm256_loadu_si256((const __m256i*)at);
-    __m256i negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), x);
-    return V4{_mm256_add_epi64(x, _mm256_and_si256(negative, _mm256_set1_epi64x((i64)GL_P)))};
+VL_FN __m128i four_bytes(const void* at) {
+    int x;
+    std::memcpy(&x, at, 4);
+    return _mm_cvtsi32_si128(x);
 }
-template <>
-VL_FN V4 load_short<V4>(const u16* at) {
-    return V4{_mm256_cvtepu16_epi64(_mm_loadl_epi64((const __m128i*)at))};
+#define VL_LOAD_INTS(T, LOADED)         \
+    template <>                         \
+    VL_FN V4 load_int<V4>(const T* at) { \
+        return V4{LOADED};              \
+    }
+VL_LOAD_INTS(i8, _mm256_cvtepi8_epi64(four_bytes(at)))
+VL_LOAD_INTS(u8, _mm256_cvtepu8_epi64(four_bytes(at)))
+VL_LOAD_INTS(i16, _mm256_cvtepi16_epi64(_mm_loadl_epi64((const __m128i*)at)))
+VL_LOAD_INTS(u16, _mm256_cvtepu16_epi64(_mm_loadl_epi64((const __m128i*)at)))
+VL_LOAD_INTS(i32, _mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i*)at)))
+VL_LOAD_INTS(u32, _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i*)at)))
+VL_LOAD_INTS(i64, _mm256_loadu_si256((const __m256i*)at))
+VL_FN V4 canonical_int(V4 x) {
+    __m256i negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), x.v);
+    return V4{_mm256_add_epi64(x.v, _mm256_and_si256(negative, _mm256_set1_epi64x((i64)GL_P)))};
 }
 
 VL_FN V4 canon(V4 x) {  // p - 1 < x

@@ -28,15 +28,19 @@ template <>
 VL_FN V8 spread<V8>(u64 x) {
     return V8{_mm512_set1_epi64((i64)x)};
 }
-template <>
-VL_FN V8 load_int<V8>(const i64* at) {
-    __m512i x = _mm512_loadu_si512(at);
-    return V8{_mm512_mask_add_epi64(x, _mm512_movepi64_mask(x), x, _mm512_set1_epi64((i64)GL_P))};
-}
-template <>
-VL_FN V8 load_short<V8>(const u16* at) {
-    return V8{_mm512_cvtepu16_epi64(_mm_loadu_si128((const __m128i*)at))};
-}
+#define VL_LOAD_INTS(T, LOADED)         \
+    template <>                         \
+    VL_FN V8 load_int<V8>(const T* at) { \
+        return V8{LOADED};              \
+    }
+VL_LOAD_INTS(i8, _mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i*)at)))
+VL_LOAD_INTS(u8, _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)at)))
+VL_LOAD_INTS(i16, _mm512_cvtepi16_epi64(_mm_loadu_si128((const __m128i*)at)))
+VL_LOAD_INTS(u16, _mm512_cvtepu16_epi64(_mm_loadu_si128((const __m128i*)at)))
+VL_LOAD_INTS(i32, _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i*)at)))
+VL_LOAD_INTS(u32, _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)at)))
+VL_LOAD_INTS(i64, _mm512_loadu_si512(at))
+VL_FN V8 canonical_int(V8 x) { return V8{_mm512_mask_add_epi64(x.v, _mm512_movepi64_mask(x.v), x.v, _mm512_set1_epi64((i64)GL_P))}; }
 
 VL_FN V8 canon(V8 x) {  // x - p wraps to a large number exactly when x < p
     return V8{_mm512_min_epu64(x.v, _mm512_sub_epi64(x.v, _mm512_set1_epi64((i64)GL_P)))};

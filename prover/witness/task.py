@@ -54,8 +54,8 @@ def integers_of(tensor: Tensor) -> np.dtype[Any]:
 
 
 def kept_values(backend: Backend, graph: Graph, values: Iterable[Any]) -> list[Any]:
-    """What a proof reads, where the backend computes, in the smallest integers: half of the memory; kernels take 64 bits, and get a copy of
-    what they read. Inputs on the host stay as they are, because whoever opened their commitments has them too."""
+    """What a proof reads, where the backend computes, in the smallest integers: half of the memory, and kernels read them as
+    they are. Inputs on the host stay as they are, because whoever opened their commitments has them too."""
     out = list[Any]()
     for tensor, op, x in zip(graph.tensors, graph.ops, values, strict=True):
         there = None if x is None else backend.to_device(x)

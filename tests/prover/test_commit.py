@@ -14,6 +14,7 @@ from protocol.layout import CommitmentLayout
 from prover.argument.opening import codeword
 from prover.backend import select
 from prover.backend.base import Backend
+from prover.backend.integers import INTEGERS
 from prover.commitment.commit import commit, physical_starts, place_blocks, place_of
 from tests.support.device import device
 
@@ -61,16 +62,12 @@ def test_what_is_kept_follows_from_the_backends_memory() -> None:
 
 
 @pytest.mark.parametrize("backend", [select("cpu"), select("reference"), device(0, 32)], ids=lambda b: b.name)
-def test_narrow_integers_are_copied_a_few_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_integers_of_any_width_are_committed_alike(backend: Backend) -> None:
     layout = CommitmentLayout.pack([(str(k), (4, 1 + k)) for k in range(6)], CODE)
-    wide = {slot.name: np.random.default_rng(k).integers(-100, 100, slot.tensor.shape) for k, slot in enumerate(layout.slots)}
-    expected, calls, embed_runs = commit(backend, layout, wide, bytes(32)).id, list[int](), backend.embed_runs
-    monkeypatch.setattr(backend, "embed_runs", lambda arrays, *rest: calls.append(len(arrays)) or embed_runs(arrays, *rest))
-    for copies, more in ((0, True), (1 << 28, False)):
-        calls.clear()
-        monkeypatch.setattr("prover.commitment.commit.COPIES", copies)
-        assert commit(backend, layout, {name: x.astype(np.int8) for name, x in wide.items()}, bytes(32)).id == expected
-        assert (len(calls) > 1) is more and sum(calls) > 1
+    wide = {slot.name: np.random.default_rng(k).integers(0, 100, slot.tensor.shape) for k, slot in enumerate(layout.slots)}
+    expected = commit(backend, layout, wide, bytes(32)).id
+    for kind in INTEGERS:
+        assert commit(backend, layout, {name: x.astype(kind) for name, x in wide.items()}, bytes(32)).id == expected
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -40,6 +40,12 @@ from tests.prover.test_kernels_commit import (  # noqa: F401
     test_hash_in_portions,
     test_merkle_levels,
 )
+from tests.prover.test_kernels_integers import (  # noqa: F401
+    test_integers_of_every_width,
+    test_leaves_of_integers_of_every_width,
+    test_tiles_of_integers_of_every_width,
+    test_what_is_no_integer_is_refused,
+)
 from tests.prover.test_kernels_outer import test_outer_of_vectors, test_outer_sums, test_outer_sums_carry, test_outer_sums_that_do_not_fit  # noqa: F401
 from tests.prover.test_rounds import test_rounds_of_fractions_in_one_call, test_rounds_of_products_in_one_call  # noqa: F401
 from tests.support.device import REAL, Carried, asked, card_only, device, module
@@ -199,6 +205,13 @@ def test_large_arrays_come_back_through_pinned_memory(rng: np.random.Generator, 
         same(DEVICE_ONLY.to_host(there), array)
         same(DEVICE_ONLY.to_host(there[:, 1:]), array[:, 1:])
         assert not DEVICE_ONLY.to_host(there).flags.writeable and DEVICE_ONLY.to_host(array) is array
+
+
+def test_integers_at_addresses_that_a_device_does_not_load_from_are_refused() -> None:
+    words = DEVICE_ONLY.xp.zeros(9, dtype=np.uint8)
+    with pytest.raises(ValueError, match="odd address"):
+        DEVICE_ONLY.embed(words[1:].view(np.int16))
+    same(DEVICE_ONLY.to_host(DEVICE_ONLY.embed(words[1:])), np.zeros(8, dtype=np.uint64))
 
 
 def test_nothing_crosses_unasked(rng: np.random.Generator) -> None:  # noqa: F811

@@ -43,6 +43,8 @@ def test_outer_sums(cpu: CpuBackend, seed: int) -> None:
         for out, into in ((mine, sums), (theirs, expected)):
             into.append(OuterSum(us, vs, out[:, at : at + size], piece, apart))
         at += size + int(random.integers(0, 9))
+    empty = [slice(at + 700 * k, at + 700 * k + int(random.integers(0, 700))) for k in range(3)]  # sums of nothing
+    sums += [OuterSum([], [], mine[:, cells]) for cells in empty]
     order = random.permutation(len(sums))
     assert cpu.outer_sums([sums[k] for k in order]) is None
     for x in expected:  # entry by entry
@@ -50,8 +52,12 @@ def test_outer_sums(cpu: CpuBackend, seed: int) -> None:
         for i, j in np.ndindex(x.us[0].shape[1], x.vs[0].shape[1]):
             parts = [Ext(*u[:, i].tolist(), F) * Ext(*v[:, j].tolist(), F) for u, v in zip(x.us, x.vs, strict=True)]
             x.out[:, i * piece + j // piece * x.apart + j % piece] = sum(parts, F.zero).array()
+    for cells in empty:
+        theirs[:, cells] = 0
     same(mine, theirs)
-    REFERENCE.outer_sums(expected)
+    for cells in empty:
+        theirs[:, cells] = 1
+    REFERENCE.outer_sums([*expected, *(OuterSum([], [], theirs[:, cells]) for cells in empty)])
     same(mine, theirs)
     cpu.outer_sums([])
 
@@ -63,7 +69,7 @@ def test_outer_sums_that_do_not_fit(cpu: CpuBackend, rng: np.random.Generator) -
         (OuterSum([u], [v], out[:, :23]), "for 24 entries"), (OuterSum([u], [v], out, 4, 9), "for 26 entries"),
         (OuterSum([u, u[:, :1]], [v, v], out), "shapes"), (OuterSum([u, u], [v, v[:, :5]], out), "shapes"),
         (OuterSum([u], [v], out, 8, 16), "pieces"), (OuterSum([u], [v], out, 3, 8), "pieces"), (OuterSum([u], [v], out, 4, 7), "pieces"),
-        (OuterSum([u], [v, v], out), "argument 2"),
+        (OuterSum([u], [v, v], out), "argument 2"), (OuterSum([], [v], out), "argument 2"),
         (OuterSum([u], [v], elements(rng, 2, 48)[:, ::2]), "contiguous"), (OuterSum([u], [v], out.astype(np.int64)), "contiguous"),
     ]:
         with pytest.raises(ValueError, match=message):
