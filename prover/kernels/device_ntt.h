@@ -183,6 +183,28 @@ struct Interleave {  // where no pass is left: index (row, j·cosets + c)
     }
 };
 
+// Index (row, k): word j·cosets + c of a codeword, the k-th position, from transforms that ended at blocks of `size` words: block b has the
+// coefficients whose numbers are b', its bits reversed, modulo ell/size, so the word is the sum over b of w^(b'·j) times word j mod size.
+struct Columns {
+    const u64* values;  // (rows, cosets, ell)
+    u64* out;           // (rows, n1)
+    const u64 *roots, *positions;  // w^i
+    u64 ell, cosets, size, count;
+    template <class V>
+    VL_FN void at(u64 row, u64 k) const {
+        const u64 j = positions[k] >> log_of(cosets), c = positions[k] & (cosets - 1), blocks = ell >> log_of(size);
+        const u64* mine = values + (row * cosets + c) * ell + (j & (size - 1));
+        const u32 unused = 64 - log_of(blocks);
+        Acc<u64> sum;
+        sum.clear();
+        u64 power = 0;
+        for (u64 b = 0; b < blocks; ++b, power = (power + j) & (ell - 1))
+            sum.mac(mine[(b ? __brevll(b) >> unused : 0) * size], roots[power]);
+        out[row * count + k] = sum.value();
+    }
+};
+VL_MAP(vl_columns, Columns)
+
 typedef NttFirst<2, 1, Dif2, NoPass> NttFirst2;
 typedef NttFirst<4, 1, Dif4, NoPass> NttFirst4;
 typedef NttFirst<8, 1, Dif8, NoPass> NttFirst8;
