@@ -48,7 +48,7 @@ FREE = 0.1  # no unit is free: it takes at least so much of the most that it can
 PHASES = {  # phase → the units that are measured in it, known ones last
     "witness": ("placed", "encoded", "hashed", "random", "counted"), "tree": ("leaves", "tree_rounds", "blocks"),
     "claims": ("folded", "instances"), "products": ("tables", "product_rounds"),
-    "opening": ("weighted", "opened", "slots"), "schedule": ("schedule", "openings", "products"),
+    "opening": ("weighted", "opened", "slots", "again"), "schedule": ("schedule", "openings", "products"),
     "verified": ("verified", "checks", "checked", "queried"),
 }
 
@@ -127,6 +127,7 @@ def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) 
     ops = ops_beside(backend.name)
     unit = _host_rates(backend, params, clock) | {"host": 1.0}
     unit["encoded"], unit["hashed"] = _commit_rates(backend, params, unit["random"], clock)
+    unit["again"] = _column_rate(backend, params, clock)
     room = backend.memory * 9 // 10 - resident_bytes(backend.name)
 
     def fits(size: int) -> bool:
@@ -145,8 +146,9 @@ def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) 
     samples = [*(sample(backend, params, *sizes, ops) for sizes in ((SMALL, FEW), (MIDDLE, MANY_ROUNDS))), large]
     phases = [*(_phases(backend, params, s, clock) for s in samples[:-1]), last]
     layouts = [[data.layout for _, data in s.inputs] for s in samples]
+    place = Place.of(backend.name, backend.memory)
     works = [
-        proof_work(s.shape, s.claims, params, found) + verification_work(s.shape, s.claims, params, found)
+        proof_work(s.shape, s.claims, params, found, place) + verification_work(s.shape, s.claims, params, found)
         for s, found in zip(samples, layouts, strict=True)
     ]
     counted = works[-1].counted
@@ -223,6 +225,15 @@ def _commit_rates(backend: Backend, params: Params, random: float, clock: Clock)
         seconds.append(_best(lambda c=layout, t=tensors: commit(backend, c, t, bytes(32)), clock) - random * work.random)  # type: ignore[misc]
     found = fit(works, seconds, ["encoded", "hashed"], {})
     return found["encoded"], found["hashed"]
+
+
+def _column_rate(backend: Backend, params: Params, clock: Clock) -> float:
+    """Seconds for a cell of a row whose codeword is opened, but was not kept."""
+    code, rows = params.code(1), max(8, (1 << 20) // params.ell)
+    random = np.random.default_rng(rows)
+    messages, rho = (backend.to_device(random.integers(0, 1 << 32, (rows, n), dtype=np.uint64)) for n in (code.ell, code.blinding))
+    positions = random.integers(0, code.n, params.queries)
+    return _best(lambda: backend.columns(code, messages, rho, positions), clock) / (rows * code.ell)
 
 
 def _evaluate(s: Sample, ops: TorchOps) -> None:

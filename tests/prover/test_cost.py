@@ -59,6 +59,10 @@ class CountingBackend:
             self.seen["encoded"] += messages.size
         return self.inner.encode(code, messages, rho, out)
 
+    def columns(self, code: Any, messages: Any, rho: Any, positions: Any) -> Any:
+        self.seen["again"] += messages.size
+        return self.inner.columns(code, messages, rho, positions)
+
     def hash_rows(self, states: Any, rows: Any, salts: Any, before: int, last: bool) -> Any:
         if last:
             self.seen["hashed"] += rows.shape[1] * (1 + -(-(8 * (before + len(rows)) + 9) // 64))
@@ -116,6 +120,19 @@ def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch
         *found, shape.witness_layout(PARAMS)))
     assert (told.valid, told.padded) == padded_cells(shape.witness_layout(PARAMS)) and told.padded % PARAMS.ell == 0
     assert set(told.parts) == set(PARTS) and told.parts["inputs"].encoded == before["encoded"]
+
+
+def test_codewords_that_are_not_kept_are_encoded_again(case: Case) -> None:
+    """All of them, those larger than what may be kept, none."""
+    counted, found = Counted.of(lambda: case.graph, case.field), layouts(case, PARAMS)
+    arrays, published = [case.stage.arrays[str(name)] for _, name in case.task.commitments], case.published()
+    for kept in (0, 8 * PARAMS.n * 20, 1 << 40):
+        backend = CountingBackend()
+        backend.inner.kept_bytes = kept  # type: ignore[misc]
+        inputs = [(role, commit(backend, x, a, seed(role))) for (role, _), x, a in zip(case.task.commitments, found, arrays)]
+        timed_proof(backend, counted.shape, b"toy", inputs, case.values, published, PARAMS, seed("proof"))  # type: ignore[arg-type]
+        assert backend.seen["again"] == forecast(counted, PARAMS, found, Place(kept)).parts["prove"].again
+        assert bool(backend.seen["again"]) == (kept < 1 << 40)
 
 
 def test_weights_are_made_twice_where_they_are_not_kept(case: Case) -> None:
