@@ -106,7 +106,7 @@ def _card() -> ctypes.CDLL:
 
 
 class Mode(IntEnum):
-    """What a card does with a launch: all of it; nothing; one block, chosen by lot, whose instructions are counted for all."""
+    """What a card does with a launch: all of it; nothing; a few blocks, chosen by lot, whose instructions are counted for all."""
 
     BUSY = 0
     IDLE = 1

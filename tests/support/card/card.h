@@ -35,6 +35,6 @@ struct Launch {
     Dim grid, block;
     u32 dynamic;              // bytes of shared memory that the launch adds
     const char* name;
-    bool sampled;             // one block in place of all
+    u32 blocks;               // of a sampled launch, how many of the first row run in place of all; 0: all
     u64 *instructions, *bytes;  // what is executed, and moved to and from global memory, is added here (by kernels that count: CARD_TALLY)
 };

@@ -219,10 +219,10 @@ static int run_launch(const Launch* given, void (*entry)(const char*), u32 stati
         for (u32 t = 0; t < MAX_THREADS; ++t) fibers[t].born = false;  // they hang in the middle of something
         return code;
     }
-    for (u32 z = 0; z < (given->sampled ? 1 : g.z); ++z)
-        for (u32 y = 0; y < (given->sampled ? 1 : g.y); ++y) {
+    for (u32 z = 0; z < (given->blocks ? 1 : g.z); ++z)
+        for (u32 y = 0; y < (given->blocks ? 1 : g.y); ++y) {
             const Order order(g.x);
-            for (u32 k = 0; k < (given->sampled ? 1 : g.x); ++k) {
+            for (u32 k = 0; k < (given->blocks ? given->blocks : g.x); ++k) {
                 ctaid = {order[k], y, z};
                 run_block(threads, waits);
             }

@@ -3,7 +3,7 @@
 // Memory has edges: every allocation lies apart from the others, addresses of the device mean nothing to the host, fresh memory holds
 // garbage. Launches and copies wait in one queue, whatever their stream, until the host waits for something: what it reads before is
 // garbage, what it overwrites too early is lost. After a fault of a kernel every call fails, as on a card. An idle card answers all
-// calls and computes nothing, so that real sizes can be counted; on a sampled one a block of each launch runs, and stands for all.
+// calls and computes nothing, so that real sizes can be counted; on a sampled one a few blocks of each launch run, and stand for all.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +34,7 @@ struct Locked {
 };
 
 enum Mode { BUSY, IDLE, SAMPLED };
+enum { SAMPLE = 4 };  // blocks of a launch
 struct {
     u64 bytes = 4ULL << 30;
     int multiprocessors = 2;
@@ -381,12 +382,13 @@ API Status cuLaunchKernel(Kernel* kernel, unsigned gx, unsigned gy, unsigned gz,
     std::string parameters(kernel->bytes + 1, '\0');
     for (const u32* p = kernel->parameters; p[1]; p += 2) memcpy(&parameters[p[0]], *arguments++, p[1]);
     return later([=] {
-        const bool sampled = settings.mode == SAMPLED;
+        const u32 some = settings.mode == SAMPLED ? std::min<u32>(gx, SAMPLE) : 0;
         u64 instructions = 0, bytes = 0;
-        const Launch launch{parameters.data(), {gx, gy, gz}, {bx, by, bz}, dynamic, kernel->name.c_str(), sampled, &instructions, &bytes};
+        const Launch launch{parameters.data(), {gx, gy, gz}, {bx, by, bz}, dynamic, kernel->name.c_str(), some, &instructions, &bytes};
         const int fault = kernel->run(&launch);
-        const u64 blocks = sampled ? (u64)gx * gy * gz : 1;
-        counts["instructions " + kernel->name] += blocks * instructions, counts["moved " + kernel->name] += blocks * bytes;
+        const double all = some ? (double)gx * gy * gz / some : 1;
+        counts["instructions " + kernel->name] += (u64)(all * (double)instructions);
+        counts["moved " + kernel->name] += (u64)(all * (double)bytes);
         return (Status)(fault == NO_FAULT ? SUCCESS : fault == BAD_ADDRESS ? ILLEGAL_ADDRESS : LAUNCH_FAILED);
     });
 }
