@@ -112,8 +112,8 @@ def executed(found: Counter[str], tasks: int, verbose: bool) -> str:
     kernels = {name: (MACHINE * found[f"instructions {name}"], found[f"moved {name}"]) for name in names}
     instructions, moved = (sum(column) for column in zip(*kernels.values(), strict=True))
     issue, move = instructions / ISSUED, moved / BANDWIDTH
-    text = f"  device  {instructions / 1e9:.0f} G instructions, {issue:.3f} s at the full rate; {moved / 1e9:.0f} GB asked for, {move:.3f} s; "
-    text += f"{tasks} tasks {tasks * issue:.1f} and {tasks * move:.1f} s"
+    text = f"  device {instructions / 1e9:.0f} G instructions, {issue:.3f} s at the full rate; {moved / 1e9:.0f} GB asked for, {move:.3f} s"
+    text += f"; {tasks} tasks {tasks * issue:.1f} and {tasks * move:.1f} s"
     rows = sorted(kernels.items(), key=lambda item: -item[1][0])
     shown = [f"    {n / 1e9:10.2f} G instructions {size / 1e9:8.2f} GB  {kernel}" for kernel, (n, size) in rows]
     return "\n".join([text, *(shown if verbose else shown[:8])])

@@ -257,7 +257,7 @@ API Status cudaHostAlloc(void** at, u64 size, unsigned) {
     count("pin", size);
     if (broken) return broken;
     if (posix_memalign(at, PAGE, std::max<u64>(1, size))) return OUT_OF_MEMORY;
-    if (settings.mode != IDLE) memset(*at, 0xA5, size);
+    memset(*at, settings.mode == BUSY ? 0xA5 : 0, size);
     pinned[(u64)*at] = size;
     tell_kernels_what_is_pinned();
     return SUCCESS;
@@ -298,10 +298,8 @@ API Status cudaMemcpyAsync(void* to, const void* from, u64 bytes, int kind, void
         (kind == DEVICE_TO_DEVICE && (!there || !from_there)))
         return fail(INVALID_VALUE, "a copy's direction is not that of its addresses");
     count(there ? from_there ? "copy within" : is_pinned(from) ? "queued there" : "copy there" : "copy back", bytes);
-    if (settings.mode == IDLE) {
-        if (!there) memset(to, bytes == 1, bytes);  // a byte that comes back alone is a condition, and holds
-        return SUCCESS;
-    }
+    if (settings.mode != BUSY && !there) return memset(to, bytes == 1, bytes), SUCCESS;  // a byte that comes back alone is a condition, and holds
+    if (settings.mode == IDLE) return SUCCESS;
     if (!from_there && !is_pinned(from)) {  // what is not pinned is read before the call returns
         const std::string kept((const char*)from, bytes);
         return later([=] { return copy(to, kept.data(), bytes); });
