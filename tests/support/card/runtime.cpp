@@ -114,6 +114,7 @@ char* reach(const void* at, u64 bytes) {
 
 std::vector<std::function<Status()>> queue;
 Status broken = SUCCESS;
+u64 launches_left = 0;  // before one fails; 0: none does
 
 Status settle() {
     auto asked = std::move(queue);
@@ -160,7 +161,8 @@ API void card_set(u64 bytes, int multiprocessors, int mode) {
     settings = {bytes, multiprocessors, mode, in_use};
 }
 API void card_translator(const char* (*function)(const char*)) { translate = function; }
-API void card_mend() { Locked here; queue.clear(), broken = SUCCESS; }
+API void card_mend() { Locked here; queue.clear(), broken = SUCCESS, launches_left = 0; }
+API void card_fail_after(u64 launches) { Locked here; launches_left = launches + 1; }
 API void card_forget_counts() { Locked here; counts.clear(); }
 API u64 card_counts(char* out, u64 size) {  // lines "number what"; the size that they need
     Locked here;
@@ -379,7 +381,9 @@ API Status cuLaunchKernel(Kernel* kernel, unsigned gx, unsigned gy, unsigned gz,
     if (settings.mode == IDLE) return SUCCESS;
     std::string parameters(kernel->bytes + 1, '\0');
     for (const u32* p = kernel->parameters; p[1]; p += 2) memcpy(&parameters[p[0]], *arguments++, p[1]);
+    const bool fails = launches_left && !--launches_left;
     return later([=] {
+        if (fails) return fail(LAUNCH_FAILED, kernel->name + ": a fault that was ordered");
         const u32 some = settings.mode == SAMPLED ? std::min<u32>(gx, SAMPLE) : 0;
         u64 instructions = 0, bytes = 0;
         const Launch launch{parameters.data(), {gx, gy, gz}, {bx, by, bz}, dynamic, kernel->name.c_str(), some, &instructions, &bytes};
