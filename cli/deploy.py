@@ -52,7 +52,8 @@ def worker(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="trainers, gpu-provers or verifiers.")],
     processes: Annotated[int, typer.Option(
         "--processes", min=1, max=64, help="Work with so many processes side by side, each with its share of cores and memory.")] = 1,
-    gpu: Annotated[int | None, typer.Option("--gpu", min=0, help="Use this GPU alone; its memory is what the processes divide.")] = None,
+    gpu: Annotated[int | None, typer.Option(
+        "--gpu", min=0, help="Use this GPU alone (nvidia-smi's number); its memory is what the processes divide.")] = None,
     threads: Annotated[int | None, typer.Option(
         "--threads", min=1, help="Kernel threads of a process (default: all cores, divided by --processes).")] = None,
     name: Annotated[str, typer.Option("--name", help="The worker's name on the server (default: host, pool and process).")] = "",
@@ -71,7 +72,8 @@ def worker(
         host = socket.gethostname()
         environment = {"VERILORA_LOG": log_format()} | SETTINGS | _share(processes, threads)
         if gpu is not None:
-            environment |= {"CUDA_VISIBLE_DEVICES": str(gpu)}
+            # CUDA counts from the fastest GPU, nvidia-smi by their places
+            environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | environment | {"CUDA_VISIBLE_DEVICES": str(gpu)}
             _needs_gpu(gpu, environment)
             from prefect.client.orchestration import get_client
 

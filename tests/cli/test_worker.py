@@ -1,5 +1,6 @@
 """`verilora worker` starts its worker again, and ends when it is told to, whatever it is waiting for."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -109,3 +110,15 @@ def test_a_gpu_that_is_not_there_is_refused(kept: list[Kept]) -> None:
     """Proofs would be made on the host, for which nobody planned."""
     code, said = worker("--gpu", "99")
     assert code == 3 and "--gpu 99: this machine has no such CUDA device" in said and not kept
+
+
+def test_a_gpu_has_the_number_that_nvidia_smi_says(kept: list[Kept], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["cli.deploy"], "_needs_gpu", lambda *_: None)
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr("flows.deploy.slot", lambda *_: "slot")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert worker("--gpu", "2")[0] == 0
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")  # whoever wants it otherwise
+    assert worker("--gpu", "2")[0] == 0
+    assert [[found[x] for x in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")] for _, found in kept] == [
+        ["PCI_BUS_ID", "2"], ["FASTEST_FIRST", "2"]]
