@@ -81,12 +81,14 @@ extern "C" __global__ void vl_ntt_inverse(NttInverse body, u64 blocks, u64) {
 extern "C" __global__ void vl_ntt_forward(NttForward body, u64 blocks, u64) {
     __shared__ u64 x[NTT_BLOCK];
     const u32 size = (u32)body.size, log_size = log_of(size), log_parts = log_of(body.ell) - log_size, log_cosets = log_of(body.cosets);
+    const u32 unused = 32 - (u32)body.log, blinding = (u32)body.blinding;
     for (u64 i = blockIdx.x; i < blocks; i += gridDim.x) {
         const u64 row = i >> (log_parts + log_cosets), c = i >> log_parts & (body.cosets - 1), first = (i & ((1ull << log_parts) - 1)) << log_size;
         const u64 *coefs = body.coefs + row * body.ell + first, *scale = body.scale + c * body.ell + first;
         for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
-            const u64 power = body.log ? __brevll(first + k) >> (64 - body.log) : 0;
-            const u64 coefficient = power < body.blinding ? body.blinded(canon(coefs[k]), row, c, power) : coefs[k];
+            const u32 power = (u32)((u64)__brev((u32)first + k) >> unused);
+            u64 coefficient = coefs[k];
+            if (power < blinding) coefficient = body.blinded(canon(coefficient), row, c, power);
             x[shared_place(k)] = gmul(coefficient, scale[k]);
         }
         __syncthreads();
