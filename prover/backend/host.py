@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from protocol.field import I64, U64, Field
-from prover.backend.leaves import Run
+from prover.backend.leaves import Place, Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
 
@@ -60,9 +60,11 @@ class HostArrays:
         out[...] = made
         return out
 
-    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: U64) -> None:
-        for x, start in zip(arrays, starts, strict=True):
-            self.embed(x.reshape(-1), out[start : start + x.size])
+    def embed_runs(self, arrays: Sequence[Any], places: Sequence[Place], out: U64) -> None:
+        for x, place in zip(arrays, places, strict=True):
+            n = max(1, x.shape[-1]) if x.ndim else 1
+            (i, j), piece = divmod(np.arange(x.size), n), place.piece or n
+            out[place.start + i * piece + j // piece * place.apart + j % piece] = self.embed(x.reshape(-1))
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))

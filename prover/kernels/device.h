@@ -8,9 +8,9 @@
 struct EmbedEntries : EmbedRuns {
     template <class V>
     VL_FN void at(u64, u64 index) const {
-        const ArrayRun& run = run_at(runs, count, index);
-        const u64 j = index - run.first;
-        store(out + run.start + j, run.x.field<V>(j));
+        const EmbedRun& run = run_at(runs, count, index);
+        const u64 at = index - run.first, i = run.pieces.bits == WHOLE ? 0 : run.pieces.row_of(at);
+        store(out + run.start + (run.pieces.bits == WHOLE ? at : run.pieces.place(i, at - i * run.pieces.n1)), run.x.field<V>(at));
     }
 };
 struct LincombEntries : Lincombs {
