@@ -88,6 +88,9 @@ class Backend(Protocol):
     def weight(self, x: Integers, u: U64, v: U64) -> U64:
         """x_ij·u_i·v_j: integers (n0, n1), K(2, n0), K(2, n1) to K(2, n0·n1)."""
 
+    def pad(self, a: U64) -> U64:
+        """K (2, …) in any order, each axis padded with zeros to a power of two, flattened: K (2, 2^k)."""
+
     def kmul(self, a: U64, b: U64) -> U64:
         """Elementwise product over K."""
 

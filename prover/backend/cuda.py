@@ -19,6 +19,7 @@ import numpy as np
 from protocol import merkle
 from protocol.code import Code
 from protocol.field import I64, U64, Ext
+from protocol.layout import bits_of
 from prover.backend.base import Round
 from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
@@ -28,6 +29,7 @@ from prover.backend.leaves import Place, Run, array_runs, embed_runs, run_words
 from prover.backend.outer import OuterSum, tables
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
+PADDED = 6  # axes of a table, as in Pad (prover/kernels/device.h)
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 
 
@@ -206,6 +208,19 @@ class CudaBackend(DeviceTree):
         u, v = self._planes(u, n0), self._planes(v, n1)
         out = self.xp.empty((2, n0 * n1), dtype=np.uint64)
         self._call("vl_weight", n0, n1, *words, *planes(u), *planes(v), *planes(out), n1)
+        return out
+
+    @where_arrays_are
+    def pad(self, a: Any) -> Any:
+        axes = [(n, bits_of(n), stride // 8) for n, stride in zip(a.shape[:0:-1], a.strides[:0:-1], strict=True) if n != 1]
+        bits = sum(bits for _, bits, _ in axes)
+        if a.size == 2 << bits and a.flags.c_contiguous:
+            return a.reshape(2, -1)
+        if a.dtype != np.uint64 or len(axes) > PADDED:
+            raise ValueError(f"a table of {a.dtype}, padded in {len(axes)} axes")
+        out = self.xp.empty((2, 1 << bits), dtype=np.uint64)
+        words = [word for axis in (*axes, *[(1, 0, 0)] * (PADDED - len(axes))) for word in axis]
+        self._call("vl_pad", 1, 1 << bits, *planes(a), *planes(out), *words)
         return out
 
     @where_arrays_are

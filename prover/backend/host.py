@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from protocol.field import I64, U64, Field
+from protocol.layout import bits_of
 from prover.backend.leaves import Place, Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled
@@ -65,6 +66,14 @@ class HostArrays:
             n = max(1, x.shape[-1]) if x.ndim else 1
             (i, j), piece = divmod(np.arange(x.size), n), place.piece or n
             out[place.start + i * piece + j // piece * place.apart + j % piece] = self.embed(x.reshape(-1))
+
+    def pad(self, a: U64) -> U64:
+        shape = tuple(1 << bits_of(n) for n in a.shape[1:])
+        if shape == a.shape[1:]:
+            return np.ascontiguousarray(a.reshape(2, -1))
+        out = np.zeros((2, *shape), dtype=np.uint64)
+        out[(slice(None), *(slice(n) for n in a.shape[1:]))] = a
+        return out.reshape(2, -1)
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))

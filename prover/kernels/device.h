@@ -25,6 +25,27 @@ struct LincombEntries : Lincombs {
     }
 };
 
+struct Padded {
+    u64 n, bits, stride;
+};
+struct Pad {  // index j: an entry of a table over K whose axes, the last one first, have 2^bits places, n of them filled from another
+    const u64 *x0, *x1;
+    u64 *out0, *out1;
+    Padded axes[6];
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        u64 from = 0, left = j;
+        bool inside = true;
+        for (int k = 0; k < 6; ++k) {
+            const u64 i = left & ((1ULL << axes[k].bits) - 1);
+            inside = inside && i < axes[k].n;
+            from += i * axes[k].stride;
+            left >>= axes[k].bits;
+        }
+        kstore(out0, out1, j, inside ? kload<V>(x0, x1, from) : kspread<V>(0, 0));
+    }
+};
+
 // ---- multiplicities ---------------------------------------------------------------------------------------------------
 
 // leaves.h's Count, index j of the runs together. Most looked-up integers are small and many equal, and a word of memory takes one
@@ -151,6 +172,7 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
 
 VL_MAP(vl_embed_runs, EmbedEntries)
 VL_MAP(vl_lincombs, LincombEntries)
+VL_MAP(vl_pad, Pad)
 VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)
 VL_MAP(vl_fold_part_int, FoldPart<0>)

@@ -111,6 +111,20 @@ def test_committed_integers_in_runs(rng: np.random.Generator) -> None:  # noqa: 
                 backend.embed_runs([a], [wrong], room)
 
 
+@pytest.mark.parametrize("shape", [(1,), (5,), (8,), (3, 4), (4, 3), (2, 8), (3, 1, 5), (5, 2, 3, 7), (1, 1, 1), (3, 2, 3, 2, 3, 2)])
+def test_padded_axes(cpu: Carried, rng: np.random.Generator, shape: tuple[int, ...]) -> None:  # noqa: F811
+    """In their order and in another one."""
+    a, backend = elements(rng, 2, *shape), cpu.backend
+    orders = [[0, *range(1, a.ndim)], [0, *range(a.ndim - 1, 0, -1)], [0, *range(2, a.ndim), *range(1, min(2, a.ndim))]]
+    for order in orders:
+        expected, there = REFERENCE.pad(a.transpose(order)), backend.to_device(a).transpose(order)
+        found = asked(lambda: same(backend.to_host(backend.pad(there)), expected))  # noqa: B023 - called at once
+        assert REAL or found[0] <= 1
+        same(CPU.pad(a.transpose(order)), expected)
+    with pytest.raises(ValueError, match="axes"):
+        backend.pad(backend.to_device(elements(rng, 2, *[3] * 7)))
+
+
 def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811
     """Places that share a slot, of many blocks, and integers without a place."""
     x = np.concatenate([np.full(30_000, 5), rng.integers(-3, 3, 5_000), rng.integers(-1000, 9000, 30_000), 5 + 2048 * np.arange(-4, 9)])
