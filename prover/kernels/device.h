@@ -128,6 +128,39 @@ struct ProductPairs {
 
 // ---- folds ----------------------------------------------------------------------------------------------------------
 
+template <class T>
+struct FoldedOf {  // integers of one kind
+    const T* x;
+    template <class V>
+    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
+        sum.macf(w, canonical_int(load_int<V>(x + i)));
+    }
+};
+template <class V>
+struct FoldOver {  // sum += Σ_k w_k·x[at + (k - first)·inner]
+    KAcc<V>& sum;
+    const u64 *w0, *w1;
+    u64 first, stop, at, inner;
+    template <class X>
+    VL_FN void of(const X& x) const {
+        u64 i = at;
+        for (u64 k = first; k < stop; ++k, i += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), i);
+    }
+    template <class T>
+    VL_FN void operator()(const T* x) const {
+        of(FoldedOf<T>{x});
+    }
+};
+// A loop for each kind of integers: with a choice inside, loads would wait for one another.
+template <class V>
+VL_FN void fold_over(const Folded<0>& x, const FoldOver<V>& over) {
+    typed(x.x, over);
+}
+template <int KIND, class V>
+VL_FN void fold_over(const Folded<KIND>& x, const FoldOver<V>& over) {
+    over.of(x);
+}
+
 // Index (outer·parts + part, inner): the part of Σ_k w_k·x[outer, k, inner] with part·size ≤ k < (part + 1)·size. A fold has
 // as many sums as outputs, which may be far fewer than a GPU has threads, so each is cut into parts, added up by a second fold.
 template <int KIND>
@@ -141,9 +174,8 @@ struct FoldPart {
     VL_FN void at(u64 i, u64 j) const {
         KAcc<V> sum;
         sum.clear();
-        const u64 part = i % parts, stop = end(part);
-        u64 k = part * size, at = (i / parts * n + k) * inner + j;
-        for (; k < stop; ++k, at += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), at);
+        const u64 part = i % parts;
+        fold_over(x, FoldOver<V>{sum, w0, w1, part * size, end(part), (i / parts * n + part * size) * inner + j, inner});
         kstore(out0, out1, i * inner + j, kvalue(sum));
     }
 };

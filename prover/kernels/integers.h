@@ -27,10 +27,9 @@ struct Integers {
     }
 };
 
-#ifndef VL_CUDA
 // work(x) with x a pointer to integers of their kind, for loops that compile better when it is known.
 template <class F>
-static void typed(Integers x, const F& work) {
+VL_FN void typed(Integers x, const F& work) {
     switch (x.kind) {
         case INT8: return work((const i8*)x.x);
         case UINT8: return work((const u8*)x.x);
@@ -41,4 +40,3 @@ static void typed(Integers x, const F& work) {
         default: return work((const i64*)x.x);
     }
 }
-#endif
