@@ -175,6 +175,14 @@ struct Folded<2> {
         sum.mac(w, kload<V>(x0, x1, i));
     }
 };
+template <class T>
+struct FoldedOf {  // integers of one kind
+    const T* x;
+    template <class V>
+    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
+        sum.macf(w, canonical_int(load_int<V>(x + i)));
+    }
+};
 
 struct Weight {  // index (i, j): x_ij·u_i·v_j
     Integers x;

@@ -128,14 +128,6 @@ struct ProductPairs {
 
 // ---- folds ----------------------------------------------------------------------------------------------------------
 
-template <class T>
-struct FoldedOf {  // integers of one kind
-    const T* x;
-    template <class V>
-    VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
-        sum.macf(w, canonical_int(load_int<V>(x + i)));
-    }
-};
 template <class V>
 struct FoldOver {  // sum += Σ_k w_k·x[at + (k - first)·inner]
     KAcc<V>& sum;

@@ -7,12 +7,16 @@
 enum { AHEAD = 16, TOGETHER = 4 };  // vectors folded together
 
 VL_FN void fetch(const Folded<0>& x, u64 i) { __builtin_prefetch(x.x.from(i).x); }
+template <class T>
+VL_FN void fetch(const FoldedOf<T>& x, u64 i) {
+    __builtin_prefetch(x.x + i);
+}
 VL_FN void fetch(const Folded<1>& x, u64 i) { __builtin_prefetch(x.x + i); }
 VL_FN void fetch(const Folded<2>& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
 
-template <int KIND>
+template <class X>
 struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner;
@@ -62,10 +66,10 @@ struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run 
     }
 };
 
-template <int KIND>
-static void fold_axis(const FoldAxis<KIND>& given, u64 outer, u64 inner) {
+template <class X>
+static void fold_axis(const FoldAxis<X>& given, u64 outer, u64 inner) {
     parallel(outer * inner, outer * inner * given.cost(), [&](unsigned, u64 lo, u64 hi) {
-        const FoldAxis<KIND> body = given;
+        const FoldAxis<X> body = given;
         each_row(inner, lo, hi, [&](u64 i, u64 j, u64 end) {
 #ifdef VL_WIDE
             const u64 one = Lanes<VL_WIDE>::count, some = TOGETHER * one;
@@ -77,9 +81,15 @@ static void fold_axis(const FoldAxis<KIND>& given, u64 outer, u64 inner) {
     });
 }
 
-VL_EXPORT void vl_fold_axis_int(const FoldAxis<0>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_EXPORT void vl_fold_axis_f(const FoldAxis<1>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_EXPORT void vl_fold_axis_k(const FoldAxis<2>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+template <class T>
+static FoldAxis<FoldedOf<T>> of_kind(const T* x, const FoldAxis<Folded<0>>& f) {
+    return {{x}, f.w0, f.w1, f.out0, f.out1, f.n, f.inner};
+}
+VL_EXPORT void vl_fold_axis_int(const FoldAxis<Folded<0>>* body, u64 outer, u64 inner) {
+    typed(body->x.x, [&](auto x) { fold_axis(of_kind(x, *body), outer, inner); });
+}
+VL_EXPORT void vl_fold_axis_f(const FoldAxis<Folded<1>>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_axis_k(const FoldAxis<Folded<2>>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
 VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
 VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
 VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
