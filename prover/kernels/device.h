@@ -138,26 +138,26 @@ struct FoldOver {  // sum += Σ_k w_k·x[at + (k - first)·inner]
         u64 i = at;
         for (u64 k = first; k < stop; ++k, i += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), i);
     }
-    template <class T>
-    VL_FN void operator()(const T* x) const {
-        of(FoldedOf<T>{x});
+    template <class X>
+    VL_FN void operator()(X x) const {
+        of(FoldedIntegers<X>{x});
     }
 };
 // A loop for each kind of integers: with a choice inside, loads would wait for one another.
 template <class V>
-VL_FN void fold_over(const Folded<0>& x, const FoldOver<V>& over) {
+VL_FN void fold_over(const FoldedIntegers<Integers>& x, const FoldOver<V>& over) {
     typed(x.x, over);
 }
-template <int KIND, class V>
-VL_FN void fold_over(const Folded<KIND>& x, const FoldOver<V>& over) {
+template <class X, class V>
+VL_FN void fold_over(const X& x, const FoldOver<V>& over) {
     over.of(x);
 }
 
 // Index (outer·parts + part, inner): the part of Σ_k w_k·x[outer, k, inner] with part·size ≤ k < (part + 1)·size. A fold has
 // as many sums as outputs, which may be far fewer than a GPU has threads, so each is cut into parts, added up by a second fold.
-template <int KIND>
+template <class X>
 struct FoldPart {
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner, parts, size;
@@ -173,8 +173,8 @@ struct FoldPart {
 };
 
 // The same for inner = 1: a block adds up a part, its threads side by side in memory.
-template <int KIND>
-VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
+template <class X>
+VL_FN void fold_row_parts(const FoldPart<X>& fold, u64 rows, u64* part) {
     for (u64 i = blockIdx.x; i < rows; i += gridDim.x) {
         KAcc<u64> sum;
         sum.clear();
@@ -188,10 +188,10 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
     }
 }
 
-#define VL_FOLD_ROWS(NAME, KIND)                                                                                \
-    extern "C" __global__ void NAME(FoldPart<KIND> body, u64 rows, u64) {         \
-        __shared__ u64 part[2 * VL_THREADS];                                                                    \
-        fold_row_parts<KIND>(body, rows, part);                                                                 \
+#define VL_FOLD_ROWS(NAME, X)                                            \
+    extern "C" __global__ void NAME(FoldPart<X> body, u64 rows, u64) {  \
+        __shared__ u64 part[2 * VL_THREADS];                             \
+        fold_row_parts(body, rows, part);                                \
     }
 
 VL_MAP(vl_embed_runs, EmbedEntries)
@@ -199,9 +199,9 @@ VL_MAP(vl_lincombs, LincombEntries)
 VL_MAP(vl_pad, Pad)
 VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)
-VL_MAP(vl_fold_part_int, FoldPart<0>)
-VL_MAP(vl_fold_part_f, FoldPart<1>)
-VL_MAP(vl_fold_part_k, FoldPart<2>)
-VL_FOLD_ROWS(vl_fold_rows_int, 0)
-VL_FOLD_ROWS(vl_fold_rows_f, 1)
-VL_FOLD_ROWS(vl_fold_rows_k, 2)
+VL_MAP(vl_fold_part_int, FoldPart<FoldedIntegers<Integers>>)
+VL_MAP(vl_fold_part_f, FoldPart<FoldedF>)
+VL_MAP(vl_fold_part_k, FoldPart<FoldedK>)
+VL_FOLD_ROWS(vl_fold_rows_int, FoldedIntegers<Integers>)
+VL_FOLD_ROWS(vl_fold_rows_f, FoldedF)
+VL_FOLD_ROWS(vl_fold_rows_k, FoldedK)

@@ -6,13 +6,12 @@
 
 enum { AHEAD = 16, TOGETHER = 4 };  // vectors folded together
 
-VL_FN void fetch(const Folded<0>& x, u64 i) { __builtin_prefetch(x.x.from(i).x); }
 template <class T>
-VL_FN void fetch(const FoldedOf<T>& x, u64 i) {
-    __builtin_prefetch(x.x + i);
+VL_FN void fetch(const FoldedIntegers<IntegersOf<T>>& x, u64 i) {
+    __builtin_prefetch(x.x.x + i);
 }
-VL_FN void fetch(const Folded<1>& x, u64 i) { __builtin_prefetch(x.x + i); }
-VL_FN void fetch(const Folded<2>& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
+VL_FN void fetch(const FoldedF& x, u64 i) { __builtin_prefetch(x.x + i); }
+VL_FN void fetch(const FoldedK& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
 
 template <class X>
 struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
@@ -21,6 +20,10 @@ struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
     u64 *out0, *out1;
     u64 n, inner;
     VL_FN u64 cost() const { return 2 * n; }
+    template <class Y>
+    FoldAxis<Y> of(Y y) const {
+        return FoldAxis<Y>{y, w0, w1, out0, out1, n, inner};
+    }
     template <class V, int GROUP>
     void group(u64 i, u64 j) const {
         enum { COUNT = Lanes<V>::count };
@@ -39,13 +42,17 @@ struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
     }
 };
 
-template <int KIND>
+template <class X>
 struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n;
     VL_FN u64 cost() const { return 2 * n; }
+    template <class Y>
+    FoldLast<Y> of(Y y) const {
+        return FoldLast<Y>{y, w0, w1, out0, out1, n};
+    }
     template <class V>
     VL_FN void at(u64 i, u64) const {
         KAcc<u64> sum;
@@ -81,15 +88,13 @@ static void fold_axis(const FoldAxis<X>& given, u64 outer, u64 inner) {
     });
 }
 
-template <class T>
-static FoldAxis<FoldedOf<T>> of_kind(const T* x, const FoldAxis<Folded<0>>& f) {
-    return {{x}, f.w0, f.w1, f.out0, f.out1, f.n, f.inner};
+VL_EXPORT void vl_fold_axis_int(const FoldAxis<Integers>* body, u64 outer, u64 inner) {
+    typed(body->x, [&](auto x) { fold_axis(body->of(FoldedIntegers<decltype(x)>{x}), outer, inner); });
 }
-VL_EXPORT void vl_fold_axis_int(const FoldAxis<Folded<0>>* body, u64 outer, u64 inner) {
-    typed(body->x.x, [&](auto x) { fold_axis(of_kind(x, *body), outer, inner); });
+VL_EXPORT void vl_fold_axis_f(const FoldAxis<FoldedF>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_axis_k(const FoldAxis<FoldedK>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_last_int(const FoldLast<Integers>* body, u64 outer, u64 n1) {
+    typed(body->x, [&](auto x) { run_map(body->of(FoldedIntegers<decltype(x)>{x}), outer, n1); });
 }
-VL_EXPORT void vl_fold_axis_f(const FoldAxis<Folded<1>>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_EXPORT void vl_fold_axis_k(const FoldAxis<Folded<2>>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
-VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
-VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
+VL_HOST_MAP(vl_fold_last_f, FoldLast<FoldedF>)
+VL_HOST_MAP(vl_fold_last_k, FoldLast<FoldedK>)

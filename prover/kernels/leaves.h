@@ -88,7 +88,8 @@ struct EmbedPieces {  // index (piece, entry)
 VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
     const Count c = *given;
     for (const ArrayRun* run = c.runs; run < c.runs + c.count; ++run)
-        typed(run->x, [&](auto x) {
+        typed(run->x, [&](auto integers) {
+            const auto* x = integers.x;
             for (u64 j = 0; j < run->size; ++j) {
                 __builtin_prefetch(x + j + 128);  // additions to the same place wait for each other, and then memory does too
                 const u64 place = load_int<u64>(x + j) - c.least;
@@ -101,7 +102,7 @@ VL_EXPORT void vl_embed_runs(const EmbedRuns* given, u64, u64) {
         u64* out = given->out + run->start;
         const Pieces at = run->pieces;
         if (at.bits == WHOLE)
-            run_map(Embed{run->x, out}, 1, run->size);
+            typed(run->x, [&](auto x) { run_map(Embed<decltype(x)>{x, out}, 1, run->size); });
         else
             parallel(run->size, run->size, [&](unsigned, u64 lo, u64 hi) {
                 const EmbedPieces body{run->x, out, at};
