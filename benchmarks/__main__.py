@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    backend, params = select(), profile(PROFILE)
+    backend, params = select("cpu"), profile(PROFILE)  # processor time against this processor's own rates; a GPU has benchmarks.gpu
     machine = measure_machine(backend)
     committing = commit_figures(backend, params.code(2), 64)
     tree = tree_figures(backend, 22)

@@ -42,6 +42,7 @@ from prover.cost.work import Place, Work
 TOY = Shape(64, 176, 2, 4, 2, 128)
 STEPS = ("kernels", "layer", "whole")
 SIZES, LARGE = (24, 20, 20), {"cuda": (28, 24, 26)}  # binary logarithms of words copied, terms of a sum, cells encoded at a time
+BYTES = (16, 32, 72)  # that each of these takes
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ def copy_bandwidth(backend: Backend, words: int) -> float:
     return 2 * 8 * words / median_seconds(synchronised(backend, lambda: backend.xp.copyto(target, source)))
 
 
+def sizes(backend: Backend) -> tuple[int, ...]:
+    """As large as they may be, each in a quarter of the memory."""
+    wanted = LARGE.get(backend.name, SIZES)
+    return tuple(min(log_size, (backend.memory // 4 // each).bit_length() - 1) for log_size, each in zip(wanted, BYTES, strict=True))
+
+
 def device_rates(backend: Backend, params: Params) -> DeviceRates:
     """Measured by the prover's own kernels."""
-    words, terms, cells = LARGE.get(backend.name, SIZES)
+    words, terms, cells = sizes(backend)
     bandwidth = copy_bandwidth(backend, 1 << words)
     products = []
     for log_size in sorted({min(16, terms), min(18, terms), terms}):
@@ -124,7 +131,7 @@ def kernels(backend: Backend, params: Params, rates: DeviceRates) -> dict[str, A
 
 def row(task: Task, s: Stage, found: Measured, rates: DeviceRates) -> dict[str, Any]:
     """One task's figures."""
-    told = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes, s.backend.name == "cuda"))
+    told = foretold(s.manifest, task, s.params, Place.of(s.backend.name, s.backend.memory))
     spent = found.seconds["inputs"] + found.seconds["prove"]
     least = bound(told.parts["inputs"] + told.parts["prove"], s.params)
     return {

@@ -8,10 +8,16 @@ prover runs whole, with CuPy and its pool of memory, on a card that answers and 
 seconds are those of everything but the driver and the device, and what the pool holds is what it would hold on a card; a prover that
 needs more than its share of it fails as it would there. What a launch, a copy or a wait takes of a real driver and device is not counted
 but assumed (MICROSECONDS; `make bench-gpu` measures it).
+
+Afterwards the same on a card that runs four blocks of each launch, chosen by lot, and lets them stand for all: how many instructions the
+kernels are made of, and how many bytes of global memory they ask for, caches not counted. At the rates of an H200 that is the least that
+a device takes, as no kernel issues an instruction in every cycle. Values are zeros there, so what depends on them is not a proof's.
 """
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,6 +46,8 @@ from prover.witness.task import integers_of, read_by_proof
 from tests.support import card
 
 MULTIPROCESSORS, MEMORY = 132, 141 * 10**9  # of an H200
+ISSUED, BANDWIDTH = 132 * 128 * 1.755e9, 4.8e12  # its instructions of a thread and bytes a second
+MACHINE = 1.07  # of its instructions for one of PTX: nvdisasm of all kernels for sm_90
 MICROSECONDS = {"launch": 8, "library": 10, "queued": 6, "back": 10, "waits": 10}
 REPEATS = 4  # the least processor time of so many
 SEED = b"\0" * 32
@@ -98,16 +106,36 @@ class Watched:
         return made
 
 
-def report(name: str, tokens: int, kind: str, params: Params, verbose: bool) -> None:
+def executed(found: Counter[str], tasks: int, verbose: bool) -> str:
+    """What the kernels of a task execute and move, and what that takes of an H200 at the least, for all tasks of the kind."""
+    names = [what.removeprefix("instructions ") for what in found if what.startswith("instructions ")]
+    kernels = {name: (MACHINE * found[f"instructions {name}"], found[f"moved {name}"]) for name in names}
+    instructions, moved = (sum(column) for column in zip(*kernels.values(), strict=True))
+    issue, move = instructions / ISSUED, moved / BANDWIDTH
+    text = f"  device  {instructions / 1e9:.0f} G instructions, {issue:.3f} s at the full rate; {moved / 1e9:.0f} GB asked for, {move:.3f} s; "
+    text += f"{tasks} tasks {tasks * issue:.1f} and {tasks * move:.1f} s"
+    rows = sorted(kernels.items(), key=lambda item: -item[1][0])
+    shown = [f"    {n / 1e9:10.2f} G instructions {size / 1e9:8.2f} GB  {kernel}" for kernel, (n, size) in rows]
+    return "\n".join([text, *(shown if verbose else shown[:8])])
+
+
+def report(name: str, tokens: int, kind: str, params: Params, mode: card.Mode, verbose: bool) -> None:
     """One kind of task of one step."""
     manifest = replace(real_manifest(name, tokens), profile=params.name)
     manifest = replace(manifest, budgets=opening_counts(manifest))
     same = [task for task in task_list(manifest) if task.kind == kind]
-    backend = CudaBackend(card.cupy(MULTIPROCESSORS, MEMORY, idle=True))
+    backend = CudaBackend(card.cupy(MULTIPROCESSORS, MEMORY, mode=mode))
     graph = same[0].graph(manifest)
     shape = TaskShape(graph, backend.field)
     count(shape)
     layouts = [(role, commitment_layout(manifest, name)) for role, name in same[0].commitments]
+    if mode is card.Mode.SAMPLED:
+        card.forget()
+        inputs = commitments(backend, layouts)
+        backend.release()
+        prove(backend, graph, inputs, params, shape)
+        print(executed(card.counts(), len(same), verbose), flush=True)
+        return
     counted, place = Counted.of(lambda: same[0].graph(manifest), params.field), Place.of("cuda", backend.memory)
     told = forecast(counted, params, [layout for _, layout in layouts], place)
     print(f"{name} {tokens} tokens, {kind}: {len(shape.plans)} trees, {params.name}")
@@ -136,12 +164,22 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["layer"], help="layer, head, embed")
     parser.add_argument("--profile", choices=PROFILES, default="goldilocks-2^16")
     parser.add_argument("--provers", type=int, default=1, help="that share the card's memory")
+    parser.add_argument("--sampled", action="store_true", help="only what the kernels execute")
     parser.add_argument("--verbose", action="store_true", help="also by name")
     arguments = parser.parse_args()
     os.environ |= divided(arguments.provers)
+    if arguments.sampled:
+        for tokens in arguments.tokens:
+            for kind in arguments.kinds:
+                report(arguments.shape, tokens, kind, profile(arguments.profile), card.Mode.SAMPLED, arguments.verbose)
+        return
     for tokens in arguments.tokens:
         for kind in arguments.kinds:
-            report(arguments.shape, tokens, kind, profile(arguments.profile), arguments.verbose)
+            report(arguments.shape, tokens, kind, profile(arguments.profile), card.Mode.IDLE, arguments.verbose)
+            same = ["--shape", arguments.shape, "--tokens", str(tokens), "--kinds", kind, "--profile", arguments.profile]
+            same += ["--provers", str(arguments.provers), *(["--verbose"] if arguments.verbose else [])]
+            # kernels count from when they are loaded, so in a process of its own
+            subprocess.run([sys.executable, "-m", "benchmarks.launches", "--sampled", *same], check=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def compare(width: int, tokens: int, rank: int, kind: str) -> dict[str, Any]:
         _ = s.trace
     [task] = s.tasks((kind,))
     give_back()
-    found, program = foretold(s.manifest, task, s.params, Place(s.backend.kept_bytes)), resident_bytes("cpu")
+    found = foretold(s.manifest, task, s.params, Place.of(s.backend.name, s.backend.memory))
+    program = resident_bytes(s.backend.name)
     first = s.prove(task)
     rates = measure(s.backend, s.params, time.process_time)
     again = [s.prove(task) for _ in range(REPEATS)]

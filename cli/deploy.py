@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.options import Debug, Json
-from cli.output import USAGE, complain, console, emit_json, errors, reporting
+from cli.output import UNAVAILABLE, USAGE, complain, console, emit_json, errors, reporting
 
 RESTART_SECONDS = (1, 5, 15, 60)  # pauses before a worker that ended by itself is started again; the last one repeats
 STEADY_SECONDS = 120.0  # a worker that ran so long begins with the first pause again
@@ -71,13 +71,15 @@ def worker(
         host = socket.gethostname()
         environment = {"VERILORA_LOG": log_format()} | SETTINGS | _share(processes, threads)
         if gpu is not None:
+            environment |= {"CUDA_VISIBLE_DEVICES": str(gpu)}
+            _needs_gpu(gpu, environment)
             from prefect.client.orchestration import get_client
 
             from flows.deploy import slot
             from prover.backend.memory import shares
 
             with get_client(sync_client=True) as client:
-                environment |= {"CUDA_VISIBLE_DEVICES": str(gpu), "VERILORA_SLOT": slot(client, host, gpu, shares(environment))}
+                environment |= {"VERILORA_SLOT": slot(client, host, gpu, shares(environment))}
         label = name or f"{host}-{pool}-{os.getpid()}"
         labels = [label] if processes == 1 else [f"{label}-{k}" for k in range(1, processes + 1)]
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1", "--name"]
@@ -150,6 +152,14 @@ class _Worker(threading.Thread):
             text = f"the worker {self.name} ended with exit code {code}; it is started again in {pause} s"
             errors.print(text, highlight=False, markup=False, soft_wrap=True)
             self.stopping.wait(pause)
+
+
+def _needs_gpu(gpu: int, environment: Mapping[str, str]) -> None:
+    """Asked in a process of its own: this one shall hold no context on it."""
+    look = "import sys; from prover.backend import cuda_module; sys.exit(cuda_module() is None)"
+    if subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, check=False).returncode:
+        raise complain(f"--gpu {gpu}: this machine has no such CUDA device (`nvidia-smi -L` lists those that it has), or CuPy is not "
+                       "installed: pip install 'verilora[gpu]'", UNAVAILABLE)
 
 
 def _needs_server() -> None:

@@ -97,7 +97,7 @@ def exit_code(error: Exception) -> int:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, VerificationError | IntegrityError | LedgerConflict | StorageConflict):
         return REJECTED
-    if "OutOfMemory" in kinds:  # a RunError, but the machine's doing
+    if kinds & {"GpuFailed", "OutOfMemory"}:  # RunErrors, but the machine's doing
         return UNAVAILABLE
     if isinstance(error, UnknownRun | BudgetExhausted | ValueError) or kinds & BAD_INPUT:
         return USAGE

@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from flows.config import EMBEDDED
 from flows.session import Session
@@ -117,7 +117,7 @@ class Pool:
         with get_client(sync_client=True) as client:
             found = shifts(client, self.tag)
             self._judge([run for run in found if run.state_type in ENDED and run.id not in self._judged])
-            alive = [run for run in found if run.state_type not in ENDED]
+            alive = [run for run in found if run.state_type not in ENDED | {StateType.CANCELLING}]  # which proves nothing more
             if time.monotonic() - self._progress > self.limit:
                 self._in_vain(alive)
                 alive = []  # shifts that have proved nothing for so long may be gone with their machines
@@ -207,8 +207,10 @@ def shifts(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
 
 
 def cancel_shifts(client: SyncPrefectClient, tag: str) -> int:
-    """Ask for the end of every shift with this tag that has not ended; their number."""
+    """Ask for the end of every shift with this tag that has not ended, and end those that no worker has taken yet, because none would;
+    their number."""
     alive = [run for run in shifts(client, tag) if run.state_type not in ENDED]
     for run in alive:
-        client.set_flow_run_state(run.id, Cancelling(message="the run was stopped"))
+        state = Cancelled if run.state_type == StateType.SCHEDULED else Cancelling
+        client.set_flow_run_state(run.id, state(message="the run was stopped"))
     return len(alive)

@@ -27,7 +27,9 @@ from storage.models import NONE, EventRow
 from tasks.backlog import Backlog
 from tasks.context import RunContext, RunRequest, Stores, open_stores
 from tasks.estimate import PlanError
+from tasks.gpu_fault import fault_told
 from tasks.plan import Draft, Room, draft, plan_key, planned, quantisation_loss, start
+from tasks.shortage import PLANNING, shortage_told
 from tasks.train import window_file, window_seconds
 
 _ABSENT = (ImportError, OSError, RuntimeError)  # of a device that is not here
@@ -258,7 +260,9 @@ def estimate(
 
 def device_rates(backend: Backend, profile_name: str) -> Rates:
     """Measured now, in a few seconds."""
-    return measure(backend, profile(profile_name))
+    what = "measuring what this machine does in a second"
+    with shortage_told(what, PLANNING, backend), fault_told(what):
+        return measure(backend, profile(profile_name))
 
 
 def calibrate(config_path: str, tell: Tell = silent) -> tuple[Draft, QuantisationError]:

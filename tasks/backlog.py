@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from protocol.statement import Task
 from storage.holding import holding
@@ -62,7 +62,7 @@ class Backlog:
         """Recorded windows with a statement that is left."""
         return len({task.window for _, task in self.left if task.window >= 0})
 
-    def claims(self, patience: float, go_on: Callable[[], bool]) -> Iterator[Statement]:
+    def claims(self, patience: float, go_on: Callable[[], bool]) -> Generator[Statement, None, None]:
         """Claimed statements, one after the other, as long as `go_on()` and something can be claimed; held while the caller works."""
         stores, found = self.context.stores, True
         while found and go_on():

@@ -33,7 +33,7 @@ from storage.object_store import ObjectStore, open_object_store
 from storage.private import PrivateStore, open_private_store, refuse_shared
 from tasks.deliver import load_committed, save_committed
 
-CACHE_BYTES = 1 << 30  # codewords of earlier tasks kept in memory, where that is not more than an eighth of it
+CACHE_BYTES = 1 << 30  # commitments of earlier tasks kept in memory, where that is not more than a 32nd of it: plans leave a tenth
 
 
 class RunError(Exception):
@@ -189,5 +189,5 @@ class RunContext:
         with self._lock:
             self._cache[opened.data.root.hex()] = opened
             total = sum(item.size for item in self._cache.values())
-            while total > min(CACHE_BYTES, self.backend.kept_bytes) and len(self._cache) > 1:
+            while total > min(CACHE_BYTES, self.backend.memory // 32) and len(self._cache) > 1:
                 total -= self._cache.popitem(last=False)[1].size

@@ -41,6 +41,7 @@ from tasks.context import RunContext, RunRequest, Stores
 from tasks.deliver import folder, save_committed
 from tasks.estimate import Estimate, PlanError, choose
 from tasks.fitting import divisors, fewest_parts, require_memory
+from tasks.gpu_fault import fault_told
 from tasks.owned_data import owned_dataset, same_ledger
 from tasks.shortage import COMMITTING, PLANNING, shortage_told
 
@@ -73,12 +74,11 @@ class Room:
 
     @staticmethod
     def here(backend: Backend) -> "Room":
-        """This process's own. A tenth of a host is left to other programs and to holes in the heap, and of a share of a GPU to contexts,
-        which are not counted (docs/log.md)."""
+        """This process's own. A tenth is left to what is not counted: commitments of earlier tasks, tables of the field, contexts on a
+        GPU, and on a host other programs and holes in the heap (docs/log.md)."""
         memory, processes = memory_bytes(backend.name), shares()
-        limit = memory if backend.name == "cuda" and processes == 1 else memory * 9 // 10
         said = f"for each of {processes} processes" if processes > 1 else ""
-        return Room(backend.name, limit, resident_bytes(backend.name), memory, said)
+        return Room(backend.name, memory * 9 // 10, resident_bytes(backend.name), memory, said)
 
 
 def draft(
@@ -203,7 +203,8 @@ def planned(stores: Stores, key: str, backend: Backend | None = None) -> RunCont
 def start(stores: Stores, drafted: Draft, backend: Backend | None = None, tell: Tell = silent) -> RunContext:
     """Commit to model and dataset under fresh seeds (an owner's dataset: under its seed), then record the run."""
     backend = backend or select()
-    with shortage_told("committing to model and dataset", COMMITTING, backend):
+    what = "committing to model and dataset"
+    with shortage_told(what, COMMITTING, backend), fault_told(what):
         return _start(stores, drafted, backend, tell)
 
 

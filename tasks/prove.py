@@ -26,6 +26,7 @@ from storage.derive import budget_of
 from storage.errors import LedgerConflict, MissingObject
 from storage.models import ProofRow, StatementRow
 from tasks.context import Opened, RunContext, RunError
+from tasks.gpu_fault import fault_told
 from tasks.shortage import PROVING, shortage_told
 from tasks.telemetry import proving
 from verifier.task import Evidence, verify_task
@@ -51,9 +52,10 @@ def find_task(context: RunContext, identity: str) -> Task:
 
 
 def rehearse_here(context: RunContext) -> None:
-    """Before a process's first task; RunError if proofs that are made here do not verify."""
+    """Before a process's first task; RunError if proofs that are made here do not verify, GpuFailed if none are made."""
     try:
-        rehearse(context.backend, context.params)
+        with fault_told("a small statement of this machine's own"):
+            rehearse(context.backend, context.params)
     except VerificationError as error:
         raise RunError(
             f"the proof of a small statement made on this machine does not verify ({error}): its memory, a processor or its compiler is at "
@@ -64,7 +66,7 @@ def rehearse_here(context: RunContext) -> None:
 @proving
 def prove_statement(context: RunContext, task: Task) -> Proved:
     """Have the statement of `task` proved; the recorded proof if there is one."""
-    with shortage_told(task, PROVING, context.backend):
+    with shortage_told(task, PROVING, context.backend), fault_told(task):
         return _prove(context, task)
 
 

@@ -19,6 +19,7 @@ from prover.executor.trainer import WindowTrace
 from storage.models import EventRow
 from tasks.context import RunContext, RunError, TrainingOverflow
 from tasks.deliver import folder
+from tasks.gpu_fault import fault_told
 from tasks.shortage import TRAINING, shortage_told
 from tasks.telemetry import training
 
@@ -36,7 +37,8 @@ def overflow_file(run_id: str) -> str:
 @training
 def train_window(context: RunContext, window: int, progress: Callable[[int, float], None] | None = None) -> bool:
     """Have window `window` recorded; False if it was already. TrainingOverflow stops the run, with an event."""
-    with shortage_told(f"training window {window}", TRAINING, context.backend):
+    what = f"training window {window}"
+    with shortage_told(what, TRAINING, context.backend), fault_told(what):
         return _recorded(context, window, progress)
 
 

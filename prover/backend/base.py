@@ -62,6 +62,10 @@ class Backend(Protocol):
     def encode(self, code: Code, messages: U64, rho: U64, out: U64 | None = None) -> U64:
         """F (R, ell) and blinding F (R, B) to codewords F (R, n), `out` if given, as protocol.code.Code.encode."""
 
+    def columns(self, code: Code, messages: U64, rho: U64, positions: I64) -> U64:
+        """F (R, k), on the host: the codewords that encode makes of these, at k positions (on the host); nothing as large as a codeword
+        is kept meanwhile."""
+
     def message_of(self, code: Code, coefs: U64) -> U64:
         """Coefficients F (…, length) to the message (…, ell), on the host, as protocol.code.Code.message_of."""
 

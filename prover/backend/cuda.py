@@ -11,7 +11,7 @@ fold or a layer leaves is written to the host's memory, and a method whose array
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,13 @@ PADDED = 6  # axes of a table, as in Pad (prover/kernels/device.h)
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 
 
+def _portions(code: Code, rows: int) -> Iterator[slice]:
+    """Rows that are transformed together."""
+    at_once = max(1, SCRATCH // (8 * (code.ell + code.n)))
+    for first in range(0, rows, at_once):
+        yield slice(first, min(rows, first + at_once))
+
+
 class CudaBackend(DeviceTree):
     """Backend over Goldilocks on the current device."""
 
@@ -48,9 +55,7 @@ class CudaBackend(DeviceTree):
 
     @where_arrays_are
     def encode(self, code: Code, messages: Any, rho: Any, out: Any = None) -> Any:
-        plan = self._plans.get(code)
-        if plan is None:
-            plan = self._plans[code] = DevicePlan(code, self.to_device)
+        plan = self._plan(code)
         messages, rho = self._words(messages), self._words(rho)
         rows = check_shape(messages, (-1, code.ell))[0]
         check_shape(rho, (rows, code.blinding))
@@ -59,15 +64,19 @@ class CudaBackend(DeviceTree):
         check_shape(self._on_device(out), (rows, code.n))
         if not out.flags.c_contiguous or out.dtype != np.uint64:
             raise ValueError("codewords need contiguous rows of 64-bit words")
-        at_once = max(1, SCRATCH // (8 * (code.ell + code.n)))
-        for first in range(0, rows, at_once):
-            part = slice(first, min(rows, first + at_once))
+        for part in _portions(code, rows):
             self._encode_rows(plan, messages[part], rho[part], out[part])
         return out
 
-    def _encode_rows(self, plan: DevicePlan, messages: Any, rho: Any, out: Any) -> None:
+    def _plan(self, code: Code) -> DevicePlan:
+        plan = self._plans.get(code)
+        if plan is None:
+            plan = self._plans[code] = DevicePlan(code, self.to_device)
+        return plan
+
+    def _coefficients(self, plan: DevicePlan, messages: Any) -> Any:
+        """F (r, ell): coefficients, ell times too large, at bit-reversed places."""
         code, rows = plan.code, messages.shape[0]
-        cosets, log = code.n // code.ell, code.ell.bit_length() - 1
         coefs = self.xp.empty(messages.shape, dtype=np.uint64)
         size, at, source = code.ell, plan.inverse.data.ptr + 64, messages.data.ptr  # after the eight words of the CPU's last levels
         for radix in plan.radices:
@@ -78,10 +87,21 @@ class CudaBackend(DeviceTree):
                 self._call(f"vl_dif{radix}", rows * code.ell // size, q, source, at, q)
             at, size, source = at + 8 * (radix - 1) * q, q, coefs.data.ptr
         self._blocks("vl_ntt_inverse", rows * code.ell // size, source, coefs.data.ptr, at, size)
-        values = self.xp.empty((rows, code.n), dtype=np.uint64)
-        at = plan.forward.data.ptr + 64 + 8 * (code.ell - size)
+        return coefs
+
+    def _forward(self, plan: DevicePlan, coefs: Any, rho: Any, size: int) -> tuple[Any, int]:
+        """F (r, n), coset by coset: the forward transforms up to blocks of `size` words; and where the twiddles of these are."""
+        code, rows = plan.code, coefs.shape[0]
+        values, at = self.xp.empty((rows, code.n), dtype=np.uint64), plan.forward.data.ptr + 64 + 8 * (code.ell - size)
         words = (coefs.data.ptr, rho.data.ptr, values.data.ptr, at, plan.scale.data.ptr, plan.powers.data.ptr)
-        self._blocks("vl_ntt_forward", rows * code.n // size, *words, code.ell, cosets, code.blinding, size, log)
+        self._blocks("vl_ntt_forward", rows * code.n // size, *words, code.ell, code.n // code.ell, code.blinding, size,
+                     code.ell.bit_length() - 1)
+        return values, at
+
+    def _encode_rows(self, plan: DevicePlan, messages: Any, rho: Any, out: Any) -> None:
+        code, rows, size = plan.code, messages.shape[0], plan.block
+        cosets = code.n // code.ell
+        values, at = self._forward(plan, self._coefficients(plan, messages), rho, size)
         if not plan.radices:
             self._call("vl_interleave", rows, code.n, values.data.ptr, out.data.ptr, code.ell, cosets)
         for left, radix in reversed(list(enumerate(plan.radices))):
@@ -91,6 +111,18 @@ class CudaBackend(DeviceTree):
                 self._call(f"vl_dit{radix}", rows * code.n // size, q, values.data.ptr, at, q)
             else:
                 self._call(f"vl_ntt_last{radix}", rows, q * cosets, values.data.ptr, out.data.ptr, at, q, cosets)
+
+    def columns(self, code: Code, messages: Any, rho: Any, positions: Any) -> Any:
+        """Transforms end at blocks of 512 words, of which a column is a sum, so no codeword is there at any time."""
+        plan, messages, rho = self._plan(code), self._words(messages), self._words(rho)
+        rows, there = check_shape(messages, (-1, code.ell))[0], self._words(self.to_device(positions.astype(np.uint64)))
+        check_shape(rho, (rows, code.blinding))
+        out, size = self.xp.empty((rows, len(positions)), dtype=np.uint64), plan.column_block
+        for part in _portions(code, rows):
+            values, _ = self._forward(plan, self._coefficients(plan, messages[part]), rho[part], size)
+            words = (values.data.ptr, out[part].data.ptr, plan.roots.data.ptr, there.data.ptr)
+            self._call("vl_columns", len(values), len(positions), *words, code.ell, code.n // code.ell, size, len(positions))
+        return self.to_host(out)
 
     def message_of(self, code: Code, coefs: Any) -> Any:
         return self.host.message_of(code, coefs)

@@ -9,7 +9,7 @@ than its share fails, and not its neighbour's. CuPy's limit counts unused blocks
 allocation that fails is tried again after both libraries have given back what they do not use.
 
 What a context takes (kernels, the library's own memory) is in nobody's share: the planner leaves a tenth (tasks/plan.py). Called by
-device.py.
+device.py and, for what is held, by prover/cost/machine.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DeviceMemory:
         self._divide()
 
     def _give_back(self) -> None:
-        if (torch := _torch()) is not None:
+        if (torch := torch_there()) is not None:
             torch.cuda.empty_cache()
         self.pool.free_all_blocks()
 
@@ -57,22 +57,22 @@ class DeviceMemory:
         """What is live of one library bounds the other."""
         if self.processes == 1:
             return
-        torch, there = _torch(), 0
+        torch, there = torch_there(), 0
         if torch is not None:
             there = torch.cuda.memory_allocated()
             torch.cuda.set_per_process_memory_fraction(max(0, self.size - self.pool.used_bytes()) / self.total)
         self.pool.set_limit(size=max(1, self.size - there))  # 0 would be no limit
 
     def _held(self) -> int:
-        torch = _torch()
+        torch = torch_there()
         return int(self.pool.total_bytes() + (torch.cuda.memory_reserved() if torch else 0))
 
     def _live(self) -> int:
-        torch = _torch()
+        torch = torch_there()
         return int(self.pool.used_bytes() + (torch.cuda.memory_allocated() if torch else 0))
 
 
-def _torch() -> Any:
-    """The library if it works on the device already."""
+def torch_there() -> Any:
+    """The library if it works on the device already; None if it does not, or was installed without CUDA."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_initialized() else None

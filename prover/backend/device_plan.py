@@ -9,6 +9,7 @@ from protocol.code import Code
 from prover.backend.plan import make_plan
 
 NTT_BLOCK = 4096  # words of a transform that one block finishes in shared memory
+COLUMN_BLOCK = 512  # words of one of which opened columns are sums: of ell / 512 terms each, which costs less than what is left out
 
 
 class DevicePlan:
@@ -25,5 +26,7 @@ class DevicePlan:
         while size > NTT_BLOCK:
             self.radices.append(8)
             size //= 8
+        self.block, self.column_block = size, min(size, COLUMN_BLOCK)
+        self.roots = place(code.field.powers(code.field.root_of_unity(log), code.ell))
         if first > 1 and len(self.radices) > 1:  # both while the words are at hand
             self.radices[:2] = [8 * first]

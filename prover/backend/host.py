@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from protocol.code import Code
 from protocol.field import I64, U64, Field
 from protocol.layout import bits_of
 from prover.backend.leaves import Place, Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
-from prover.backend.tiled import Tiled
+from prover.backend.tiled import Tiled, aligned
 
 LOOK_SECONDS = 0.05  # in which less memory is filled than a phase may leave free
 
@@ -22,6 +23,7 @@ class HostArrays:
     """The part of base.py about places and conversions."""
 
     strip_bytes = 1 << 26
+    encode: Callable[[Code, U64, U64, U64], U64]
     field: Field
     xp: Any = np
 
@@ -34,6 +36,16 @@ class HostArrays:
     def kept_bytes(self) -> int:
         """A codeword of at most so many bytes is kept."""
         return kept_bytes(self.memory)
+
+    def columns(self, code: Code, messages: U64, rho: U64, positions: I64) -> U64:
+        """A strip of codewords at a time."""
+        rows, step = len(messages), max(1, self.strip_bytes // (8 * code.n))
+        room, out = aligned(min(step, rows), code.n), np.empty((rows, len(positions)), dtype=np.uint64)
+        for first in range(0, rows, step):
+            part = slice(first, first + step)
+            strip = self.encode(code, messages[part], rho[part], room[: len(messages[part])])
+            np.take(strip, positions, axis=1, out=out[part])
+        return out
 
     _looked = 0.0  # when `release` last asked the system
 

@@ -54,15 +54,13 @@ class CommitmentData:
 
     def query(self, positions: I64) -> Query:
         """Columns, salts and Merkle siblings at these positions."""
-        chosen, there = positions.tolist(), self.backend.to_device(positions)
-        if self.codeword is None:
-            strips = _strips(self.backend, self.layout.code, self.rows, self.rho, self.extra, None)
+        backend, there = self.backend, self.backend.to_device(positions)
+        if self.codeword is not None:
+            columns = backend.to_host(backend.xp.take(self.codeword, there, axis=1))
         else:
-            strips = iter([(0, self.codeword)])
-        columns = self.backend.xp.empty((len(self.rows) + len(self.extra), len(chosen)), dtype=np.uint64)
-        for first, strip in strips:
-            self.backend.xp.take(strip, there, axis=1, out=columns[first : first + len(strip)])
-        return Query(self.backend.to_host(columns), self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, chosen)))
+            extra = backend.to_host(backend.xp.take(self.extra, there, axis=1))
+            columns = np.concatenate([backend.columns(self.layout.code, self.rows, self.rho, positions), extra])
+        return Query(columns, self.salts[positions].tobytes(), b"".join(merkle.prove(self.levels, positions.tolist())))
 
 
 def _strips(backend: Backend, code: Code, rows: Any, rho: Any, extra: Any, codeword: Any) -> Iterator[tuple[int, Any]]:

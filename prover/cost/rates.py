@@ -3,8 +3,8 @@
 Three tasks of one kind (a matrix product, its rescaling, rounds of products, sums and axis maps of cells), a small one, one with many
 operations and a large one, are committed, proved phase by phase (phases.py) and counted (work.py). Of each phase up to three figures are
 unknown, seconds for a unit of work and for calls (a round, a claim, a slot); they are fitted to the three. The large one grows until its
-proof takes LEAST seconds, so that a device which is faster than its calls is still measured at work. Nothing is kept: another load
-gives other rates.
+proof takes LEAST seconds, so that a device which is faster than its calls is still measured at work, as far as it fits in memory (work.py
+counts it as any task's). Nothing is kept: another load gives other rates.
 
 `seconds(work, rates)` by name. Called by tasks/estimate.py and benchmarks/.
 """
@@ -30,9 +30,10 @@ from prover.backend.base import Backend
 from prover.commitment.commit import CommitmentData, commit
 from prover.cost.claims import Claims, record_claims
 from prover.cost.evaluation import evaluation_work
+from prover.cost.machine import resident_bytes
 from prover.cost.phases import Clock, timed_proof
 from prover.cost.tally import K_PRODUCT, TERM
-from prover.cost.work import Work, commitment_work, proof_work, verification_work
+from prover.cost.work import WORD, Place, Work, commitment_work, proof_work, task_memory, verification_work
 from prover.executor.evaluate import check, evaluate
 from prover.executor.torch_ops import TorchOps, ops_beside
 from prover.randomness import SecretStream, fresh_seed
@@ -47,7 +48,7 @@ FREE = 0.1  # no unit is free: it takes at least so much of the most that it can
 PHASES = {  # phase → the units that are measured in it, known ones last
     "witness": ("placed", "encoded", "hashed", "random", "counted"), "tree": ("leaves", "tree_rounds", "blocks"),
     "claims": ("folded", "instances"), "products": ("tables", "product_rounds"),
-    "opening": ("weighted", "opened", "slots"), "schedule": ("schedule", "openings", "products"),
+    "opening": ("weighted", "opened", "slots", "again"), "schedule": ("schedule", "openings", "products"),
     "verified": ("verified", "checks", "checked", "queried"),
 }
 
@@ -109,22 +110,45 @@ def sample(backend: Backend, params: Params, size: int, depth: int, ops: TorchOp
     return Sample(shape, given, [backend.to_device(values[t.index]) for t in graph.tensors], inputs, claims)
 
 
+def sample_memory(backend: Backend, params: Params, size: int, depth: int) -> int:
+    """Bytes that a sample's proof takes where the backend computes: a task's, and its tensors, which all are kept as 64-bit integers."""
+    graph = sample_graph(size, depth)
+    shape = TaskShape(graph, backend.field)
+    inputs = [
+        CommitmentLayout.pack([(op.tensor_name, t.shape)], params.code(1))
+        for t, op in zip(graph.tensors, graph.ops, strict=True) if isinstance(op, Input)
+    ]
+    proof = task_memory(shape, record_claims(shape), params, inputs, Place.of(backend.name, backend.memory)).peak
+    return proof + WORD * sum(t.cells for t in graph.tensors)
+
+
 def measure(backend: Backend, params: Params, clock: Clock = time.perf_counter) -> Rates:
     """The rates of a backend and of the executor beside it under a profile, seconds of `clock`."""
     ops = ops_beside(backend.name)
     unit = _host_rates(backend, params, clock) | {"host": 1.0}
     unit["encoded"], unit["hashed"] = _commit_rates(backend, params, unit["random"], clock)
-    size, spent = LARGE, 0.0
-    while spent < LEAST:
+    unit["again"] = _column_rate(backend, params, clock)
+    room = backend.memory * 9 // 10 - resident_bytes(backend.name)
+
+    def fits(size: int) -> bool:
+        return sample_memory(backend, params, size, DEEP) <= room
+
+    size = LARGE
+    while size > 2 * MIDDLE and not fits(size):
+        size //= 2
+    while True:
         start = clock()
         large = sample(backend, params, size, DEEP, ops)
         last = _phases(backend, params, large, clock)
         spent, size = clock() - start, 2 * size
+        if spent >= LEAST or not fits(size):
+            break
     samples = [*(sample(backend, params, *sizes, ops) for sizes in ((SMALL, FEW), (MIDDLE, MANY_ROUNDS))), large]
     phases = [*(_phases(backend, params, s, clock) for s in samples[:-1]), last]
     layouts = [[data.layout for _, data in s.inputs] for s in samples]
+    place = Place.of(backend.name, backend.memory)
     works = [
-        proof_work(s.shape, s.claims, params, found) + verification_work(s.shape, s.claims, params, found)
+        proof_work(s.shape, s.claims, params, found, place) + verification_work(s.shape, s.claims, params, found)
         for s, found in zip(samples, layouts, strict=True)
     ]
     counted = works[-1].counted
@@ -201,6 +225,15 @@ def _commit_rates(backend: Backend, params: Params, random: float, clock: Clock)
         seconds.append(_best(lambda c=layout, t=tensors: commit(backend, c, t, bytes(32)), clock) - random * work.random)  # type: ignore[misc]
     found = fit(works, seconds, ["encoded", "hashed"], {})
     return found["encoded"], found["hashed"]
+
+
+def _column_rate(backend: Backend, params: Params, clock: Clock) -> float:
+    """Seconds for a cell of a row whose codeword is opened, but was not kept."""
+    code, rows = params.code(1), max(8, (1 << 20) // params.ell)
+    random = np.random.default_rng(rows)
+    messages, rho = (backend.to_device(random.integers(0, 1 << 32, (rows, n), dtype=np.uint64)) for n in (code.ell, code.blinding))
+    positions = random.integers(0, code.n, params.queries)
+    return _best(lambda: backend.columns(code, messages, rho, positions), clock) / (rows * code.ell)
 
 
 def _evaluate(s: Sample, ops: TorchOps) -> None:

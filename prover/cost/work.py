@@ -45,6 +45,7 @@ class Work:
     operations: float = 0  # calls of the array library for them, and of Python's own as long
     macs: float = 0  # multiply-adds of contractions
     encoded: float = 0  # cells of rows encoded: witness and inputs
+    again: float = 0  # of these, cells of codewords that are not kept, and of which columns are opened
     hashed: float = 0  # compressions of SHA-256 in leaves and nodes
     random: float = 0  # bytes of SHAKE-256
     counted: float = 0  # cells counted for multiplicities
@@ -120,9 +121,10 @@ def proof_work(
     trees = shape.plans
     folded = claims.instances + (list(claims.batches[0]) if len(trees) > 1 and claims.batches else [])  # prover/argument/batch.py
     sizes = {place: prod(tensor) for place, tensor in _committed(shape).items()}
+    again = [len(c.rows) * c.code.ell for c in every if _codeword(c, EXTRA_ROWS if c is every[-1] else 0) > place.kept_bytes]
     twice = {slot.name for c in every if _weights(c) > place.weight_bytes for slot in c.slots}  # prover/argument/opening.py
     return witness_work(shape, params) + Work(
-        leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
+        again=sum(again), leaves=sum(p.fractions for p in trees), tree_rounds=sum(p.variables * (p.variables - 1) / 2 for p in trees),
         blocks=sum(len(p.blocks) for p in trees),
         folded=sum(_inside(f) for i in folded for f in i.factors), instances=len(folded),
         tables=sum(2 << i.variables for i in claims.instances),
@@ -229,6 +231,10 @@ def _in_order(plan: LeafPlan, width: Mapping[int, int]) -> int:
     return found
 
 
+def _codeword(layout: CommitmentLayout, extra: int) -> int:
+    return WORD * (len(layout.rows) + extra) * layout.code.n
+
+
 def _weights(layout: CommitmentLayout) -> int:
     """Bytes of the weights of all virtual cells."""
     return 16 << layout.variables
@@ -238,7 +244,7 @@ def _held(layouts: Sequence[CommitmentLayout], place: Place, extra: int = 0) -> 
     """Commitments that can be opened, the last one with `extra` rows; without its codeword one encodes again when columns are asked
     for."""
     rows = [len(c.rows) for c in layouts]
-    codewords = [WORD * (r + (extra if c is layouts[-1] else 0)) * c.code.n for r, c in zip(rows, layouts, strict=True)]
+    codewords = [_codeword(c, extra if c is layouts[-1] else 0) for c in layouts]
     return {
         "rows": WORD * sum(r * c.code.ell for r, c in zip(rows, layouts, strict=True)),
         "blinding": WORD * sum(r * c.code.blinding for r, c in zip(rows, layouts, strict=True)),

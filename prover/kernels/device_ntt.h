@@ -10,6 +10,29 @@
 
 enum { NTT_BLOCK = 4096 };  // 64·8^k as the plan cuts sizes, and 32 KB of shared memory
 
+VL_FN u32 log_of(u64 power) { return 63 - __clzll((i64)power); }  // of two: divisions by it are shifts
+
+// Where word k of a block lies in shared memory, of which 16 words with different low bits can be had at once: a pass takes words that are
+// 1, 4, 16 or at least 64 apart, and threads side by side take neighbours of each.
+VL_FN u32 shared_place(u32 k) { return k ^ 5 * (k >> 4 & 3); }
+
+template <int LOG_RADIX, class Butterfly>
+VL_FN void block_pass(u64* x, u32 size, u32 log_q, const u64* tw, const Butterfly& butterfly) {
+    enum { RADIX = 1 << LOG_RADIX };
+    for (u32 k = threadIdx.x; k < size >> LOG_RADIX; k += blockDim.x) {
+        const u32 j = k & ((1u << log_q) - 1), first = k >> log_q << (log_q + LOG_RADIX) | j;
+        u32 at[RADIX];
+        u64 r[RADIX], w[RADIX];
+        at[0] = shared_place(first);
+        for (u32 t = 1; t < RADIX; ++t) at[t] = RADIX == 8 ? at[0] + (t << log_q) : shared_place(first + (t << log_q));  // 8: q >= 64
+        for (u32 t = 0; t < RADIX; ++t) r[t] = x[at[t]];
+        for (u32 t = 1; t < RADIX; ++t) w[t - 1] = tw[((t - 1) << log_q) + j];
+        butterfly(r, w);
+        for (u32 t = 0; t < RADIX; ++t) x[at[t]] = r[t];
+    }
+    __syncthreads();
+}
+
 struct NttInverse {  // block i of `size` words
     const u64* from;
     u64* to;
@@ -22,59 +45,67 @@ struct NttForward {  // index (row·cosets + c)·(ell/size) + block: `size` word
     u64* values;
     const u64 *tw, *scale, *powers;  // twiddles of the last level done here and, after it, of those before
     u64 ell, cosets, blinding, size, log;
-    VL_FN u64 coefficient(u64 row, u64 c, u64 place) const {
-        u64 x = coefs[row * ell + place];
-        const u64 k = log ? __brevll(place) >> (64 - log) : 0;
-        if (k < blinding) {  // rho modulo X^ell - t, times t - 1
-            const u64 t = powers[c], *mine = rho + row * blinding;
-            u64 sum = 0, at = k + (blinding - 1 - k) / ell * ell;
-            for (;; at -= ell) {
-                sum = gadd(gmul(sum, t), mine[at]);
-                if (at < ell) break;
-            }
-            x = gadd(x, gmul(sum, gmul(gsub(t, (u64)1), ell)));
+    VL_FN u64 blinded(u64 x, u64 row, u64 c, u64 k) const {  // plus rho modulo X^ell - t, times t - 1
+        const u64 t = powers[c], *mine = rho + row * blinding;
+        u64 sum = 0, at = k + (blinding - 1 - k) / ell * ell;
+        for (;; at -= ell) {
+            sum = gadd(gmul(sum, t), mine[at]);
+            if (at < ell) break;
         }
-        return gmul(x, scale[c * ell + place]);
+        return gadd(x, gmul(sum, gmul(gsub(t, (u64)1), ell)));
     }
 };
 
 extern "C" __global__ void vl_ntt_inverse(NttInverse body, u64 blocks, u64) {
     __shared__ u64 x[NTT_BLOCK];
+    const u32 size = (u32)body.size;
     for (u64 i = blockIdx.x; i < blocks; i += gridDim.x) {
-        const u64* from = body.from + i * body.size;
-        u64* home = body.to + i * body.size;
-        for (u64 k = threadIdx.x; k < body.size; k += blockDim.x) x[k] = from[k];
-        const u64* tw = body.tw;
-        for (u64 size = body.size; size > 1;) {
-            const u64 radix = size > 64 ? 8 : 4, q = size / radix;
-            __syncthreads();
-            for (u64 k = threadIdx.x; k < body.size / radix; k += blockDim.x)
-                radix == 8 ? Dif8{x, tw, q}.at<u64>(k / q, k % q) : Dif4{x, tw, q}.at<u64>(k / q, k % q);
-            tw += (radix - 1) * q, size = q;
-        }
+        const u64* from = body.from + i * size;
+        u64* home = body.to + i * size;
+        for (u32 k = threadIdx.x; k < size; k += blockDim.x) x[shared_place(k)] = from[k];
         __syncthreads();
-        for (u64 k = threadIdx.x; k < body.size; k += blockDim.x) home[k] = x[k];  // and the same thread loads x[k] again
+        const u64* tw = body.tw;
+        u32 log = log_of(size);
+        for (; log > 6; tw += 7ull << log) {
+            log -= 3;
+            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dif8(r, w); });
+        }
+        for (; log; tw += 3ull << log) {
+            log -= 2;
+            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dif4(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
+        }
+        for (u32 k = threadIdx.x; k < size; k += blockDim.x) home[k] = x[shared_place(k)];  // and the same thread writes there next
     }
 }
 
 extern "C" __global__ void vl_ntt_forward(NttForward body, u64 blocks, u64) {
     __shared__ u64 x[NTT_BLOCK];
-    const u64 size = body.size, parts = body.ell / size;
+    const u32 size = (u32)body.size, log_size = log_of(size), log_parts = log_of(body.ell) - log_size, log_cosets = log_of(body.cosets);
     for (u64 i = blockIdx.x; i < blocks; i += gridDim.x) {
-        const u64 row = i / (parts * body.cosets), c = i / parts % body.cosets, first = i % parts * size;
-        for (u64 k = threadIdx.x; k < size; k += blockDim.x) x[k] = body.coefficient(row, c, first + k);
-        const u64* tw = body.tw + size - 1;  // a table holds size - 1 twiddles from here on: up from its end
-        for (u64 done = 1; done < size;) {
-            const u64 radix = done < 64 ? 4 : 8, q = done;
-            tw -= (radix - 1) * q;
-            __syncthreads();
-            for (u64 k = threadIdx.x; k < size / radix; k += blockDim.x)
-                radix == 8 ? Dit8{x, tw, q}.at<u64>(k / q, k % q) : Dit4{x, tw, q}.at<u64>(k / q, k % q);
-            done *= radix;
+        const u64 row = i >> (log_parts + log_cosets), c = i >> log_parts & (body.cosets - 1), first = (i & ((1ull << log_parts) - 1)) << log_size;
+        const u64 *coefs = body.coefs + row * body.ell + first, *scale = body.scale + c * body.ell + first;
+        for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
+            const u64 power = body.log ? __brevll(first + k) >> (64 - body.log) : 0;
+            const u64 coefficient = power < body.blinding ? body.blinded(coefs[k], row, c, power) : coefs[k];
+            x[shared_place(k)] = gmul(coefficient, scale[k]);
         }
         __syncthreads();
+        const u64* tw = body.tw + size - 1;  // a table holds size - 1 twiddles from here on: up from its end
+        u32 log = 0;
+        if (log_size) {  // the first twiddles are 1
+            tw -= 3, log = 2;
+            block_pass<2>(x, size, 0, tw, [](u64* r, const u64*) { dit4(r[0], r[1], r[2], r[3]); });
+        }
+        for (; log < log_size && log < 6; log += 2) {
+            tw -= 3ull << log;
+            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dit4(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
+        }
+        for (; log < log_size; log += 3) {
+            tw -= 7ull << log;
+            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dit8(r, w); });
+        }
         u64* home = body.values + (row * body.cosets + c) * body.ell + first;
-        for (u64 k = threadIdx.x; k < size; k += blockDim.x) home[k] = x[k];
+        for (u32 k = threadIdx.x; k < size; k += blockDim.x) home[k] = x[shared_place(k)];
     }
 }
 
@@ -131,7 +162,7 @@ struct NttLast {
     u64 q, cosets;
     template <class V>
     VL_FN void at(u64 row, u64 index) const {
-        const u64 j = index / cosets, c = index % cosets;
+        const u64 j = index >> log_of(cosets), c = index & (cosets - 1);
         const u64* from = values + (row * cosets + c) * A * B * q + j;
         u64 x[A * B];
         for (int k = 0; k < A * B; ++k) x[k] = from[k * q];
@@ -148,9 +179,31 @@ struct Interleave {  // where no pass is left: index (row, j·cosets + c)
     u64 ell, cosets;
     template <class V>
     VL_FN void at(u64 row, u64 index) const {
-        out[row * ell * cosets + index] = values[(row * cosets + index % cosets) * ell + index / cosets];
+        out[row * ell * cosets + index] = values[(row * cosets + (index & (cosets - 1))) * ell + (index >> log_of(cosets))];
     }
 };
+
+// Index (row, k): word j·cosets + c of a codeword, the k-th position, from transforms that ended at blocks of `size` words: block b has the
+// coefficients whose numbers are b', its bits reversed, modulo ell/size, so the word is the sum over b of w^(b'·j) times word j mod size.
+struct Columns {
+    const u64* values;  // (rows, cosets, ell)
+    u64* out;           // (rows, n1)
+    const u64 *roots, *positions;  // w^i
+    u64 ell, cosets, size, count;
+    template <class V>
+    VL_FN void at(u64 row, u64 k) const {
+        const u64 j = positions[k] >> log_of(cosets), c = positions[k] & (cosets - 1), blocks = ell >> log_of(size);
+        const u64* mine = values + (row * cosets + c) * ell + (j & (size - 1));
+        const u32 unused = 64 - log_of(blocks);
+        Acc<u64> sum;
+        sum.clear();
+        u64 power = 0;
+        for (u64 b = 0; b < blocks; ++b, power = (power + j) & (ell - 1))
+            sum.mac(mine[(b ? __brevll(b) >> unused : 0) * size], roots[power]);
+        out[row * count + k] = sum.value();
+    }
+};
+VL_MAP(vl_columns, Columns)
 
 typedef NttFirst<2, 1, Dif2, NoPass> NttFirst2;
 typedef NttFirst<4, 1, Dif4, NoPass> NttFirst4;

@@ -67,6 +67,41 @@ VL_FN u64 canon(u64 x) {  // x - p = x + 2^32 - 1 modulo 2^64
     return x + eps_if(x >= GL_P);
 }
 
+#ifdef VL_CUDA
+// A GPU computes in words of 32 bits, with a carry from one to the next: comparing two words of 64 costs as much as adding them, so
+// carries are taken where they arise.
+VL_FN u64 joined(u32 low, u32 high) { return (u64)high << 32 | low; }
+
+VL_FN u64 addr(u64 a, u64 b) {
+    u64 s;
+    u32 carry;
+    asm("add.cc.u64 %0, %2, %3; addc.u32 %1, 0, 0;" : "=l"(s), "=r"(carry) : "l"(a), "l"(b));
+    return s + (0u - carry);
+}
+
+VL_FN u64 subr(u64 a, u64 b) {
+    u64 d;
+    u32 mask;  // 2^32 - 1 after a borrow
+    asm("sub.cc.u64 %0, %2, %3; subc.u32 %1, 0, 0;" : "=l"(d), "=r"(mask) : "l"(a), "l"(b));
+    return d - mask;
+}
+
+VL_FN void mul_wide(u64 a, u64 b, u64& lo, u64& hi) { lo = a * b, hi = __umul64hi(a, b); }
+
+// over·2^128 + hi·2^64 + lo to any, over < 2^31: 2^64 = 2^32 - 1, 2^96 = -1, 2^128 = -2^32, so lo + (low - over)·2^32 - low - top.
+VL_FN u64 reduce_wide(u64 lo, u64 hi, u32 over = 0) {
+    const u32 low = (u32)hi, top = (u32)(hi >> 32);
+    const i64 first = (i64)(u32)lo - (i64)(u64)low - (i64)(u64)top;
+    const i64 second = (i64)(lo >> 32) + (i64)(u64)low - (i64)(u64)over + (first >> 32);
+    const int carry = (int)(second >> 32);  // -1, 0 or 1, times 2^32 - 1
+    return joined((u32)first, (u32)second) + joined((u32)-carry, (u32)(carry >> 31));
+}
+
+VL_FN u64 mul7(u64 a) {
+    const u64 first = (a & GL_EPS) * 7, second = (a >> 32) * 7 + (first >> 32);
+    return reduce_wide(joined((u32)first, (u32)second), second >> 32);
+}
+#else
 VL_FN u64 addr(u64 a, u64 b) {
     u64 s = a + b;
     return s + eps_if(s < b);
@@ -78,14 +113,9 @@ VL_FN u64 subr(u64 a, u64 b) {
 }
 
 VL_FN void mul_wide(u64 a, u64 b, u64& lo, u64& hi) {
-#ifdef VL_CUDA
-    lo = a * b;
-    hi = __umul64hi(a, b);
-#else
     unsigned __int128 t = (unsigned __int128)a * b;
     lo = (u64)t;
     hi = (u64)(t >> 64);
-#endif
 }
 
 VL_FN u64 reduce_wide(u64 lo, u64 hi) {  // hi·2^64 + lo to any
@@ -96,6 +126,7 @@ VL_FN u64 reduce_wide(u64 lo, u64 hi) {  // hi·2^64 + lo to any
     u64 r = t + u;
     return r + eps_if(r < u);
 }
+#endif
 
 VL_FN u64 mulr(u64 a, u64 b) {
     u64 lo, hi;
@@ -103,7 +134,9 @@ VL_FN u64 mulr(u64 a, u64 b) {
     return reduce_wide(lo, hi);
 }
 
+#ifndef VL_CUDA
 VL_FN u64 mul7(u64 a) { return mulr(a, 7); }
+#endif
 
 template <int S>
 VL_FN u64 shiftr(u64 a) {  // a·2^S, 0 < S < 64
@@ -114,11 +147,15 @@ VL_FN u64 shiftr(u64 a) {  // a·2^S, 0 < S < 64
 
 template <class V>
 VL_FN V gadd(V a, V b) {
+#ifdef VL_CUDA
+    return subr(a, GL_P - b);
+#else
     return canon(addr(a, b));
+#endif
 }
 template <class V>
 VL_FN V gsub(V a, V b) {
-    return canon(subr(a, b));
+    return subr(a, b);
 }
 template <class V>
 VL_FN V gmul(V a, V b) {
@@ -183,37 +220,47 @@ VL_FN K<V> kmulf(K<V> x, V f) {
 template <class V>
 struct Acc;
 
+#ifdef VL_CUDA
+// In words of 32 bits, products of like halves apart from those of unlike ones, which belong one word higher: so every multiplication adds
+// to 64 bits in one instruction and hands its carry on.
 template <>
 struct Acc<u64> {
-#ifdef VL_CUDA
-    typedef u32 Top;  // a thread adds up few, and registers are scarce
+    u32 e0, e1, e2, e3, e4, o0, o1, o2;
+    VL_FN void clear() { e0 = e1 = e2 = e3 = e4 = o0 = o1 = o2 = 0; }
+    VL_FN void mac(u64 a, u64 b) {
+        const u32 a0 = (u32)a, a1 = (u32)(a >> 32), b0 = (u32)b, b1 = (u32)(b >> 32);
+        asm("mad.lo.cc.u32 %0, %5, %7, %0; madc.hi.cc.u32 %1, %5, %7, %1; madc.lo.cc.u32 %2, %6, %8, %2; madc.hi.cc.u32 %3, %6, %8, %3;"
+            "addc.u32 %4, %4, 0;" : "+r"(e0), "+r"(e1), "+r"(e2), "+r"(e3), "+r"(e4) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
+        asm("mad.lo.cc.u32 %0, %3, %6, %0; madc.hi.cc.u32 %1, %3, %6, %1; addc.u32 %2, %2, 0;"
+            "mad.lo.cc.u32 %0, %4, %5, %0; madc.hi.cc.u32 %1, %4, %5, %1; addc.u32 %2, %2, 0;"
+            : "+r"(o0), "+r"(o1), "+r"(o2) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
+    }
+    VL_FN u64 residue() const {  // any; of fewer than 2^30 terms
+        u32 x1 = e1, x2 = e2, x3 = e3, x4 = e4;
+        asm("add.cc.u32 %0, %0, %4; addc.cc.u32 %1, %1, %5; addc.cc.u32 %2, %2, %6; addc.u32 %3, %3, 0;"
+            : "+r"(x1), "+r"(x2), "+r"(x3), "+r"(x4) : "r"(o0), "r"(o1), "r"(o2));
+        return reduce_wide(joined(e0, x1), joined(x2, x3), x4);
+    }
+    VL_FN u64 value() const { return canon(residue()); }
+};
 #else
-    typedef u64 Top;
-#endif
-    u64 l, m;
-    Top h;  // h·2^128 + m·2^64 + l
+template <>
+struct Acc<u64> {
+    u64 l, m, h;  // h·2^128 + m·2^64 + l
     VL_FN void clear() { l = m = h = 0; }
     VL_FN void mac(u64 a, u64 b) {
         u64 lo, hi;
         mul_wide(a, b, lo, hi);
-#ifdef VL_CUDA
-        l += lo;
-        u64 c = l < lo;  // the low carry goes in first, or it is lost when m + hi is 2^64 - 1
-        m += c;
-        h += m < c;
-        m += hi;
-        h += m < hi;
-#else
         unsigned __int128 s = ((unsigned __int128)m << 64) | l, t = ((unsigned __int128)hi << 64) | lo;
         h += __builtin_add_overflow(s, t, &s);
         l = (u64)s;
         m = (u64)(s >> 64);
-#endif
     }
     VL_FN u64 value() const {  // 2^128 = -2^32
-        return canon(subr(reduce_wide(l, m), canon(reduce_wide((u64)h << 32, (u64)h >> 32))));
+        return canon(subr(reduce_wide(l, m), canon(reduce_wide(h << 32, h >> 32))));
     }
 };
+#endif
 
 // Σ x·y over K: products of K by K in low, high, cross; products of K by F in f0, f1. Unused members vanish.
 template <class V>
@@ -233,6 +280,28 @@ struct KAcc {
     VL_FN void mac(K<V> x, K<V> y);
 };
 
+#ifdef VL_CUDA
+template <>
+struct KAcc<u64> {  // products of K by K and by F in the same places; where there are only the latter, `high` is never reduced
+    Acc<u64> f0, f1, high;
+    bool squares;
+    VL_FN void clear() {
+        f0.clear(), f1.clear(), high.clear();
+        squares = false;
+    }
+    VL_FN void macf(K<u64> x, u64 f) {
+        f0.mac(x.a, f);
+        f1.mac(x.b, f);
+    }
+    VL_FN void mac(K<u64> x, K<u64> y) {
+        f0.mac(x.a, y.a);
+        f1.mac(x.a, y.b);
+        f1.mac(x.b, y.a);
+        high.mac(x.b, y.b);
+        squares = true;
+    }
+};
+#else
 template <>
 VL_FN void KAcc<u64>::mac(K<u64> x, K<u64> y) {  // four multiplications: cheaper than Karatsuba's sums
     low.mac(x.a, y.a);
@@ -240,6 +309,7 @@ VL_FN void KAcc<u64>::mac(K<u64> x, K<u64> y) {  // four multiplications: cheape
     f1.mac(x.a, y.b);
     f1.mac(x.b, y.a);
 }
+#endif
 
 template <class V>
 struct KScale {  // multiplication by one element of K; x and c may be loose, the result is canonical
@@ -260,10 +330,18 @@ struct KLinear {  // c + Σ x·f for scalars x of K and f of F in each lane, up 
 template <class V>
 struct KSum;  // Σ x·y over K of up to TERMS terms, ended by one value, or by one for each lane
 
+#ifdef VL_CUDA
+VL_FN K<u64> kvalue(const KAcc<u64>& s) {
+    Acc<u64> first = s.f0;
+    if (s.squares) first.mac(s.high.residue(), 7);
+    return K<u64>{first.value(), s.f1.value()};
+}
+#else
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
     u64 low = gadd(s.low.value(), s.f0.value());
     return K<u64>{gadd(canon(mul7(s.high.value())), low), s.f1.value()};
 }
+#endif
 
 template <>
 struct KSum<u64> {

@@ -47,13 +47,17 @@ VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4)
     d = gmul(addr(s1, s3), w3);
 }
 template <class V>
-VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // forward: w^(s/4) = i; canonical out
-    V t1 = canon(mulr(b, w2)), t2 = mulr(c, w1), t3 = canon(mulr(d, w3));
-    V s0 = addr(a, t1), s1 = subr(a, t1), s2 = canon(addr(t2, t3)), s3 = canon(shiftr<48>(subr(t2, t3)));
+VL_FN void dit4(V& a, V& b, V& c, V& d) {  // forward: w^(s/4) = i; b and d canonical, and what comes out
+    V s0 = addr(a, b), s1 = subr(a, b), s2 = canon(addr(c, d)), s3 = canon(shiftr<48>(subr(c, d)));
     a = canon(addr(s0, s2));
     c = canon(subr(s0, s2));
     b = canon(addr(s1, s3));
     d = canon(subr(s1, s3));
+}
+template <class V>
+VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // with twiddles
+    b = canon(mulr(b, w2)), c = mulr(c, w1), d = canon(mulr(d, w3));
+    dit4(a, b, c, d);
 }
 
 // a, b to a + b, a - b; b canonical

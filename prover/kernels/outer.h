@@ -31,17 +31,20 @@ struct OuterSums {
 };
 
 #ifdef VL_CUDA
-// A thread looks for its item again when it has left it.
+// A thread looks for its item, and divides, when it has left the one before.
 extern "C" __global__ void vl_outer_sums(OuterSums body, u64, u64 entries) {
-    u64 end = 0;
+    const u64 step = (u64)gridDim.x * blockDim.x;
+    u64 end = 0, i = 0, j = 0, rows = 0, columns = 0;
     OuterItem x;
-    for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < entries; at += (u64)gridDim.x * blockDim.x) {
+    for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < entries; at += step) {
         if (at >= end) {
             x = run_at(body.items, body.count, at);
             end = x.first + x.size;
+            i = (at - x.first) / x.at.n1, j = (at - x.first) % x.at.n1, rows = step / x.at.n1, columns = step % x.at.n1;
         }
-        const u64 inside = at - x.first, i = x.at.row_of(inside);
-        body.at<u64>(x, i, inside - i * x.at.n1);
+        body.at<u64>(x, i, j);
+        i += rows, j += columns;
+        if (j >= x.at.n1) j -= x.at.n1, ++i;
     }
 }
 #else

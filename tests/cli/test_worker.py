@@ -103,3 +103,9 @@ def test_more_processes_than_parts_are_refused(kept: list[Kept], monkeypatch: py
     monkeypatch.setenv(SHARES, "half")
     code, said = worker()
     assert code == 2 and "VERILORA_SHARES: 'half' is not valid; valid is an integer of at least 1" in said and not kept
+
+
+def test_a_gpu_that_is_not_there_is_refused(kept: list[Kept]) -> None:
+    """Proofs would be made on the host, for which nobody planned."""
+    code, said = worker("--gpu", "99")
+    assert code == 3 and "--gpu 99: this machine has no such CUDA device" in said and not kept

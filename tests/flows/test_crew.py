@@ -117,7 +117,9 @@ class Server:
         return list(range(self.workers))
 
     def set_flow_run_state(self, identity: Any, state: Any) -> None:
-        self.cancelled.append(identity)
+        self.cancelled.append(state.type)
+        run = next(r for r in self.runs if r.id == identity)
+        run.state_type, run.state_name = state.type, state.name
 
 
 @pytest.fixture
@@ -252,8 +254,21 @@ def test_what_is_missing_on_the_server_is_named(server: Server, monkeypatch: pyt
 
 
 def test_dismissing_cancels_what_has_not_ended(server: Server) -> None:
-    made = pool(FakeBacklog(1))
+    """A shift that no worker has taken is ended: no worker would ever do it."""
+    server.workers = 3
+    made = pool(FakeBacklog(1, each=9))
     made.offer()
     server.end(StateType.COMPLETED)
+    server.runs[1].state_type = StateType.RUNNING
     made.dismiss()
-    assert len(server.cancelled) == 1
+    assert server.cancelled == [StateType.CANCELLING, StateType.CANCELLED]
+
+
+def test_shifts_that_are_being_cancelled_are_not_waited_for(server: Server) -> None:
+    """Their worker may be gone, and the same run was started again."""
+    pool(FakeBacklog(1)).offer()
+    for run in server.runs:
+        run.state_type = StateType.CANCELLING
+    again = pool(FakeBacklog(1))
+    again.offer()
+    assert [run.state_type for run in server.runs] == [StateType.CANCELLING] * 2 + [StateType.SCHEDULED] * 2

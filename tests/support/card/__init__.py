@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
 
@@ -68,7 +69,7 @@ def _translated(ptx: bytes) -> int | None:
     from tests.support.card.ptx import Translator
 
     try:
-        path = str(_compiled({"kernels.cpp": Translator(ptx.decode()).source()}, KERNEL_FLAGS)).encode()
+        path = str(_compiled({"kernels.cpp": Translator(ptx.decode()).source()}, (*KERNEL_FLAGS, *_tally))).encode()
     except Exception as error:  # noqa: BLE001 - there is no one above but C++
         print(f"card: {error}", file=sys.stderr)
         return None
@@ -76,6 +77,7 @@ def _translated(ptx: bytes) -> int | None:
     return ctypes.addressof(_kept[-1])
 
 
+_tally: list[str] = []
 _kept: list[ctypes.Array[ctypes.c_char]] = []
 _translator = _TRANSLATOR(_translated)
 
@@ -103,9 +105,19 @@ def _card() -> ctypes.CDLL:
     return card
 
 
-def cupy(multiprocessors: int = MULTIPROCESSORS, memory: int = BYTES, visible: bool = False, idle: bool = False) -> ModuleType:
-    """CuPy on a card with so many multiprocessors and bytes. An idle one computes nothing; a visible one is found by `cuda_module`."""
-    _card().card_set(memory, multiprocessors, idle)
+class Mode(IntEnum):
+    """What a card does with a launch: all of it; nothing; a few blocks, chosen by lot, whose instructions are counted for all."""
+
+    BUSY = 0
+    IDLE = 1
+    SAMPLED = 2
+
+
+def cupy(multiprocessors: int = MULTIPROCESSORS, memory: int = BYTES, visible: bool = False, mode: Mode = Mode.BUSY) -> ModuleType:
+    """CuPy on a card with so many multiprocessors and bytes; a visible one is found by `cuda_module`. Kernels count instructions if they
+    are first used on a sampled card."""
+    _card().card_set(memory, multiprocessors, mode)
+    _tally.extend(["-DCARD_TALLY"] * (mode is Mode.SAMPLED and not _tally))
     module = importlib.import_module("cupy")
     module.cuda.runtime.getDeviceCount = lambda: int(visible)  # CuPy itself has it without Python
     return module
@@ -123,7 +135,8 @@ def forget() -> None:
 
 def counts() -> Counter[str]:
     """What was asked for since: "launch NAME", "wait", "copy there", "queued there" (out of pinned memory), "copy back", "copy within",
-    "set", "malloc", "free", "pin", "event", and "bytes …" and "most …", the largest one's, of these."""
+    "set", "malloc", "free", "pin", "event", "bytes …" and "most …", the largest one's, of these; "instructions NAME" and "moved NAME", PTX
+    and bytes of global memory, where kernels count them."""
     size = _card().card_counts(None, 0)
     text = ctypes.create_string_buffer(size)
     _card().card_counts(text, size)

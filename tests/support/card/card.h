@@ -6,6 +6,7 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef unsigned __int128 u128;
 typedef int8_t s8;
 typedef int16_t s16;
 typedef int32_t s32;
@@ -34,4 +35,6 @@ struct Launch {
     Dim grid, block;
     u32 dynamic;              // bytes of shared memory that the launch adds
     const char* name;
+    u32 blocks;               // of a sampled launch, how many of the first row run in place of all; 0: all
+    u64 *instructions, *bytes;  // what is executed, and moved to and from global memory, is added here (by kernels that count: CARD_TALLY)
 };

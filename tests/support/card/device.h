@@ -24,6 +24,12 @@ static u32 thread_number, shared_size;
 alignas(256) static char shared_memory[SHARED_BYTES];
 extern const Range module_variables[];  // ends with {0, 0}
 
+#ifdef CARD_TALLY
+#define TALLY(INSTRUCTIONS, BYTES) (*launch->instructions += (INSTRUCTIONS), *launch->bytes += (BYTES))
+#else
+#define TALLY(INSTRUCTIONS, BYTES)
+#endif
+
 // ---- threads -----------------------------------------------------------------------------------------------------------------
 
 struct Fiber {
@@ -138,6 +144,18 @@ static inline T reversed(T x) {
     return y;
 }
 template <class T>
+static inline T leading_zeros(T x) {
+    T n = 0;
+    while (n < 8 * sizeof(T) && !(x >> (8 * sizeof(T) - 1 - n) & 1)) ++n;
+    return n;
+}
+template <class T>
+static inline T inserted(T x, T into, u32 from, u32 count) {  // the low `count` bits of x, at that bit
+    from &= 255, count &= 255;
+    const u64 bits = count > 63 ? ~0ULL : (1ULL << count) - 1;
+    return from >= 8 * sizeof(T) ? into : (T)((into & ~(T)(bits << from)) | (T)((x & bits) << from));
+}
+template <class T>
 static inline T quotient(T a, T b) {  // of 0 and of the least integer by -1: something, but no signal
     return b == 0 ? (T)-1 : (T)-1 < 0 && b == (T)-1 ? (T)(0 - (u64)a) : (T)(a / b);
 }
@@ -201,10 +219,10 @@ static int run_launch(const Launch* given, void (*entry)(const char*), u32 stati
         for (u32 t = 0; t < MAX_THREADS; ++t) fibers[t].born = false;  // they hang in the middle of something
         return code;
     }
-    for (u32 z = 0; z < g.z; ++z)
-        for (u32 y = 0; y < g.y; ++y) {
+    for (u32 z = 0; z < (given->blocks ? 1 : g.z); ++z)
+        for (u32 y = 0; y < (given->blocks ? 1 : g.y); ++y) {
             const Order order(g.x);
-            for (u32 k = 0; k < g.x; ++k) {
+            for (u32 k = 0; k < (given->blocks ? given->blocks : g.x); ++k) {
                 ctaid = {order[k], y, z};
                 run_block(threads, waits);
             }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from tests.support.card.ptx_text import Kernel, UnknownPtx, lay_out, read, size_of, variable
 
 TYPES = {f"b{n}": f"u{n}" for n in (8, 16, 32, 64)} | {f"{sign}{n}": f"{sign}{n}" for sign in "us" for n in (8, 16, 32, 64)}
 SPECIAL = {"%tid": "tid", "%ctaid": "ctaid", "%ntid": "launch->block", "%nctaid": "launch->grid"}
@@ -19,53 +20,11 @@ SPACES = ("global", "shared", "const", "param")
 WITHOUT_EFFECT = {"volatile", "relaxed", "acq_rel", "gpu", "cta", "nc", "uni"}
 
 
-class UnknownPtx(ValueError):
-    """What this translator does not know."""
-
-
-@dataclass
-class Variable:
-    """Of a module or of a kernel: `size` bytes, 0 if a launch says how many."""
-
-    space: str
-    name: str
-    size: int
-    align: int
-    content: str
-    at: int = 0
-
-
-@dataclass
-class Kernel:
-    """`parameters` are (name, offset, size)."""
-
-    name: str
-    parameters: list[tuple[str, int, int]]
-    body: list[str]
-    registers: dict[str, str] = field(default_factory=dict)  # its C++ type
-    shared: dict[str, Variable] = field(default_factory=dict)
-    waits: bool = False
-
-
 class Translator:
     """One module."""
 
     def __init__(self, ptx: str) -> None:
-        text = re.sub(r"//.*", "", ptx)
-        self.variables: dict[str, Variable] = {}
-        self.kernels: list[Kernel] = []
-        entry = re.compile(r"\.(?:visible|weak)\s+\.entry\s+([\w$]+)\s*\((.*?)\)([^{;]*)\{", re.S)
-        place, outside = 0, ""
-        while found := entry.search(text, place):
-            outside += text[place : found.start()]
-            end = _end_of_block(text, found.end())
-            self.kernels.append(Kernel(found[1], _parameters(found[2]), _statements(text[found.end() : end])))
-            place = end + 1
-        for part in re.sub(r"\.(version|target|address_size)\b.*", "", outside + text[place:]).split(";"):
-            if made := _variable(part.strip()):
-                self.variables[made.name] = made
-            elif part.strip():
-                raise UnknownPtx(part.strip()[:200])
+        self.variables, self.kernels = read(ptx)
 
     def source(self) -> str:
         out, ranges = ['#include "device.h"\n'], ""
@@ -85,12 +44,12 @@ class Translator:
                 lines.append(self._statement(text))
             except (ValueError, KeyError, IndexError) as error:
                 raise UnknownPtx(f"{kernel.name}: {text}") from error
-        size = _lay_out(kernel.shared)
+        size = lay_out(kernel.shared)
         places = "".join(f"enum {{ shared_{v.name} = {v.at} }};\n" for v in kernel.shared.values())
         parameters = "".join(f"{at}, {size}, " for _, at, size in kernel.parameters)
-        body = "\n".join(lines)
+        body = "\n".join(_tallied(kernel.body, lines))
         return (
-            f"namespace of_{kernel.name} {{\n{places}static void entry(const char* parameters) {{\n{body}\n}}\n}}\n"
+            f"namespace of_{kernel.name} {{\n{places}static void entry(const char* parameters) {{\nu32 carry = 0;\n{body}\n}}\n}}\n"
             f"EXPORT const u32 card_{kernel.name}_parameters[] = {{{parameters}0, 0}};\n"
             f"EXPORT int card_{kernel.name}_run(const Launch* given) {{\n"
             f"    return run_launch(given, of_{kernel.name}::entry, {size}, {str(kernel.waits).lower()});\n}}\n")
@@ -106,7 +65,7 @@ class Translator:
             return self._registers(text)
         if text.startswith(".pragma"):
             return ""
-        if (made := _variable(text)) and made.space == "shared":
+        if (made := variable(text)) and made.space == "shared":
             self.now.shared[made.name] = made
             return ""
         if guard := re.match(r"@(!?)(%?\w+)\s+(.*)", text, re.S):
@@ -171,11 +130,25 @@ class Translator:
         c = "bool" if kind == "pred" else TYPES[kind].replace("s", "u")
         return self._set(o[0], f"{self._value(o[1], c)} {sign} {self._value(o[2], c)}", c if kind == "pred" else TYPES[kind])
 
+    def _carried(self, value: str, w: list[str], target: str, takes: bool) -> str:
+        """A sum or a difference of 128 bits, with the carry of the instruction before if this one takes it, and its own if it gives one."""
+        c = TYPES[w[-1]].replace("s", "u")
+        kept = f" carry = sum >> {8 * size_of(c)} & 1;" if "cc" in w else ""
+        return f"{{ const u128 sum = {value.format('carry' if takes else '0')}; {_name(target)} = ({c})sum;{kept} }}"
+
     def _do_add(self, w: list[str], o: list[str]) -> str:
-        return self._binary("+", w, o)
+        return self._do_addc(w, o, False) if "cc" in w else self._binary("+", w, o)
+
+    def _do_addc(self, w: list[str], o: list[str], takes: bool = True) -> str:
+        c = TYPES[w[-1]].replace("s", "u")
+        return self._carried(f"(u128){self._value(o[1], c)} + {self._value(o[2], c)} + {{}}", w, o[0], takes)
 
     def _do_sub(self, w: list[str], o: list[str]) -> str:
-        return self._binary("-", w, o)
+        return self._do_subc(w, o, False) if "cc" in w else self._binary("-", w, o)
+
+    def _do_subc(self, w: list[str], o: list[str], takes: bool = True) -> str:
+        c = TYPES[w[-1]].replace("s", "u")
+        return self._carried(f"(u128){self._value(o[1], c)} - {self._value(o[2], c)} - {{}}", w, o[0], takes)
 
     def _do_and(self, w: list[str], o: list[str]) -> str:
         return self._binary("&", w, o)
@@ -206,8 +179,16 @@ class Translator:
     def _do_brev(self, w: list[str], o: list[str]) -> str:
         return self._call("reversed", w, o)
 
+    def _do_bfi(self, w: list[str], o: list[str]) -> str:
+        c = TYPES[w[0]]
+        given = [self._value(x, c) for x in o[1:3]] + [self._value(x, "u32") for x in o[3:]]
+        return self._set(o[0], f"inserted({', '.join(given)})")
+
     def _do_popc(self, w: list[str], o: list[str]) -> str:
         return self._set(o[0], f"__builtin_popcountll({self._value(o[1], TYPES[w[0]])})")
+
+    def _do_clz(self, w: list[str], o: list[str]) -> str:
+        return self._call("leading_zeros", w, o)
 
     def _do_neg(self, w: list[str], o: list[str]) -> str:
         return self._set(o[0], f"0 - {self._value(o[1], TYPES[w[0]].replace('s', 'u'))}", TYPES[w[0]])
@@ -227,7 +208,16 @@ class Translator:
     def _do_mul(self, w: list[str], o: list[str]) -> str:
         return self._set(o[0], *self._product(w, o))
 
+    def _do_madc(self, w: list[str], o: list[str], takes: bool = True) -> str:
+        how, *_, kind = w
+        if kind != "u32":
+            raise UnknownPtx(kind)
+        product = f"((u64){self._value(o[1], 'u32')} * {self._value(o[2], 'u32')}"
+        return self._carried(f"(u128)(u32){product} >> {32 * ('lo', 'hi').index(how)}) + {self._value(o[3], 'u32')} + {{}}", w, o[0], takes)
+
     def _do_mad(self, w: list[str], o: list[str]) -> str:
+        if "cc" in w:
+            return self._do_madc(w, o, False)
         value, c = self._product(w, o)
         return self._set(o[0], f"(u64){value} + (u64){self._value(o[3], c)}", c)
 
@@ -272,17 +262,17 @@ class Translator:
 
     def _do_ld(self, w: list[str], o: list[str]) -> str:
         c = TYPES[w[-1]]
-        return self._set(o[0], f"get<{c}>({self._place(w, o[1], _size(c))})", c)
+        return self._set(o[0], f"get<{c}>({self._place(w, o[1], size_of(c))})", c)
 
     def _do_st(self, w: list[str], o: list[str]) -> str:
         c = TYPES[w[-1]]
-        return f"put<{c}>({self._place(w, o[0], _size(c))}, {self._value(o[1], c)});"
+        return f"put<{c}>({self._place(w, o[0], size_of(c))}, {self._value(o[1], c)});"
 
     def _do_atom(self, w: list[str], o: list[str]) -> str:
         *space, how, kind = w
         c = TYPES[kind]
         new = {"add": "before + {0}", "cas": "before == {0} ? {1} : before"}[how].format(*(self._value(x, c) for x in o[2:]))
-        at = self._place([*space, kind], o[1], _size(c))
+        at = self._place([*space, kind], o[1], size_of(c))
         return f"{{ char* at = {at}; const {c} before = get<{c}>(at); put<{c}>(at, ({c})({new})); {self._set(o[0], 'before', c)} }}"
 
     def _do_cvta(self, w: list[str], o: list[str]) -> str:
@@ -308,57 +298,34 @@ class Translator:
         return ""
 
 
-def _size(kind: str) -> int:
-    return int(re.sub(r"\D", "", kind)) // 8
+_MOVES = re.compile(r"(?:@!?%?\w+\s+)?(?:ld|st|atom)\.(?:volatile\.|nc\.)*(?:global\.)?(?:\w+\.)*?[bus](\d+)\s")
+_ENDS = re.compile(r"(?:@!?%?\w+\s+)?(?:bra|ret|bar)\b")
 
 
-def _end_of_block(text: str, place: int) -> int:
-    depth = 1
-    for found in re.finditer(r"[{}]", text[place:]):
-        depth += 1 if found[0] == "{" else -1
-        if not depth:
-            return place + found.start()
-    raise UnknownPtx("a body without an end")
+def _tallied(body: list[str], lines: list[str]) -> list[str]:
+    """With the number of instructions, and of bytes that they move to and from global memory, at the beginning of each piece that is
+    executed from its beginning to its end."""
+    out, piece, instructions, moved = list[str](), list[str](), 0, 0
 
+    def close() -> None:
+        nonlocal piece, instructions, moved
+        out.extend([f"TALLY({instructions}, {moved});"] * (instructions > 0) + piece)
+        piece, instructions, moved = [], 0, 0
 
-def _statements(text: str) -> list[str]:
-    """Statements of a body; braces and labels are some of their own."""
-    return [part.strip() for part in re.split(r"([{}]|^\$?\w+:)|;", text, flags=re.M) if part and part.strip()]
-
-
-_VARIABLE = re.compile(
-    r"(?:\.(?:visible|extern|weak)\s+)*\.(global|const|shared)\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)(\[\d*\])?\s*(?:=\s*\{?([^}]*)\}?)?$")
-
-
-def _variable(text: str) -> Variable | None:
-    if not (found := _VARIABLE.match(text)):
-        return None
-    space, align, kind, name, count, content = found.groups()
-    width = _size(kind)
-    data = b"".join((int(word, 0) % (1 << 8 * width)).to_bytes(width, "little") for word in (content or "").split(",") if word.strip())
-    return Variable(space, name, width * (int(count[1:-1] or 0) if count else 1), int(align or width), ", ".join(map(str, data)))
-
-
-def _parameters(text: str) -> list[tuple[str, int, int]]:
-    out, at = [], 0
-    for one in filter(None, map(str.strip, text.split(","))):
-        found = re.match(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)(?:\s+\.ptr\b.*)?\s+([\w$]+)(?:\[(\d+)\])?$", one)
-        if not found:
-            raise UnknownPtx(one)
-        size, align = _size(found[2]) * int(found[4] or 1), int(found[1] or _size(found[2]))
-        at = -(-at // align) * align
-        out.append((found[3], at, size))
-        at += size
+    for text, line in zip(body, lines, strict=True):
+        if text.endswith(":") or text in ("{", "}"):
+            close()
+            out.append(line)
+            continue
+        piece.append(line)
+        if not text.startswith("."):
+            instructions += 1
+            found = None if re.match(r"\S*\s?\S*\.(param|shared|const)\b", text) else _MOVES.match(text)
+            moved += int(found[1]) // 8 if found else 0
+        if _ENDS.match(text):
+            close()
+    close()
     return out
-
-
-def _lay_out(variables: dict[str, Variable]) -> int:
-    """Places one behind the other, those of a size that a launch says last; bytes in all."""
-    at = 0
-    for v in sorted(variables.values(), key=lambda v: v.size == 0):
-        at = -(-at // v.align) * v.align
-        v.at, at = at, at + v.size
-    return at
 
 
 def _name(register: str) -> str:
