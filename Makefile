@@ -99,6 +99,7 @@ bench-planner: $(STAMP)  ## memory and processor time of tasks: foretold beside 
 	$(BIN)/python -m benchmarks.planner
 
 bench-launches: $(STAMP)  ## what proofs of real shapes ask of a GPU, counted with CuPy on a card that computes nothing
+	$(BIN)/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
 	$(BIN)/python -m benchmarks.launches
 
 bench-peers: $(STAMP)  ## the same statements proved here and by ezkl, which is installed first (half an hour, 10 GB)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine_code import OTHER, ratios
 from benchmarks.planner import real_manifest
 from benchmarks.shapes import SHAPES
 from protocol.layout import CommitmentLayout
@@ -47,7 +48,6 @@ from tests.support import card
 
 MULTIPROCESSORS, MEMORY = 132, 141 * 10**9  # of an H200
 ISSUED, BANDWIDTH = 132 * 128 * 1.755e9, 4.8e12  # its instructions of a thread and bytes a second
-MACHINE = 1.07  # of its instructions for one of PTX: nvdisasm of all kernels for sm_90
 MICROSECONDS = {"launch": 8, "library": 10, "queued": 6, "back": 10, "waits": 10}
 REPEATS = 4  # the least processor time of so many
 SEED = b"\0" * 32
@@ -109,11 +109,12 @@ class Watched:
 def executed(found: Counter[str], tasks: int, verbose: bool) -> str:
     """What the kernels of a task execute and move, and what that takes of an H200 at the least, for all tasks of the kind."""
     names = [what.removeprefix("instructions ") for what in found if what.startswith("instructions ")]
-    kernels = {name: (MACHINE * found[f"instructions {name}"], found[f"moved {name}"]) for name in names}
+    each = ratios()
+    kernels = {name: (each.get(name, OTHER) * found[f"instructions {name}"], found[f"moved {name}"]) for name in names}
     instructions, moved = (sum(column) for column in zip(*kernels.values(), strict=True))
     issue, move = instructions / ISSUED, moved / BANDWIDTH
-    text = f"  device  {instructions / 1e9:.0f} G instructions, {issue:.3f} s at the full rate; {moved / 1e9:.0f} GB asked for, {move:.3f} s; "
-    text += f"{tasks} tasks {tasks * issue:.1f} and {tasks * move:.1f} s"
+    text = f"  device {instructions / 1e9:.0f} G instructions, {issue:.3f} s at the full rate; {moved / 1e9:.0f} GB asked for, {move:.3f} s"
+    text += f"; {tasks} tasks {tasks * issue:.1f} and {tasks * move:.1f} s"
     rows = sorted(kernels.items(), key=lambda item: -item[1][0])
     shown = [f"    {n / 1e9:10.2f} G instructions {size / 1e9:8.2f} GB  {kernel}" for kernel, (n, size) in rows]
     return "\n".join([text, *(shown if verbose else shown[:8])])

@@ -107,7 +107,7 @@ struct ProductPairs {
     u64 r0, r1, count;
     VL_FN K<u64> folded(const u64* x0, const u64* x1, u64* to0, u64* to1, u64 j, u64 size, bool fold) const {
         K<u64> low = kload<u64>(x0, x1, j);
-        if (fold) low = kadd(low, kmul(ksub(kload<u64>(x0, x1, j + size), low), kspread<u64>(r0, r1)));
+        if (fold) low = KScale<u64>(K<u64>{r0, r1}).times_plus(ksub(kload<u64>(x0, x1, j + size), low), low);
         if (fold || to0 != x0) kstore(to0, to1, j, low);
         return low;
     }

@@ -33,7 +33,7 @@ VL_FN void block_pass(u64* x, u32 size, u32 log_q, const u64* tw, const Butterfl
     __syncthreads();
 }
 
-struct NttInverse {  // block i of `size` words
+struct NttInverse {  // block i of `size` words, to any residues
     const u64* from;
     u64* to;
     const u64* tw;  // of the first level done here
@@ -41,7 +41,7 @@ struct NttInverse {  // block i of `size` words
 };
 
 struct NttForward {  // index (row·cosets + c)·(ell/size) + block: `size` words of values (rows, cosets, ell) from coefs (rows, ell)
-    const u64 *coefs, *rho;  // coefs are ell times too large, at bit-reversed places; rho (rows, blinding)
+    const u64 *coefs, *rho;  // coefs are any residues, ell times too large, at bit-reversed places; rho (rows, blinding)
     u64* values;
     const u64 *tw, *scale, *powers;  // twiddles of the last level done here and, after it, of those before
     u64 ell, cosets, blinding, size, log;
@@ -68,11 +68,11 @@ extern "C" __global__ void vl_ntt_inverse(NttInverse body, u64 blocks, u64) {
         u32 log = log_of(size);
         for (; log > 6; tw += 7ull << log) {
             log -= 3;
-            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dif8(r, w); });
+            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dif8_any(r, w); });
         }
         for (; log; tw += 3ull << log) {
             log -= 2;
-            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dif4(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
+            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dif4_any(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
         }
         for (u32 k = threadIdx.x; k < size; k += blockDim.x) home[k] = x[shared_place(k)];  // and the same thread writes there next
     }
@@ -86,7 +86,7 @@ extern "C" __global__ void vl_ntt_forward(NttForward body, u64 blocks, u64) {
         const u64 *coefs = body.coefs + row * body.ell + first, *scale = body.scale + c * body.ell + first;
         for (u32 k = threadIdx.x; k < size; k += blockDim.x) {
             const u64 power = body.log ? __brevll(first + k) >> (64 - body.log) : 0;
-            const u64 coefficient = power < body.blinding ? body.blinded(coefs[k], row, c, power) : coefs[k];
+            const u64 coefficient = power < body.blinding ? body.blinded(canon(coefs[k]), row, c, power) : coefs[k];
             x[shared_place(k)] = gmul(coefficient, scale[k]);
         }
         __syncthreads();
@@ -94,18 +94,18 @@ extern "C" __global__ void vl_ntt_forward(NttForward body, u64 blocks, u64) {
         u32 log = 0;
         if (log_size) {  // the first twiddles are 1
             tw -= 3, log = 2;
-            block_pass<2>(x, size, 0, tw, [](u64* r, const u64*) { dit4(r[0], r[1], r[2], r[3]); });
+            block_pass<2>(x, size, 0, tw, [](u64* r, const u64*) { dit4_any(r[0], r[1], r[2], r[3]); });
         }
         for (; log < log_size && log < 6; log += 2) {
             tw -= 3ull << log;
-            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dit4(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
+            block_pass<2>(x, size, log, tw, [](u64* r, const u64* w) { dit4_any(r[0], r[1], r[2], r[3], w[0], w[1], w[2]); });
         }
         for (; log < log_size; log += 3) {
             tw -= 7ull << log;
-            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dit8(r, w); });
+            block_pass<3>(x, size, log, tw, [](u64* r, const u64* w) { dit8_any(r, w); });
         }
         u64* home = body.values + (row * body.cosets + c) * body.ell + first;
-        for (u32 k = threadIdx.x; k < size; k += blockDim.x) home[k] = x[shared_place(k)];
+        for (u32 k = threadIdx.x; k < size; k += blockDim.x) home[k] = canon(x[shared_place(k)]);
     }
 }
 

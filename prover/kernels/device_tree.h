@@ -76,7 +76,7 @@ struct FractionSum {
             const K<u64> high = t.get(above, size, j);
             same = same && t.same(above);
             if (!same || low.a != high.a || low.b != high.b)  // most uniform tiles of leaves are 0 or 1
-                x = kadd(low, kmul(K<u64>{subr(high.a, low.a), gsub(high.b, low.b)}, kspread<u64>(r0, r1)));
+                x = KScale<u64>(K<u64>{r0, r1}).times_plus(ksub(high, low), low);
             made[k].put(tile, size, j, same, x);
         }
         if (same && !j) *note(out, k) = 1;

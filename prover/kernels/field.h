@@ -226,7 +226,10 @@ struct Acc;
 template <>
 struct Acc<u64> {
     u32 e0, e1, e2, e3, e4, o0, o1, o2;
-    VL_FN void clear() { e0 = e1 = e2 = e3 = e4 = o0 = o1 = o2 = 0; }
+    VL_FN void clear(u64 start = 0) {
+        e0 = (u32)start, e1 = (u32)(start >> 32);
+        e2 = e3 = e4 = o0 = o1 = o2 = 0;
+    }
     VL_FN void mac(u64 a, u64 b) {
         const u32 a0 = (u32)a, a1 = (u32)(a >> 32), b0 = (u32)b, b1 = (u32)(b >> 32);
         asm("mad.lo.cc.u32 %0, %5, %7, %0; madc.hi.cc.u32 %1, %5, %7, %1; madc.lo.cc.u32 %2, %6, %8, %2; madc.hi.cc.u32 %3, %6, %8, %3;"
@@ -336,6 +339,37 @@ VL_FN K<u64> kvalue(const KAcc<u64>& s) {
     if (s.squares) first.mac(s.high.residue(), 7);
     return K<u64>{first.value(), s.f1.value()};
 }
+
+// A product of one term is a sum of products too: four multiplications of 6 instructions and two reductions, where Karatsuba's three take
+// three reductions and four sums.
+template <>
+VL_FN K<u64> kmul<u64>(K<u64> x, K<u64> y) {
+    Acc<u64> first, second;
+    first.clear(), second.clear();
+    first.mac(x.a, y.a), first.mac(mulr(x.b, y.b), 7);
+    second.mac(x.a, y.b), second.mac(x.b, y.a);
+    return K<u64>{first.value(), second.value()};
+}
+template <>
+VL_FN K<u64> kmul_add<u64>(K<u64> x, K<u64> y, K<u64> z, K<u64> w) {
+    KAcc<u64> sum;
+    sum.clear();
+    sum.mac(x, y), sum.mac(z, w);
+    return kvalue(sum);
+}
+template <>
+struct KScale<u64> {
+    K<u64> r;
+    u64 b7;
+    VL_FN explicit KScale(K<u64> x) : r(x), b7(mul7(x.b)) {}
+    VL_FN K<u64> times_plus(K<u64> x, K<u64> c) const {
+        Acc<u64> first, second;
+        first.clear(c.a), second.clear(c.b);
+        first.mac(x.a, r.a), first.mac(x.b, b7);
+        second.mac(x.a, r.b), second.mac(x.b, r.a);
+        return K<u64>{first.value(), second.value()};
+    }
+};
 #else
 VL_FN K<u64> kvalue(const KAcc<u64>& s) {  // one lane keeps cross at 0
     u64 low = gadd(s.low.value(), s.f0.value());

@@ -36,28 +36,38 @@ struct Dit2 {  // (a + w^j·b, a - w^j·b)
     }
 };
 
-// Radix-4 butterflies; inputs are "any" residues. Forward ones in lanes: ntt_wide.h.
+// Radix-4 butterflies; inputs are "any" residues, and so are results until they are stored. Forward ones in lanes: ntt_wide.h.
 template <class V>
-VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4) = -i; canonical out
+VL_FN void dif4_any(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // inverse: w^(s/4) = -i
     c = canon(c), d = canon(d);
     V s0 = addr(a, c), s1 = subr(a, c), s2 = canon(addr(b, d)), s3 = canon(shiftr<48>(subr(b, d)));
-    a = canon(addr(s0, s2));
-    b = gmul(subr(s0, s2), w2);
-    c = gmul(subr(s1, s3), w1);
-    d = gmul(addr(s1, s3), w3);
+    a = addr(s0, s2);
+    b = mulr(subr(s0, s2), w2);
+    c = mulr(subr(s1, s3), w1);
+    d = mulr(addr(s1, s3), w3);
 }
 template <class V>
-VL_FN void dit4(V& a, V& b, V& c, V& d) {  // forward: w^(s/4) = i; b and d canonical, and what comes out
+VL_FN void dit4_any(V& a, V& b, V& c, V& d) {  // forward: w^(s/4) = i; b and d canonical
     V s0 = addr(a, b), s1 = subr(a, b), s2 = canon(addr(c, d)), s3 = canon(shiftr<48>(subr(c, d)));
-    a = canon(addr(s0, s2));
-    c = canon(subr(s0, s2));
-    b = canon(addr(s1, s3));
-    d = canon(subr(s1, s3));
+    a = addr(s0, s2);
+    c = subr(s0, s2);
+    b = addr(s1, s3);
+    d = subr(s1, s3);
 }
 template <class V>
-VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // with twiddles
+VL_FN void dit4_any(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // with twiddles
     b = canon(mulr(b, w2)), c = mulr(c, w1), d = canon(mulr(d, w3));
-    dit4(a, b, c, d);
+    dit4_any(a, b, c, d);
+}
+template <class V>
+VL_FN void dif4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // canonical out
+    dif4_any(a, b, c, d, w1, w2, w3);
+    a = canon(a), b = canon(b), c = canon(c), d = canon(d);
+}
+template <class V>
+VL_FN void dit4(V& a, V& b, V& c, V& d, V w1, V w2, V w3) {  // canonical out
+    dit4_any(a, b, c, d, w1, w2, w3);
+    a = canon(a), b = canon(b), c = canon(c), d = canon(d);
 }
 
 // a, b to a + b, a - b; b canonical
@@ -113,18 +123,26 @@ VL_FN void dit8(V* r) {  // forward, bit-reversed in (odd places canonical, othe
 }
 
 template <class V>
-VL_FN void dif8(V* r, const V* w) {  // with twiddles, canonical out
+VL_FN void dif8_any(V* r, const V* w) {  // with twiddles
     dif8(r);
-    r[0] = canon(r[0]);
-    for (int k = 1; k < 8; ++k) r[k] = gmul(r[k], w[k - 1]);
+    for (int k = 1; k < 8; ++k) r[k] = mulr(r[k], w[k - 1]);
 }
 template <class V>
-VL_FN void dit8(V* r, const V* w) {  // with twiddles, canonical out
+VL_FN void dit8_any(V* r, const V* w) {  // with twiddles
     for (int k = 1; k < 8; ++k) {
         r[k] = mulr(r[k], w[k - 1]);
         if (k % 2) r[k] = canon(r[k]);
     }
     dit8(r);
+}
+template <class V>
+VL_FN void dif8(V* r, const V* w) {  // canonical out
+    dif8_any(r, w);
+    for (int k = 0; k < 8; ++k) r[k] = canon(r[k]);
+}
+template <class V>
+VL_FN void dit8(V* r, const V* w) {  // canonical out
+    dit8_any(r, w);
     for (int k = 0; k < 8; ++k) r[k] = canon(r[k]);
 }
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
 from prover.backend.device import THREADS
 from prover.kernels import build
 from prover.kernels.source import single_source
+from tests.support.nvrtc import compile_for
 
 ONLY_ON_CPU = {
     "vl_batch_rounds", "vl_encode", "vl_encode_cosets", "vl_eq_suffixes", "vl_fold_axis_f", "vl_fold_axis_int", "vl_fold_axis_k",
@@ -24,36 +21,6 @@ TWO_BLOCKS = {"vl_open_sums"}  # 18 sums a thread, each its own chain of additio
 SHARED = 48 << 10  # bytes a block may have without asking
 
 
-def nvrtc() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("nvidia")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    found = [lib for root in roots for lib in sorted(Path(root).rglob("libnvrtc.so.1*"))]
-    if not found:
-        pytest.skip("nvidia-cuda-nvrtc is not installed")
-    for builtins in found[0].parent.glob("libnvrtc-builtins.so.1*"):
-        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # looked up by name only, so it has to be there already
-    return ctypes.CDLL(str(found[0]))
-
-
-@functools.cache
-def compile_for(arch: str) -> tuple[str, str]:
-    """PTX and log of the kernel source for one architecture, as prover/backend/cuda.py has it compiled."""
-    lib, program = nvrtc(), ctypes.c_void_p()
-    assert lib.nvrtcCreateProgram(ctypes.byref(program), single_source().encode(), b"kernels.cu", 0, None, None) == 0
-    options = [f"--gpu-architecture={arch}", "--std=c++17", f"-DVL_THREADS={THREADS}", "--ptxas-options=-v"]
-    status = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
-    size = ctypes.c_size_t()
-    lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    lib.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()
-    lib.nvrtcGetPTXSize(program, ctypes.byref(size))
-    ptx = ctypes.create_string_buffer(size.value)
-    lib.nvrtcGetPTX(program, ptx)
-    lib.nvrtcDestroyProgram(ctypes.byref(program))
-    return ptx.value.decode(), log.value.decode()
-
-
 def source_kernels() -> set[str]:
     text = "".join(f.read_text() for f in build.SOURCE.iterdir() if f.suffix in (".h", ".cpp"))
     code = re.sub(r"//.*", "", text)
@@ -62,15 +29,15 @@ def source_kernels() -> set[str]:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_every_kernel_is_in_the_module(arch: str) -> None:
-    ptx, log = compile_for(arch)
-    assert "error" not in log
-    assert set(re.findall(r"\.entry (vl_\w+)", ptx)) == source_kernels()
+    made = compile_for(arch)
+    assert "error" not in made.log
+    assert set(re.findall(r"\.entry (vl_\w+)", made.ptx)) == source_kernels()
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_registers_suffice(arch: str) -> None:
     """What ptxas says of each kernel: no local memory, and three blocks fit a multiprocessor, or two."""
-    parts = re.split(r"Compiling entry function '(vl_\w+)'", compile_for(arch)[1])
+    parts = re.split(r"Compiling entry function '(vl_\w+)'", compile_for(arch).log)
     assert set(parts[1::2]) == source_kernels()
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
         stack, stores, loads = map(int, re.search(  # type: ignore[union-attr]

@@ -10,11 +10,15 @@ import tasks.train
 from cli.output import UNAVAILABLE, exit_code
 from flows.work import is_transient
 from protocol.statement import task_list
+from prover.backend.cuda import CudaBackend
+from tasks.context import RunContext
 from tasks.gpu_fault import GpuFailed
 from tasks.plan import start
 from tasks.prove import prove_statement
 from tasks.shortage import OutOfMemory
 from tasks.train import train_window
+from tests.support import card
+from tests.support.device import card_only, module
 from tests.tasks.toy_run import toy_draft, toy_run
 
 
@@ -51,6 +55,23 @@ def test_a_fault_in_a_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not before.proofs and prove_statement(run, task).fresh
     after = run.stores.ledger.record(run.run_id)
     assert set(before.rows()) < set(after.rows()) and len(after.proofs) == 1
+
+
+@card_only
+def test_a_real_one(tmp_path: Path) -> None:
+    """A kernel fails in the middle of a proof, and everything after it; another process, here the host's backend, proves the same."""
+    run = toy_run(tmp_path)
+    train_window(run, 0)
+    layer = next(task for task in task_list(run.manifest) if task.kind == "layer")
+    there = RunContext(run.stores, run.run_id, run.manifest, CudaBackend(module(), 256, 32))
+    try:
+        for launches in (500, 0):
+            card.fail_after(launches)
+            with pytest.raises(GpuFailed, match=r"layer\(0, 0\) was not finished: the GPU failed \(cudaErrorLaunchFailure"):
+                prove_statement(there, layer)
+    finally:
+        card.mend()
+    assert not run.stores.ledger.record(run.run_id).proofs and prove_statement(run, layer).fresh
 
 
 def test_a_fault_in_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

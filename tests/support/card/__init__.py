@@ -91,6 +91,7 @@ def _card() -> ctypes.CDLL:
         {name: (HERE / name).read_text() for name in ("runtime.cpp", "attach.cpp")},
         ("-O2", "-Wl,-soname,libcuda.so.1", "-static-libstdc++", "-static-libgcc"))))  # the name under which CuPy looks for a driver
     card.card_set.argtypes = [ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
+    card.card_fail_after.argtypes = [ctypes.c_uint64]
     card.card_counts.argtypes, card.card_counts.restype = [ctypes.c_char_p, ctypes.c_uint64], ctypes.c_uint64
     card.card_translator(_translator)
     for name in ("cupy_backends.cuda.api.runtime", "cupy.cuda.cub", "cupy.cuda.thrust"):
@@ -126,6 +127,11 @@ def cupy(multiprocessors: int = MULTIPROCESSORS, memory: int = BYTES, visible: b
 def mend() -> None:
     """After a fault: forget it, and what was not done."""
     _card().card_mend()
+
+
+def fail_after(launches: int) -> None:
+    """The launch after so many ends in a fault."""
+    _card().card_fail_after(launches)
 
 
 def forget() -> None:

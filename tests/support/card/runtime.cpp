@@ -114,6 +114,7 @@ char* reach(const void* at, u64 bytes) {
 
 std::vector<std::function<Status()>> queue;
 Status broken = SUCCESS;
+u64 launches_left = 0;  // before one fails; 0: none does
 
 Status settle() {
     auto asked = std::move(queue);
@@ -160,7 +161,8 @@ API void card_set(u64 bytes, int multiprocessors, int mode) {
     settings = {bytes, multiprocessors, mode, in_use};
 }
 API void card_translator(const char* (*function)(const char*)) { translate = function; }
-API void card_mend() { Locked here; queue.clear(), broken = SUCCESS; }
+API void card_mend() { Locked here; queue.clear(), broken = SUCCESS, launches_left = 0; }
+API void card_fail_after(u64 launches) { Locked here; launches_left = launches + 1; }
 API void card_forget_counts() { Locked here; counts.clear(); }
 API u64 card_counts(char* out, u64 size) {  // lines "number what"; the size that they need
     Locked here;
@@ -257,7 +259,7 @@ API Status cudaHostAlloc(void** at, u64 size, unsigned) {
     count("pin", size);
     if (broken) return broken;
     if (posix_memalign(at, PAGE, std::max<u64>(1, size))) return OUT_OF_MEMORY;
-    if (settings.mode != IDLE) memset(*at, 0xA5, size);
+    memset(*at, settings.mode == BUSY ? 0xA5 : 0, size);
     pinned[(u64)*at] = size;
     tell_kernels_what_is_pinned();
     return SUCCESS;
@@ -298,10 +300,8 @@ API Status cudaMemcpyAsync(void* to, const void* from, u64 bytes, int kind, void
         (kind == DEVICE_TO_DEVICE && (!there || !from_there)))
         return fail(INVALID_VALUE, "a copy's direction is not that of its addresses");
     count(there ? from_there ? "copy within" : is_pinned(from) ? "queued there" : "copy there" : "copy back", bytes);
-    if (settings.mode == IDLE) {
-        if (!there) memset(to, bytes == 1, bytes);  // a byte that comes back alone is a condition, and holds
-        return SUCCESS;
-    }
+    if (settings.mode != BUSY && !there) return memset(to, bytes == 1, bytes), SUCCESS;  // a byte that comes back alone is a condition, and holds
+    if (settings.mode == IDLE) return SUCCESS;
     if (!from_there && !is_pinned(from)) {  // what is not pinned is read before the call returns
         const std::string kept((const char*)from, bytes);
         return later([=] { return copy(to, kept.data(), bytes); });
@@ -381,7 +381,9 @@ API Status cuLaunchKernel(Kernel* kernel, unsigned gx, unsigned gy, unsigned gz,
     if (settings.mode == IDLE) return SUCCESS;
     std::string parameters(kernel->bytes + 1, '\0');
     for (const u32* p = kernel->parameters; p[1]; p += 2) memcpy(&parameters[p[0]], *arguments++, p[1]);
+    const bool fails = launches_left && !--launches_left;
     return later([=] {
+        if (fails) return fail(LAUNCH_FAILED, kernel->name + ": a fault that was ordered");
         const u32 some = settings.mode == SAMPLED ? std::min<u32>(gx, SAMPLE) : 0;
         u64 instructions = 0, bytes = 0;
         const Launch launch{parameters.data(), {gx, gy, gz}, {bx, by, bz}, dynamic, kernel->name.c_str(), some, &instructions, &bytes};
