@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from protocol.field import U64, Ext
-from protocol.layout import bits_of
 from protocol.relation.graph import OneHot
 from protocol.schedule.constraints import cells_of
 from protocol.schedule.products import Instance
@@ -97,16 +96,6 @@ def digit_factor(backend: Backend, instance: Instance, low: Any) -> Any:
     return table.reshape(2, *low.shape[:-1], matrix.shape[1])
 
 
-def pad_axes(backend: Backend, table: Any) -> Any:
-    """Zero-pad every axis to a power of two and flatten: K (2, 2^variables)."""
-    shape = tuple(1 << bits_of(n) for n in table.shape[1:])
-    if shape == table.shape[1:]:
-        return backend.xp.ascontiguousarray(table.reshape(2, -1))
-    out = backend.xp.zeros((2, *shape), dtype=np.uint64)
-    out[(slice(None), *(slice(n) for n in table.shape[1:]))] = table
-    return out.reshape(2, -1)
-
-
 @dataclass
 class _Running:
     """One instance in the batch: tables, its coefficient (times Π(1 − r) of the rounds before its own), its sum."""
@@ -143,7 +132,7 @@ class ProductBatchProver(FinishingProver):
             right = digit_factor(self.backend, instance, right)
         else:
             right = fold_factor(self.backend, right, b.axes, shared, weights, {})
-        return pad_axes(self.backend, left), pad_axes(self.backend, right)
+        return self.backend.pad(left), self.backend.pad(right)
 
     def begin(self, instances: list[Instance], coefs: list[Ext]) -> None:
         field, variables = self.backend.field, max(i.variables for i in instances)

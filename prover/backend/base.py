@@ -22,7 +22,7 @@ import numpy.typing as npt
 from protocol.code import Code
 from protocol.field import I64, U64, Ext, Field
 from prover.backend.integers import Integers
-from prover.backend.leaves import Run
+from prover.backend.leaves import Place, Run
 from prover.backend.outer import OuterSum
 from prover.backend.talk import Summand, Talk
 from prover.backend.tiled import Tiled
@@ -53,8 +53,8 @@ class Backend(Protocol):
     def embed(self, x: Integers, out: U64 | None = None) -> U64:
         """Integers to F, any shape, into a contiguous `out` if given."""
 
-    def embed_runs(self, arrays: Sequence[Integers], starts: Sequence[int], out: U64) -> None:
-        """Each array, flattened, into F in `out` (N,) from its start on."""
+    def embed_runs(self, arrays: Sequence[Integers], places: Sequence[Place], out: U64) -> None:
+        """Each array into F at its place in `out` (N,)."""
 
     def lift(self, x: Integers | U64) -> U64:
         """Integers or F (…) to K (2, …)."""
@@ -91,6 +91,9 @@ class Backend(Protocol):
 
     def weight(self, x: Integers, u: U64, v: U64) -> U64:
         """x_ij·u_i·v_j: integers (n0, n1), K(2, n0), K(2, n1) to K(2, n0·n1)."""
+
+    def pad(self, a: U64) -> U64:
+        """K (2, …) in any order, each axis padded with zeros to a power of two, flattened: K (2, 2^k)."""
 
     def kmul(self, a: U64, b: U64) -> U64:
         """Elementwise product over K."""

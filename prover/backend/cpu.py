@@ -27,7 +27,7 @@ from prover.backend.field import planes as _at
 from prover.backend.fractions import Fractions
 from prover.backend.host import check_portion, row_groups
 from prover.backend.integers import Integers
-from prover.backend.leaves import array_runs
+from prover.backend.leaves import Place, array_runs, embed_runs
 from prover.backend.outer import OuterSum, tables
 from prover.backend.plan import Plan, make_plan
 from prover.backend.talk import Summand, Talk
@@ -137,11 +137,11 @@ class CpuBackend(Fractions):
         self._call("vl_embed", 1, x.size, *_integers(x), address(out))
         return out
 
-    def embed_runs(self, arrays: Sequence[Integers], starts: Sequence[int], out: U64) -> None:
+    def embed_runs(self, arrays: Sequence[Integers], places: Sequence[Place], out: U64) -> None:
         if out.dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("field elements need contiguous words")
         held = [np.ascontiguousarray(x) for x in arrays]
-        runs = array_runs([_integers(x) for x in held], [x.size for x in held], starts, out.size)
+        runs = embed_runs([_integers(x) for x in held], [x.shape for x in held], places, out.size)
         self._call("vl_embed_runs", len(held), 1, address(runs), address(out), len(held))
 
     def lift(self, x: Integers | U64) -> U64:

@@ -19,15 +19,17 @@ import numpy as np
 from protocol import merkle
 from protocol.code import Code
 from protocol.field import I64, U64, Ext
+from protocol.layout import bits_of
 from prover.backend.base import Round
 from prover.backend.device import HAND_OVER, THREADS, check_shape, half_planes, planes, where_arrays_are
 from prover.backend.device_plan import DevicePlan
 from prover.backend.device_tree import DeviceTree
 from prover.backend.host import check_portion, row_groups
-from prover.backend.leaves import Run, array_runs, run_words
+from prover.backend.leaves import Place, Run, array_runs, embed_runs, run_words
 from prover.backend.outer import OuterSum, tables
 
 SCRATCH = 1 << 29  # bytes for transforms at a time: a strip of codewords and its coefficients
+PADDED = 6  # axes of a table, as in Pad (prover/kernels/device.h)
 COUNTED = 32  # integers a thread counts, so that it pays to keep counts in a block
 
 
@@ -187,17 +189,12 @@ class CudaBackend(DeviceTree):
         self._call("vl_embed", 1, x.size, *words, out.data.ptr)
         return out
 
-    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: Any) -> None:
+    def embed_runs(self, arrays: Sequence[Any], places: Sequence[Place], out: Any) -> None:
         if self._on_device(out).dtype != np.uint64 or not out.flags.c_contiguous:
             raise ValueError("field elements need contiguous words")
-        runs, _held, total = self._array_runs(arrays, starts, out.size)
-        self._call("vl_embed_runs", 1, total, runs.data.ptr, out.data.ptr, len(arrays))
-
-    def _array_runs(self, arrays: Sequence[Any], *places: Any) -> tuple[Any, list[Any], int]:
-        """The kernels' words of arrays, what they are about, and how many entries that is."""
         held = [self._integers(x) for x in arrays]
-        sizes = [x.size for x, _ in held]
-        return self.to_device(array_runs([words for _, words in held], sizes, *places)), held, sum(sizes)
+        runs = self.to_device(embed_runs([words for _, words in held], [x.shape for x, _ in held], places, out.size))
+        self._call("vl_embed_runs", 1, sum(x.size for x, _ in held), runs.data.ptr, out.data.ptr, len(held))
 
     @where_arrays_are
     def count(self, arrays: Sequence[Any], first: int, counts: Any) -> None:
@@ -205,7 +202,8 @@ class CudaBackend(DeviceTree):
             raise ValueError("counts need contiguous signed words")
         if counts.size >= 1 << 32:
             raise ValueError(f"a table of {counts.size} rows")
-        runs, held, total = self._array_runs(arrays)
+        held = [self._integers(x) for x in arrays]
+        runs, total = self.to_device(array_runs([words for _, words in held], [x.size for x, _ in held])), sum(x.size for x, _ in held)
         blocks = min(self._sum_grid, -(-total // (COUNTED * self.threads)))
         words = (runs.data.ptr, counts.data.ptr, first & 2**64 - 1, counts.size, len(held))
         self._launch("vl_count", blocks, 1, total, words)
@@ -242,6 +240,19 @@ class CudaBackend(DeviceTree):
         u, v = self._planes(u, n0), self._planes(v, n1)
         out = self.xp.empty((2, n0 * n1), dtype=np.uint64)
         self._call("vl_weight", n0, n1, *words, *planes(u), *planes(v), *planes(out), n1)
+        return out
+
+    @where_arrays_are
+    def pad(self, a: Any) -> Any:
+        axes = [(n, bits_of(n), stride // 8) for n, stride in zip(a.shape[:0:-1], a.strides[:0:-1], strict=True) if n != 1]
+        bits = sum(bits for _, bits, _ in axes)
+        if a.size == 2 << bits and a.flags.c_contiguous:
+            return a.reshape(2, -1)
+        if a.dtype != np.uint64 or len(axes) > PADDED:
+            raise ValueError(f"a table of {a.dtype}, padded in {len(axes)} axes")
+        out = self.xp.empty((2, 1 << bits), dtype=np.uint64)
+        words = [word for axis in (*axes, *[(1, 0, 0)] * (PADDED - len(axes))) for word in axis]
+        self._call("vl_pad", 1, 1 << bits, *planes(a), *planes(out), *words)
         return out
 
     @where_arrays_are

@@ -11,7 +11,8 @@ import numpy as np
 
 from protocol.code import Code
 from protocol.field import I64, U64, Field
-from prover.backend.leaves import Run
+from protocol.layout import bits_of
+from prover.backend.leaves import Place, Run
 from prover.backend.memory import give_back, host_memory, host_resident, kept_bytes
 from prover.backend.tiled import Tiled, aligned
 
@@ -72,9 +73,19 @@ class HostArrays:
         out[...] = made
         return out
 
-    def embed_runs(self, arrays: Sequence[Any], starts: Sequence[int], out: U64) -> None:
-        for x, start in zip(arrays, starts, strict=True):
-            self.embed(x.reshape(-1), out[start : start + x.size])
+    def embed_runs(self, arrays: Sequence[Any], places: Sequence[Place], out: U64) -> None:
+        for x, place in zip(arrays, places, strict=True):
+            n = max(1, x.shape[-1]) if x.ndim else 1
+            (i, j), piece = divmod(np.arange(x.size), n), place.piece or n
+            out[place.start + i * piece + j // piece * place.apart + j % piece] = self.embed(x.reshape(-1))
+
+    def pad(self, a: U64) -> U64:
+        shape = tuple(1 << bits_of(n) for n in a.shape[1:])
+        if shape == a.shape[1:]:
+            return np.ascontiguousarray(a.reshape(2, -1))
+        out = np.zeros((2, *shape), dtype=np.uint64)
+        out[(slice(None), *(slice(n) for n in a.shape[1:]))] = a
+        return out.reshape(2, -1)
 
     def lift(self, x: Any) -> U64:
         return self.field.lift(x if x.dtype == np.uint64 else self.field.embed(x))

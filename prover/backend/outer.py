@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from protocol.field import U64
-
-_WHOLE = 63  # bits of a piece that is a whole row
+from prover.backend.leaves import extent, pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +35,12 @@ class OuterSum:
         """(n0, n1), the shapes having been compared. ValueError if they do not fit, or what is written would not fit in `out`."""
         out = self.out
         n0, n1 = (int(self.us[0].shape[1]), int(self.vs[0].shape[1])) if self.us else (1, int(out.shape[-1]))
-        first, second, end = (2, n0), (2, n1), n0 * n1
+        first, second = (2, n0), (2, n1)
         for u, v in zip(self.us, self.vs, strict=True):
             if u.shape != first or v.shape != second:
                 raise ValueError(f"vectors of shapes {u.shape} and {v.shape} in a sum of {first} and {second}")
-        if self.piece:
-            if self.piece & (self.piece - 1) or n1 % self.piece or self.apart < n0 * self.piece:
-                raise ValueError(f"rows of {n1} entries in pieces of {self.piece}, {n0} at intervals of {self.apart}")
-            end = (n1 // self.piece - 1) * self.apart + n0 * self.piece
+        pieces(n0, n1, self.piece, self.apart)
+        end = extent(n0, n1, self.piece, self.apart)
         if out.dtype != np.uint64 or out.ndim != 2 or out.shape[0] != 2 or out.shape[1] < end or end and out.strides[1] != 8:
             raise ValueError(f"a result of shape {out.shape} for {end} entries in contiguous planes")
         return n0, n1
@@ -55,8 +52,7 @@ def tables(sums: Sequence[OuterSum], planes: Callable[[Any], tuple[int, int]]) -
     for x in sums:
         n0, n1 = x.sizes
         if n0 * n1:
-            bits, row = (x.piece.bit_length() - 1, x.piece) if x.piece else (_WHOLE, n1)
-            items += (*planes(x.out), n1, bits, row, x.apart, len(terms) // 4, len(x.us), entries, n0 * n1)
+            items += (*planes(x.out), *pieces(n0, n1, x.piece, x.apart), len(terms) // 4, len(x.us), entries, n0 * n1)
             for u, v in zip(x.us, x.vs, strict=True):
                 terms += (*planes(u), *planes(v))
             entries, products = entries + n0 * n1, products + n0 * n1 * len(x.us)

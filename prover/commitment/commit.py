@@ -9,7 +9,6 @@ Called by tasks (boundary commitments) and by prover/argument (the witness).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from protocol.layout import CommitmentLayout
 from protocol.merkle import U8
 from protocol.schedule.opening import Query
 from prover.backend.base import Backend
+from prover.backend.leaves import Place
 from prover.backend.tiled import aligned
 from prover.randomness import SecretStream
 
@@ -95,18 +95,9 @@ def place_blocks(layout: CommitmentLayout, flat: Any, name: str, arranged: Any) 
         flat[..., at : at + (last - first) * size] = arranged[..., first:last, :].reshape(*arranged.shape[:-2], -1)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor's cells lie among those of the existing rows: `cells`, in their natural order, or, with `piece`, so that pieces of the
-    last axis of that many cells lie side by side for all rows, and the next piece of each is `apart` cells further."""
-
-    cells: slice
-    piece: int = 0
-    apart: int = 0
-
-
 def place_of(layout: CommitmentLayout, name: str) -> Place | None:
-    """None of a tensor whose cells lie in no such order: an odd length behind an axis that has low bits, or a second one."""
+    """Where a tensor's cells lie among those of the existing rows. None if in no such order: an odd length behind an axis that has low
+    bits, or a second one."""
     slot = layout.by_name[name]
     tensor, ell = slot.tensor, layout.code.ell
     odd = [axis for axis, n in enumerate(tensor.odd) if n > 1]
@@ -115,8 +106,7 @@ def place_of(layout: CommitmentLayout, name: str) -> Place | None:
         return None
     row = int(np.searchsorted(layout.rows, slot.offset >> layout.column_bits))  # blocks of one odd length are neighbours
     start = row * ell + (slot.offset & (ell - 1))
-    cells = slice(start, start + prod(tensor.shape))
-    return Place(cells) if natural else Place(cells, 1 << tensor.low[-1], 1 << tensor.block_bits)
+    return Place(start) if natural else Place(start, 1 << tensor.low[-1], 1 << tensor.block_bits)
 
 
 def physical_starts(layout: CommitmentLayout, name: str) -> I64:
@@ -130,17 +120,18 @@ def physical_starts(layout: CommitmentLayout, name: str) -> I64:
 def build_rows(backend: Backend, layout: CommitmentLayout, tensors: Mapping[str, Any]) -> Any:
     """Rows F (R, ℓ) of named tensors, wherever these lie; every slot must be given with its shape."""
     rows = backend.xp.zeros((len(layout.rows), layout.code.ell), dtype=np.uint64)
-    flat, integers = rows.reshape(-1), dict[int, Any]()  # those that lie in one piece, by where that begins
+    flat, integers, places = rows.reshape(-1), list[Any](), list[Place]()
     for slot in layout.slots:
         values = backend.to_device(tensors[slot.name])
         if values.shape != slot.tensor.shape:
             raise ValueError(f"{slot.name}: shape {values.shape}, the layout says {slot.tensor.shape}")
         place = place_of(layout, slot.name)
-        if place is None or place.piece or values.dtype == np.uint64:
+        if place is None or values.dtype == np.uint64:
             place_blocks(layout, flat, slot.name, slot.tensor.arrange(as_field(backend, values)))
         else:
-            integers[place.cells.start] = values
-    backend.embed_runs(list(integers.values()), list(integers), flat)
+            integers.append(values)
+            places.append(place)
+    backend.embed_runs(integers, places, flat)
     return rows
 
 

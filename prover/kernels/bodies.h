@@ -24,23 +24,33 @@ struct Mul {  // out = a·b over F
     }
 };
 
+template <class X>
 struct Embed {  // integers to F
-    Integers x;
+    X x;
     u64* out;
+    template <class Y>
+    VL_FN Embed<Y> of(Y y) const {
+        return Embed<Y>{y, out};
+    }
     VL_FN u64 cost() const { return 1; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        store(out + j, x.field<V>(j));
+        store(out + j, x.template field<V>(j));
     }
 };
 
+template <class X>
 struct Lift {  // integers to K
-    Integers x;
+    X x;
     u64 *out0, *out1;
+    template <class Y>
+    VL_FN Lift<Y> of(Y y) const {
+        return Lift<Y>{y, out0, out1};
+    }
     VL_FN u64 cost() const { return 1; }
     template <class V>
     VL_FN void at(u64, u64 j) const {
-        kstore(out0, out1, j, K<V>{x.field<V>(j), spread<V>(0)});
+        kstore(out0, out1, j, K<V>{x.template field<V>(j), spread<V>(0)});
     }
 };
 
@@ -149,26 +159,23 @@ struct ProductRounds {  // CPU: folds the pairs in place, then Σ coef·(Σ A·B
     u64 r0, r1;
 };
 
-template <int KIND>
-struct Folded;  // what fold_axis sums: 0 integers, 1 F, 2 K
-template <>
-struct Folded<0> {
-    Integers x;
+// What fold_axis sums: integers, F, K.
+template <class X>
+struct FoldedIntegers {
+    X x;
     template <class V>
     VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
         sum.macf(w, x.template field<V>(i));
     }
 };
-template <>
-struct Folded<1> {
+struct FoldedF {
     const u64 *x, *none;
     template <class V>
     VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
         sum.macf(w, load<V>(x + i));
     }
 };
-template <>
-struct Folded<2> {
+struct FoldedK {
     const u64 *x0, *x1;
     template <class V>
     VL_FN void mac(KAcc<V>& sum, K<V> w, u64 i) const {
@@ -176,16 +183,21 @@ struct Folded<2> {
     }
 };
 
+template <class X>
 struct Weight {  // index (i, j): x_ij·u_i·v_j
-    Integers x;
+    X x;
     const u64 *u0, *u1, *v0, *v1;
     u64 *out0, *out1;
     u64 n1;
+    template <class Y>
+    VL_FN Weight<Y> of(Y y) const {
+        return Weight<Y>{y, u0, u1, v0, v1, out0, out1, n1};
+    }
     VL_FN u64 cost() const { return 5; }
     template <class V>
     VL_FN void at(u64 i, u64 j) const {
         K<V> uv = kmul(kspread<V>(u0[i], u1[i]), kload<V>(v0, v1, j));
-        kstore(out0, out1, i * n1 + j, kmulf(uv, x.field<V>(i * n1 + j)));
+        kstore(out0, out1, i * n1 + j, kmulf(uv, x.template field<V>(i * n1 + j)));
     }
 };
 
@@ -247,8 +259,8 @@ struct OpenFold {  // index (group, column): Σ_q e_q·row q of F and of W
 };
 
 VL_HOST_MAP(vl_mul, Mul)
-VL_MAP(vl_embed, Embed)
-VL_MAP(vl_lift, Lift)
+VL_INTEGER_MAP(vl_embed, Embed)
+VL_INTEGER_MAP(vl_lift, Lift)
 VL_HOST_MAP(vl_sum_last, SumLast)
 VL_HOST_MAP(vl_kscale, KScaleBy)
 VL_MAP(vl_kmul, KMul)
@@ -290,6 +302,6 @@ VL_EXPORT void vl_product_rounds(const ProductRounds* given, u64 count, u64) {
     for (int k = 0; k < 2; ++k) given->out[2 * k] = total[k].a, given->out[2 * k + 1] = total[k].b;
 }
 #endif
-VL_MAP(vl_weight, Weight)
+VL_INTEGER_MAP(vl_weight, Weight)
 VL_SUM(vl_open_sums, OpenSums)
 VL_MAP(vl_open_fold, OpenFold)

@@ -8,9 +8,9 @@
 struct EmbedEntries : EmbedRuns {
     template <class V>
     VL_FN void at(u64, u64 index) const {
-        const ArrayRun& run = run_at(runs, count, index);
-        const u64 j = index - run.first;
-        store(out + run.start + j, run.x.field<V>(j));
+        const EmbedRun& run = run_at(runs, count, index);
+        const u64 at = index - run.first, i = run.pieces.bits == WHOLE ? 0 : run.pieces.row_of(at);
+        store(out + run.start + (run.pieces.bits == WHOLE ? at : run.pieces.place(i, at - i * run.pieces.n1)), run.x.field<V>(at));
     }
 };
 struct LincombEntries : Lincombs {
@@ -22,6 +22,27 @@ struct LincombEntries : Lincombs {
         sum.clear();
         for (u64 k = 0; k < run.count; ++k) sum.macf(kspread<V>(run.coefs0[k], run.coefs1[k]), run.columns[k].field<V>(j));
         kstore(out0, out1, run.start + j, kadd(kvalue(sum), kspread<V>(run.const0, run.const1)));
+    }
+};
+
+struct Padded {
+    u64 n, bits, stride;
+};
+struct Pad {  // index j: an entry of a table over K whose axes, the last one first, have 2^bits places, n of them filled from another
+    const u64 *x0, *x1;
+    u64 *out0, *out1;
+    Padded axes[6];
+    template <class V>
+    VL_FN void at(u64, u64 j) const {
+        u64 from = 0, left = j;
+        bool inside = true;
+        for (int k = 0; k < 6; ++k) {
+            const u64 i = left & ((1ULL << axes[k].bits) - 1);
+            inside = inside && i < axes[k].n;
+            from += i * axes[k].stride;
+            left >>= axes[k].bits;
+        }
+        kstore(out0, out1, j, inside ? kload<V>(x0, x1, from) : kspread<V>(0, 0));
     }
 };
 
@@ -107,11 +128,36 @@ struct ProductPairs {
 
 // ---- folds ----------------------------------------------------------------------------------------------------------
 
+template <class V>
+struct FoldOver {  // sum += Σ_k w_k·x[at + (k - first)·inner]
+    KAcc<V>& sum;
+    const u64 *w0, *w1;
+    u64 first, stop, at, inner;
+    template <class X>
+    VL_FN void of(const X& x) const {
+        u64 i = at;
+        for (u64 k = first; k < stop; ++k, i += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), i);
+    }
+    template <class X>
+    VL_FN void operator()(X x) const {
+        of(FoldedIntegers<X>{x});
+    }
+};
+// A loop for each kind of integers: with a choice inside, loads would wait for one another.
+template <class V>
+VL_FN void fold_over(const FoldedIntegers<Integers>& x, const FoldOver<V>& over) {
+    typed(x.x, over);
+}
+template <class X, class V>
+VL_FN void fold_over(const X& x, const FoldOver<V>& over) {
+    over.of(x);
+}
+
 // Index (outer·parts + part, inner): the part of Σ_k w_k·x[outer, k, inner] with part·size ≤ k < (part + 1)·size. A fold has
 // as many sums as outputs, which may be far fewer than a GPU has threads, so each is cut into parts, added up by a second fold.
-template <int KIND>
+template <class X>
 struct FoldPart {
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner, parts, size;
@@ -120,16 +166,15 @@ struct FoldPart {
     VL_FN void at(u64 i, u64 j) const {
         KAcc<V> sum;
         sum.clear();
-        const u64 part = i % parts, stop = end(part);
-        u64 k = part * size, at = (i / parts * n + k) * inner + j;
-        for (; k < stop; ++k, at += inner) x.template mac<V>(sum, kspread<V>(w0[k], w1[k]), at);
+        const u64 part = i % parts;
+        fold_over(x, FoldOver<V>{sum, w0, w1, part * size, end(part), (i / parts * n + part * size) * inner + j, inner});
         kstore(out0, out1, i * inner + j, kvalue(sum));
     }
 };
 
 // The same for inner = 1: a block adds up a part, its threads side by side in memory.
-template <int KIND>
-VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
+template <class X>
+VL_FN void fold_row_parts(const FoldPart<X>& fold, u64 rows, u64* part) {
     for (u64 i = blockIdx.x; i < rows; i += gridDim.x) {
         KAcc<u64> sum;
         sum.clear();
@@ -143,19 +188,20 @@ VL_FN void fold_row_parts(const FoldPart<KIND>& fold, u64 rows, u64* part) {
     }
 }
 
-#define VL_FOLD_ROWS(NAME, KIND)                                                                                \
-    extern "C" __global__ void NAME(FoldPart<KIND> body, u64 rows, u64) {         \
-        __shared__ u64 part[2 * VL_THREADS];                                                                    \
-        fold_row_parts<KIND>(body, rows, part);                                                                 \
+#define VL_FOLD_ROWS(NAME, X)                                            \
+    extern "C" __global__ void NAME(FoldPart<X> body, u64 rows, u64) {  \
+        __shared__ u64 part[2 * VL_THREADS];                             \
+        fold_row_parts(body, rows, part);                                \
     }
 
 VL_MAP(vl_embed_runs, EmbedEntries)
 VL_MAP(vl_lincombs, LincombEntries)
+VL_MAP(vl_pad, Pad)
 VL_MAP(vl_eq_levels, EqLevels)
 VL_SUM(vl_product_pairs, ProductPairs)
-VL_MAP(vl_fold_part_int, FoldPart<0>)
-VL_MAP(vl_fold_part_f, FoldPart<1>)
-VL_MAP(vl_fold_part_k, FoldPart<2>)
-VL_FOLD_ROWS(vl_fold_rows_int, 0)
-VL_FOLD_ROWS(vl_fold_rows_f, 1)
-VL_FOLD_ROWS(vl_fold_rows_k, 2)
+VL_MAP(vl_fold_part_int, FoldPart<FoldedIntegers<Integers>>)
+VL_MAP(vl_fold_part_f, FoldPart<FoldedF>)
+VL_MAP(vl_fold_part_k, FoldPart<FoldedK>)
+VL_FOLD_ROWS(vl_fold_rows_int, FoldedIntegers<Integers>)
+VL_FOLD_ROWS(vl_fold_rows_f, FoldedF)
+VL_FOLD_ROWS(vl_fold_rows_k, FoldedK)

@@ -6,17 +6,24 @@
 
 enum { AHEAD = 16, TOGETHER = 4 };  // vectors folded together
 
-VL_FN void fetch(const Folded<0>& x, u64 i) { __builtin_prefetch(x.x.from(i).x); }
-VL_FN void fetch(const Folded<1>& x, u64 i) { __builtin_prefetch(x.x + i); }
-VL_FN void fetch(const Folded<2>& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
+template <class T>
+VL_FN void fetch(const FoldedIntegers<IntegersOf<T>>& x, u64 i) {
+    __builtin_prefetch(x.x.x + i);
+}
+VL_FN void fetch(const FoldedF& x, u64 i) { __builtin_prefetch(x.x + i); }
+VL_FN void fetch(const FoldedK& x, u64 i) { __builtin_prefetch(x.x0 + i), __builtin_prefetch(x.x1 + i); }
 
-template <int KIND>
+template <class X>
 struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n, inner;
     VL_FN u64 cost() const { return 2 * n; }
+    template <class Y>
+    FoldAxis<Y> of(Y y) const {
+        return FoldAxis<Y>{y, w0, w1, out0, out1, n, inner};
+    }
     template <class V, int GROUP>
     void group(u64 i, u64 j) const {
         enum { COUNT = Lanes<V>::count };
@@ -35,13 +42,17 @@ struct FoldAxis {  // index (outer, inner): Σ_k w_k·x[outer, k, inner]
     }
 };
 
-template <int KIND>
+template <class X>
 struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run along k
-    Folded<KIND> x;
+    X x;
     const u64 *w0, *w1;
     u64 *out0, *out1;
     u64 n;
     VL_FN u64 cost() const { return 2 * n; }
+    template <class Y>
+    FoldLast<Y> of(Y y) const {
+        return FoldLast<Y>{y, w0, w1, out0, out1, n};
+    }
     template <class V>
     VL_FN void at(u64 i, u64) const {
         KAcc<u64> sum;
@@ -62,10 +73,10 @@ struct FoldLast {  // one row per index i, n1 = 1: Σ_k w_k·x[i, k]; lanes run 
     }
 };
 
-template <int KIND>
-static void fold_axis(const FoldAxis<KIND>& given, u64 outer, u64 inner) {
+template <class X>
+static void fold_axis(const FoldAxis<X>& given, u64 outer, u64 inner) {
     parallel(outer * inner, outer * inner * given.cost(), [&](unsigned, u64 lo, u64 hi) {
-        const FoldAxis<KIND> body = given;
+        const FoldAxis<X> body = given;
         each_row(inner, lo, hi, [&](u64 i, u64 j, u64 end) {
 #ifdef VL_WIDE
             const u64 one = Lanes<VL_WIDE>::count, some = TOGETHER * one;
@@ -77,9 +88,13 @@ static void fold_axis(const FoldAxis<KIND>& given, u64 outer, u64 inner) {
     });
 }
 
-VL_EXPORT void vl_fold_axis_int(const FoldAxis<0>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_EXPORT void vl_fold_axis_f(const FoldAxis<1>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_EXPORT void vl_fold_axis_k(const FoldAxis<2>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
-VL_HOST_MAP(vl_fold_last_int, FoldLast<0>)
-VL_HOST_MAP(vl_fold_last_f, FoldLast<1>)
-VL_HOST_MAP(vl_fold_last_k, FoldLast<2>)
+VL_EXPORT void vl_fold_axis_int(const FoldAxis<Integers>* body, u64 outer, u64 inner) {
+    typed(body->x, [&](auto x) { fold_axis(body->of(FoldedIntegers<decltype(x)>{x}), outer, inner); });
+}
+VL_EXPORT void vl_fold_axis_f(const FoldAxis<FoldedF>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_axis_k(const FoldAxis<FoldedK>* body, u64 outer, u64 inner) { fold_axis(*body, outer, inner); }
+VL_EXPORT void vl_fold_last_int(const FoldLast<Integers>* body, u64 outer, u64 n1) {
+    typed(body->x, [&](auto x) { run_map(body->of(FoldedIntegers<decltype(x)>{x}), outer, n1); });
+}
+VL_HOST_MAP(vl_fold_last_f, FoldLast<FoldedF>)
+VL_HOST_MAP(vl_fold_last_k, FoldLast<FoldedK>)

@@ -27,18 +27,25 @@ struct Integers {
     }
 };
 
-#ifndef VL_CUDA
-// work(x) with x a pointer to integers of their kind, for loops that compile better when it is known.
+template <class T>
+struct IntegersOf {  // of one kind
+    const T* x;
+    template <class V>
+    VL_FN V field(u64 j) const {
+        return canonical_int(load_int<V>(x + j));
+    }
+};
+
+// work(x) with x of a kind that is known, for loops that compile better then.
 template <class F>
-static void typed(Integers x, const F& work) {
+VL_FN void typed(Integers x, const F& work) {
     switch (x.kind) {
-        case INT8: return work((const i8*)x.x);
-        case UINT8: return work((const u8*)x.x);
-        case INT16: return work((const i16*)x.x);
-        case UINT16: return work((const u16*)x.x);
-        case INT32: return work((const i32*)x.x);
-        case UINT32: return work((const u32*)x.x);
-        default: return work((const i64*)x.x);
+        case INT8: return work(IntegersOf<i8>{(const i8*)x.x});
+        case UINT8: return work(IntegersOf<u8>{(const u8*)x.x});
+        case INT16: return work(IntegersOf<i16>{(const i16*)x.x});
+        case UINT16: return work(IntegersOf<u16>{(const u16*)x.x});
+        case INT32: return work(IntegersOf<i32>{(const i32*)x.x});
+        case UINT32: return work(IntegersOf<u32>{(const u32*)x.x});
+        default: return work(IntegersOf<i64>{(const i64*)x.x});
     }
 }
-#endif

@@ -2,7 +2,8 @@
 //
 // A body is a struct of 8-byte words (pointers and integers; K arrays are two plane pointers) with
 //   template <class V> VL_FN void at(u64 i, u64 j [, KAcc<V>* sums]) const
-// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_HOST_MAP one that CUDA does without, VL_SUM a map with
+// for index (i, j) of an n0 x n1 space; lanes run along j. VL_MAP makes a map, VL_HOST_MAP one that CUDA does without, VL_INTEGER_MAP one
+// of integers (a body over them has their type; a CPU has a loop for each kind), VL_SUM a map with
 // SUMS sums over K whose values go to the body's `out` (two words each; on CUDA `out` is the room of add_over_grid, which says where).
 // run_rows is the CPU's for bodies with a form of their own there, `void row(u64 i, K<u64>* sums) const`, for sums that are weighted row
 // by row.
@@ -83,6 +84,7 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
     }
 
 #define VL_HOST_MAP(NAME, BODY)
+#define VL_INTEGER_MAP(NAME, BODY) VL_MAP(NAME, BODY<Integers>)
 
 #define VL_SUM(NAME, BODY)                                                                     \
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
@@ -181,6 +183,10 @@ static void run_rows(const B& given, u64 n0, u64 n1) {
 #define VL_MAP(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_map(*body, n0, n1); }
 #define VL_HOST_MAP VL_MAP
+#define VL_INTEGER_MAP(NAME, BODY)                                             \
+    VL_EXPORT void NAME(const BODY<Integers>* body, u64 n0, u64 n1) {          \
+        typed(body->x, [&](auto x) { run_map(body->of(x), n0, n1); });         \
+    }
 #define VL_SUM(NAME, BODY) \
     VL_EXPORT void NAME(const BODY* body, u64 n0, u64 n1) { run_sum(*body, n0, n1); }
 #endif

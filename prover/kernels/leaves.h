@@ -17,12 +17,26 @@ VL_FN const Run& run_at(const Run* runs, u64 count, u64 index) {
     return runs[lo];
 }
 
+// Rows of n1 entries in pieces of 2^bits, those of all rows side by side, and the next piece of each `apart` entries further; or, with
+// bits = WHOLE and row = n1, one row after the other.
+enum { WHOLE = 63 };
+struct Pieces {
+    u64 n1, bits, row, apart;
+    VL_FN u64 place(u64 i, u64 j) const { return i * row + (j >> bits) * apart + (j & ((1ULL << bits) - 1)); }
+    VL_FN u64 row_of(u64 index) const { return index >> 32 || n1 >> 32 ? index / n1 : (u32)index / (u32)n1; }
+};
+
 struct ArrayRun {
     Integers x;
-    u64 size, start, first;  // start: where its entries go, if anywhere
+    u64 size, first;
+};
+struct EmbedRun {  // entries go to `start` on
+    Integers x;
+    u64 size, first, start;
+    Pieces pieces;
 };
 struct EmbedRuns {  // integers to F
-    const ArrayRun* runs;
+    const EmbedRun* runs;
     u64* out;
     u64 count;
 };
@@ -57,10 +71,25 @@ struct Lincomb {  // const + Σ_k coefs[k]·columns[k]
 };
 
 #ifndef VL_CUDA
+struct EmbedPieces {  // index (piece, entry)
+    Integers x;
+    u64* out;
+    Pieces at;
+    void row(u64 k, u64 j, u64 end) const {
+        const u64 first = k << at.bits, i = at.row_of(first);
+        const Integers from = x.from(first);
+        u64* to = out + at.place(i, first - i * at.n1);
+#ifdef VL_WIDE
+        for (; j + Lanes<VL_WIDE>::count <= end; j += Lanes<VL_WIDE>::count) store(to + j, from.field<VL_WIDE>(j));
+#endif
+        for (; j < end; ++j) store(to + j, from.field<u64>(j));
+    }
+};
 VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two would count in the same places
     const Count c = *given;
     for (const ArrayRun* run = c.runs; run < c.runs + c.count; ++run)
-        typed(run->x, [&](auto x) {
+        typed(run->x, [&](auto integers) {
+            const auto* x = integers.x;
             for (u64 j = 0; j < run->size; ++j) {
                 __builtin_prefetch(x + j + 128);  // additions to the same place wait for each other, and then memory does too
                 const u64 place = load_int<u64>(x + j) - c.least;
@@ -69,8 +98,17 @@ VL_EXPORT void vl_count(const Count* given, u64, u64) {  // one thread: two woul
         });
 }
 VL_EXPORT void vl_embed_runs(const EmbedRuns* given, u64, u64) {
-    for (const ArrayRun* run = given->runs; run < given->runs + given->count; ++run)
-        run_map(Embed{run->x, given->out + run->start}, 1, run->size);
+    for (const EmbedRun* run = given->runs; run < given->runs + given->count; ++run) {
+        u64* out = given->out + run->start;
+        const Pieces at = run->pieces;
+        if (at.bits == WHOLE)
+            typed(run->x, [&](auto x) { run_map(Embed<decltype(x)>{x, out}, 1, run->size); });
+        else
+            parallel(run->size, run->size, [&](unsigned, u64 lo, u64 hi) {
+                const EmbedPieces body{run->x, out, at};
+                each_row(1ULL << at.bits, lo, hi, [&](u64 k, u64 j, u64 end) { body.row(k, j, end); });
+            });
+    }
 }
 VL_EXPORT void vl_lincombs(const Lincombs* given, u64, u64) {
     for (const LincombRun* run = given->runs; run < given->runs + given->count; ++run) {

@@ -56,7 +56,7 @@ VL_EXPORT void vl_narrow(const Narrowing* given, u64 count, u64 size) {
         const LincombRun& run = body.runs[k];
         typed(run.columns[0], [&](auto x) {
             parallel(run.size / size, run.size, [&](unsigned, u64 lo, u64 hi) {
-                for (u64 i = lo; i < hi; ++i) body.tile(run, x, i);
+                for (u64 i = lo; i < hi; ++i) body.tile(run, x.x, i);
             });
         });
     }

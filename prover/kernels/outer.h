@@ -5,10 +5,10 @@
 struct OuterTerm {
     const u64 *u0, *u1, *v0, *v1;
 };
-struct OuterItem {  // Σ_t u[t, i]·v[t, j] for n1 values of j, in pieces of 2^bits entries; entries begin at `first` among those of all items
+struct OuterItem {  // Σ_t u[t, i]·v[t, j] in rows of n1 values of j; entries begin at `first` among those of all items
     u64 *out0, *out1;
-    u64 n1, bits, row, apart, term, terms, first, size;
-    VL_FN u64 place(u64 i, u64 j) const { return i * row + (j >> bits) * apart + (j & ((1ULL << bits) - 1)); }
+    Pieces at;
+    u64 term, terms, first, size;
 };
 struct OuterSums {
     const OuterItem* items;
@@ -26,7 +26,7 @@ struct OuterSums {
             }
             sum = kadd(sum, part.lanes());
         }
-        kstore(x.out0, x.out1, x.place(i, j), sum);
+        kstore(x.out0, x.out1, x.at.place(i, j), sum);
     }
 };
 
@@ -40,11 +40,11 @@ extern "C" __global__ void vl_outer_sums(OuterSums body, u64, u64 entries) {
         if (at >= end) {
             x = run_at(body.items, body.count, at);
             end = x.first + x.size;
-            i = (at - x.first) / x.n1, j = (at - x.first) % x.n1, rows = step / x.n1, columns = step % x.n1;
+            i = (at - x.first) / x.at.n1, j = (at - x.first) % x.at.n1, rows = step / x.at.n1, columns = step % x.at.n1;
         }
         body.at<u64>(x, i, j);
         i += rows, j += columns;
-        if (j >= x.n1) j -= x.n1, ++i;
+        if (j >= x.at.n1) j -= x.at.n1, ++i;
     }
 }
 #else
@@ -54,9 +54,9 @@ VL_EXPORT void vl_outer_sums(const OuterSums* given, u64 entries, u64) {
         for (const OuterItem* item = &run_at(sums.items, sums.count, lo); lo < hi; ++item) {
             const OuterItem x = *item;
             const u64 end = hi < x.first + x.size ? hi : x.first + x.size;
-            each_row(x.n1, lo - x.first, end - x.first, [&](u64 i, u64 j, u64 stop) {
+            each_row(x.at.n1, lo - x.first, end - x.first, [&](u64 i, u64 j, u64 stop) {
                 while (j < stop) {
-                    const u64 next = ((j >> x.bits) + 1) << x.bits, piece = next < stop ? next : stop;
+                    const u64 next = ((j >> x.at.bits) + 1) << x.at.bits, piece = next < stop ? next : stop;
 #ifdef VL_WIDE
                     for (; j + Lanes<VL_WIDE>::count <= piece; j += Lanes<VL_WIDE>::count) sums.at<VL_WIDE>(x, i, j);
 #endif
@@ -89,7 +89,7 @@ VL_EXPORT void vl_outer(const Outer* given, u64 count, u64) {
             to0 = room.data(), to1 = to0 + size;
         }
         const OuterTerm term{u.x0, u.x1, v.x0, v.x1};
-        const OuterItem item{to0, to1, v.size, 63, v.size, 0, 0, 1, 0, size};
+        const OuterItem item{to0, to1, Pieces{v.size, WHOLE, v.size, 0}, 0, 1, 0, size};
         const OuterSums sums{&item, &term, 1, size};
         vl_outer_sums(&sums, size, 1);
         u = OuterFactor{to0, to1, size};

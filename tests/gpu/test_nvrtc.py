@@ -13,8 +13,8 @@ from tests.support.nvrtc import compile_for
 
 ONLY_ON_CPU = {
     "vl_batch_rounds", "vl_encode", "vl_encode_cosets", "vl_eq_suffixes", "vl_fold_axis_f", "vl_fold_axis_int", "vl_fold_axis_k",
-    "vl_fraction_layers", "vl_fraction_rounds", "vl_hash_levels", "vl_keep_memory", "vl_lanes", "vl_narrow", "vl_outer", "vl_powers",
-    "vl_product_rounds", "vl_sumcheck_end", "vl_transform",
+    "vl_fold_last_int", "vl_fraction_layers", "vl_fraction_rounds", "vl_hash_levels", "vl_keep_memory", "vl_lanes", "vl_narrow", "vl_outer",
+    "vl_powers", "vl_product_rounds", "vl_sumcheck_end", "vl_transform",
 }
 REGISTERS = 65536 // (3 * THREADS)  # of an SM's, so that at least three blocks run on one
 TWO_BLOCKS = {"vl_open_sums"}  # 18 sums a thread, each its own chain of additions: they hide what few threads do not

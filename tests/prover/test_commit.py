@@ -90,7 +90,7 @@ def test_places(seed: int) -> None:
         cells = np.arange(prod(shape))
         n, piece = (shape[-1] if shape else 1), place.piece or (shape[-1] if shape else 1)
         i, j = cells // n, cells % n
-        where = place.cells.start + i * piece + j // piece * place.apart + j % piece
+        where = place.start + i * piece + j // piece * place.apart + j % piece
         assert np.array_equal(np.sort(where), np.sort(starts.reshape(-1))) and np.array_equal(found[where], cells)
     assert kinds
 

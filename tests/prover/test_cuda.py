@@ -9,6 +9,7 @@ from protocol.code import Code
 from protocol.field import GOLDILOCKS as F
 from prover.backend.cpu import CpuBackend
 from prover.backend.cuda import CudaBackend
+from prover.backend.leaves import Place
 from prover.backend.tiled import TILE, Tiled
 from tests.prover.test_kernels import (  # noqa: F401 - tests that run here again, on this file's fixture `cpu`
     REFERENCE,
@@ -82,22 +83,46 @@ def test_conversions(cpu: Carried, rng: np.random.Generator, n: int) -> None:  #
 
 
 def test_committed_integers_in_runs(rng: np.random.Generator) -> None:  # noqa: F811
-    x, size, place = [integers(rng, *shape) for shape in ((3, 5), (0,), (40,), (1,))], 100, DEVICE_ONLY.to_device
-    starts = [7, 22, 30, 99]
+    """One after the other, and rows in pieces: of one entry, of vectors' lengths and more, of one row and of many."""
+    shapes = [(3, 5), (0,), (40,), (1,), (), (2, 3, 8), (1, 6), (5, 96), (300, 24), (7, 48)]
+    pieces = [(0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 15), (1, 1), (32, 200), (8, 2400), (16, 113)]
+    x, places, at = [integers(rng, *shape) for shape in shapes], list[Place](), 3
+    for a, (piece, apart) in zip(x, pieces, strict=True):
+        places.append(Place(at, piece, apart))
+        at += (a.shape[-1] // piece) * apart if piece else a.size + 2
+    size, place = at, DEVICE_ONLY.to_device
     theirs, mine, there = (elements(np.random.default_rng(1), size) for _ in range(3))
-    REFERENCE.embed_runs(x, starts, theirs)
-    CPU.embed_runs(x, starts, mine)
-    out = place(there)
-    DEVICE_ONLY.embed_runs([place(a) for a in x], starts, out)
-    same(mine, theirs)
-    same(np.array(DEVICE_ONLY.to_host(out)), theirs)
+    for a, to in zip(x, places, strict=True):  # entry by entry
+        for k, value in enumerate(a.reshape(-1).tolist()):
+            i, j = divmod(k, a.shape[-1] if a.ndim else 1)
+            theirs[to.start + (i * to.piece + j // to.piece * to.apart + j % to.piece if to.piece else k)] = value % F.p
+    reference, out = elements(np.random.default_rng(1), size), place(there)
+    REFERENCE.embed_runs(x, places, reference)
+    CPU.embed_runs(x, places, mine)
     placed = [place(a) for a in x]
-    assert REAL or asked(lambda: DEVICE_ONLY.embed_runs(placed, starts, out))[0] == 1
-    for wrong in ([0, 0, 61, 0], [-1, 0, 0, 0]):
-        with pytest.raises(ValueError, match="entries from"):
-            CPU.embed_runs(x, wrong, mine)
-        with pytest.raises(ValueError, match="entries from"):
-            DEVICE_ONLY.embed_runs([place(a) for a in x], wrong, out)
+    found = asked(lambda: DEVICE_ONLY.embed_runs(placed, places, out))
+    assert REAL or found[0] == 1
+    for made in (reference, mine, np.array(DEVICE_ONLY.to_host(out))):
+        same(made, theirs)
+    for wrong, message in ((Place(size - 479), "from"), (Place(-1), "from"), (Place(0, 32, 159), "intervals"), (Place(0, 3, 20), "pieces"),
+                           (Place(0, 64, 400), "pieces"), (Place(size - 559, 32, 200), "from")):
+        for backend, a, room in ((CPU, x[7], mine), (DEVICE_ONLY, placed[7], out)):
+            with pytest.raises(ValueError, match=message):
+                backend.embed_runs([a], [wrong], room)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (8,), (3, 4), (4, 3), (2, 8), (3, 1, 5), (5, 2, 3, 7), (1, 1, 1), (3, 2, 3, 2, 3, 2)])
+def test_padded_axes(cpu: Carried, rng: np.random.Generator, shape: tuple[int, ...]) -> None:  # noqa: F811
+    """In their order and in another one."""
+    a, backend = elements(rng, 2, *shape), cpu.backend
+    orders = [[0, *range(1, a.ndim)], [0, *range(a.ndim - 1, 0, -1)], [0, *range(2, a.ndim), *range(1, min(2, a.ndim))]]
+    for order in orders:
+        expected, there = REFERENCE.pad(a.transpose(order)), backend.to_device(a).transpose(order)
+        found = asked(lambda: same(backend.to_host(backend.pad(there)), expected))  # noqa: B023 - called at once
+        assert REAL or found[0] <= 1
+        same(CPU.pad(a.transpose(order)), expected)
+    with pytest.raises(ValueError, match="axes"):
+        backend.pad(backend.to_device(elements(rng, 2, *[3] * 7)))
 
 
 def test_many_equal_integers_are_counted(cpu: Carried, rng: np.random.Generator) -> None:  # noqa: F811

@@ -10,7 +10,7 @@ import pytest
 from protocol.field import GOLDILOCKS as F
 from prover.backend.cpu import CpuBackend
 from prover.backend.integers import INTEGERS
-from prover.backend.leaves import COLUMNS, Run
+from prover.backend.leaves import COLUMNS, Place, Run
 from prover.backend.tiled import TILE, Tiled
 from tests.prover.test_kernels import REFERENCE, cpu, elements, rng, same, scalar, written  # noqa: F401
 
@@ -56,8 +56,9 @@ def test_integers_of_every_width(cpu: CpuBackend, rng: np.random.Generator, kind
         a, b = (y.reshape(-1)[: rows * cut[1]].reshape(cut) for y in (x, wide))
         same(cpu.fold_axis(a, w), REFERENCE.fold_axis(b, w))
     mine, theirs = (elements(np.random.default_rng(1), size) for _ in range(2))
-    cpu.embed_runs([x, x[:1]], [size - x.size, 2], mine)
-    REFERENCE.embed_runs([wide, wide[:1]], [size - x.size, 2], theirs)
+    places = [Place(size - x.size), Place(2)]
+    cpu.embed_runs([x, x[:1]], places, mine)
+    REFERENCE.embed_runs([wide, wide[:1]], places, theirs)
     same(mine, theirs)
     for first in (0, -5, int(np.iinfo(kind).min), int(np.iinfo(kind).max) - 9):
         mine, theirs = np.arange(10), np.arange(10)
@@ -97,7 +98,7 @@ def test_tiles_of_integers_of_every_width(cpu: CpuBackend, rng: np.random.Genera
 def test_what_is_no_integer_is_refused(cpu: CpuBackend, rng: np.random.Generator, kind: str) -> None:  # noqa: F811
     """Words of 64 bits without a sign are field elements."""
     x, w = np.ones((2, 3), dtype=kind), elements(rng, 2, 3)
-    calls = [lambda: cpu.embed(x), lambda: cpu.weight(x, w[:, :2], w), lambda: cpu.embed_runs([x], [0], elements(rng, 9)),
+    calls = [lambda: cpu.embed(x), lambda: cpu.weight(x, w[:, :2], w), lambda: cpu.embed_runs([x], [Place(0)], elements(rng, 9)),
              lambda: cpu.count([x], 0, np.zeros(9, dtype=np.int64)), lambda: written(cpu, [Run([x[0]], [F.one], F.one, 0)], 9)]
     if kind != "uint64":
         calls += [lambda: cpu.lift(x), lambda: cpu.fold_axis(x[None], w[:, :2])]

@@ -25,7 +25,6 @@ from protocol.relation.graph import Committed as CommittedOp
 from protocol.schedule import task as schedule
 from protocol.schedule.opening import Committed
 from protocol.schedule.task import TaskShape, run_task
-from prover.argument import batch as batch_module
 from prover.argument import prove as prove_module
 from prover.argument.channel import ProvingChannel
 from prover.argument.prove import TaskProverImpl
@@ -146,13 +145,16 @@ def _garbage_rows(b: Backend, layout: Any, tensors: Mapping[str, Any]) -> Any:
     return b.xp.where(blank == 0, b.to_device(noise), rows)
 
 
-def _garbage_axes(b: Backend, table: Any) -> Any:
-    padded, blank = _pad_axes(b, table), _pad_axes(b, b.xp.ones_like(table))
-    noise = np.random.default_rng(6).integers(0, 1 << 62, padded.shape).astype(np.uint64)
-    return b.xp.where(blank == 0, b.to_device(noise), padded)
+def _garbage_axes(pad: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def padded(b: Backend, table: Any) -> Any:
+        found, blank = pad(b, table), pad(b, b.xp.ones_like(table))
+        noise = np.random.default_rng(6).integers(0, 1 << 62, found.shape).astype(np.uint64)
+        return b.xp.where(blank == 0, b.to_device(noise), found)
+
+    return padded
 
 
-_build_rows, _pad_axes = commit_module.build_rows, batch_module.pad_axes
+_build_rows = commit_module.build_rows
 
 
 @contextmanager
@@ -179,7 +181,8 @@ def _patched(lie: Lie, seen: dict[str, np.ndarray]) -> Iterator[None]:
         if lie.padding:
             stack.enter_context(patch.object(commit_module, "build_rows", _garbage_rows))
         if lie.count_padding:
-            stack.enter_context(patch.object(batch_module, "pad_axes", _garbage_axes))
+            kind = type(backend())
+            stack.enter_context(patch.object(kind, "pad", _garbage_axes(kind.pad)))
         yield
 
 
