@@ -222,7 +222,7 @@ struct Acc;
 
 #ifdef VL_CUDA
 // In words of 32 bits, products of like halves apart from those of unlike ones, which belong one word higher: so every multiplication adds
-// to 64 bits in one instruction and hands its carry on.
+// to 64 bits in one instruction and hands its carry on. The results of an asm are written before its last operand is read, hence the &.
 template <>
 struct Acc<u64> {
     u32 e0, e1, e2, e3, e4, o0, o1, o2;
@@ -233,15 +233,15 @@ struct Acc<u64> {
     VL_FN void mac(u64 a, u64 b) {
         const u32 a0 = (u32)a, a1 = (u32)(a >> 32), b0 = (u32)b, b1 = (u32)(b >> 32);
         asm("mad.lo.cc.u32 %0, %5, %7, %0; madc.hi.cc.u32 %1, %5, %7, %1; madc.lo.cc.u32 %2, %6, %8, %2; madc.hi.cc.u32 %3, %6, %8, %3;"
-            "addc.u32 %4, %4, 0;" : "+r"(e0), "+r"(e1), "+r"(e2), "+r"(e3), "+r"(e4) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
+            "addc.u32 %4, %4, 0;" : "+&r"(e0), "+&r"(e1), "+&r"(e2), "+&r"(e3), "+&r"(e4) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
         asm("mad.lo.cc.u32 %0, %3, %6, %0; madc.hi.cc.u32 %1, %3, %6, %1; addc.u32 %2, %2, 0;"
             "mad.lo.cc.u32 %0, %4, %5, %0; madc.hi.cc.u32 %1, %4, %5, %1; addc.u32 %2, %2, 0;"
-            : "+r"(o0), "+r"(o1), "+r"(o2) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
+            : "+&r"(o0), "+&r"(o1), "+&r"(o2) : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
     }
     VL_FN u64 residue() const {  // any; of fewer than 2^30 terms
         u32 x1 = e1, x2 = e2, x3 = e3, x4 = e4;
         asm("add.cc.u32 %0, %0, %4; addc.cc.u32 %1, %1, %5; addc.cc.u32 %2, %2, %6; addc.u32 %3, %3, 0;"
-            : "+r"(x1), "+r"(x2), "+r"(x3), "+r"(x4) : "r"(o0), "r"(o1), "r"(o2));
+            : "+&r"(x1), "+&r"(x2), "+&r"(x3), "+&r"(x4) : "r"(o0), "r"(o1), "r"(o2));
         return reduce_wide(joined(e0, x1), joined(x2, x3), x4);
     }
     VL_FN u64 value() const { return canon(residue()); }
