@@ -1,7 +1,8 @@
 """The CUDA backend: base.py's methods on the kernels of prover/kernels compiled by NVRTC, launched through CuPy; Goldilocks.
 
 Arrays are CuPy arrays and stay on the device; a sum ends in 32 bytes that the kernel writes to the host's memory (launch.h). Never run
-on a real device so far: tests run it, CuPy and NVRTC's code on a card that is not there (docs/decisions/0036).
+on a real device so far: tests run it, with CuPy and the code that NVRTC makes, on a card that is not there (tests/support/card,
+docs/decisions/0036-cupy-on-a-card-that-is-not-there.md).
 
 Hand-over: launches and copies take microseconds, however little there is to do, so a table of at most `hand_over` entries that a
 fold or a layer leaves is written to the host's memory, and a method whose arrays lie there is the CPU backend's. Of a sumcheck over

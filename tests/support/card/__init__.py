@@ -4,8 +4,9 @@
       └─ cudaMalloc, cudaMemcpyAsync, cuLaunchKernel, … ── attach.cpp ── runtime.cpp
 
 So what runs is what would run on a card, down to the instructions that NVIDIA's compiler makes of a kernel, and each access to
-memory is checked (device.h). What it cannot show: docs/decisions/0036-a-gpu-that-is-not-there.md. Once `cupy()` was called a process
-has this card and no other; it is not found by `cuda_module` unless it is made visible. Used by tests and by benchmarks/launches.py.
+memory is checked (device.h). What it cannot show is in docs/decisions/0036-cupy-on-a-card-that-is-not-there.md. Once `cupy()` was
+called a process has this card and no other; `cuda_module` does not find it unless it is visible. Used by tests and by
+benchmarks/launches.py.
 """
 
 from __future__ import annotations
