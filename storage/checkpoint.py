@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +24,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from protocol.encoding import canonical_json, parse_canonical
 from protocol.errors import VerificationError
 from storage.disk import explain_os_errors, make_folder
-from storage.errors import IntegrityError, MissingObject
+from storage.errors import IntegrityError, MissingObject, StoreUnavailable
 from storage.private import PrivateStore
 from verifier.log import EMPTY_ROOT
 from verifier.note import COSIGNER_KEY, LOG_KEY, NO_LIMIT, Checkpoint, Policy, VerifierKey, cosigned_message, parse_key
 
 KEY_NAME, SEEN_NAME = "log/key", "log/seen"
+WAIT_SECONDS = 60.0  # for a lock file, as for the database's lock (docs/decisions/0017-one-appender-at-a-time.md)
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,28 @@ def _who(line: str) -> tuple[str, bytes]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; it dies with the process."""
+    """Hold a file's lock; it dies with the process. StoreUnavailable if somebody else holds it for WAIT_SECONDS, which takes no work so
+    long."""
     make_folder(path.parent, 0o700)
     with explain_os_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with explain_os_errors(path):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _wait_for(handle, path)
         yield
     finally:
         os.close(handle)
+
+
+def _wait_for(handle: int, path: Path) -> None:
+    end, pause = time.monotonic() + WAIT_SECONDS, 0.001
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.monotonic() > end:
+            raise StoreUnavailable(
+                f"{path} has been locked for {WAIT_SECONDS:g} s by another process, which is stopped or hangs (`fuser {path}` names it): "
+                "end it. Nothing is lost, and what waited goes on when it is started again"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

@@ -13,8 +13,8 @@ import pytest
 import storage.log
 import storage.tree
 from protocol.errors import VerificationError
-from storage.checkpoint import KEY_NAME, SEEN_NAME, create_keys, load_keys
-from storage.errors import IntegrityError, MissingObject, StorageError
+from storage.checkpoint import KEY_NAME, SEEN_NAME, create_keys, load_keys, locked
+from storage.errors import IntegrityError, MissingObject, StorageError, StoreUnavailable
 from storage.ledger import Ledger, open_ledger
 from storage.local import LocalObjectStore
 from storage.log import NEWEST, LogPublisher, parse_log_proof, verify_log_proof
@@ -37,6 +37,19 @@ def naive(ledger: Ledger, size: int) -> NaiveTree:
 
 
 # publishing
+
+def test_a_publisher_that_hangs_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stopped in the middle holds the lock as long as it is there; nothing is lost."""
+    place.grow(3)
+    place.publisher().publish()
+    place.grow(2)
+    monkeypatch.setattr("storage.checkpoint.WAIT_SECONDS", 0.2)
+    log = place.publisher()
+    with locked(place.private.locks / ".log.lock"), pytest.raises(StoreUnavailable, match=r"locked for 0\.2 s .*`fuser .*\.log\.lock`"):
+        log.publish()
+    log.publish()
+    assert split_note(log.newest_note())[0].size == place.ledger.log_size()
+
 
 def test_every_growth_is_signed_and_provable(place: Place) -> None:
     log = place.publisher()

@@ -81,7 +81,14 @@ class Project:
 
     def claims(self) -> set[int]:
         """Processes that hold a statement of this project."""
-        locks = [p for p in (self.folder / "var" / "private").glob(".*.lock") if p.name != ".log.lock"]
+        return self._holders([p for p in (self.folder / "var" / "private").glob(".*.lock") if p.name != ".log.lock"])
+
+    def signs(self) -> set[int]:
+        """The process that holds the log."""
+        return self._holders([self.folder / "var" / "private" / ".log.lock"])
+
+    @staticmethod
+    def _holders(locks: list[Path]) -> set[int]:
         files = {p.stat().st_ino for p in locks if p.exists()}
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
         return {int(words[4]) for words in lines if "->" not in words and int(words[5].rpartition(":")[2]) in files}
