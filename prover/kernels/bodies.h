@@ -225,8 +225,8 @@ struct OpenSums {  // index (group, column): Σ F·W at X = 0, 1, ∞ (a coeffic
         x[2] = gsub(x[1], x[0]), x[5] = gsub(x[4], x[3]);
         for (int y = 0; y < 3; ++y) x[6 + y] = gsub(x[3 + y], x[y]);
     }
-    template <class V>
-    VL_FN void at(u64 i, u64 j, KAcc<V>* sums) const {
+    template <class V, class Sum>
+    VL_FN void at(u64 i, u64 j, Sum* sums) const {
         V f[9], w[9];
         for (u64 q = 0; q < 4; ++q) f[q + q / 2] = of.value<V>(q, i, j);
         extend(f);

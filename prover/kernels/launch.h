@@ -89,7 +89,7 @@ VL_FN void add_over_grid(u64* value, u64* part, u64* out) {
 #define VL_SUM(NAME, BODY)                                                                     \
     extern "C" __global__ void NAME(BODY body, u64 n0, u64 n1) { \
         __shared__ u64 part[2 * BODY::SUMS * VL_THREADS];                                      \
-        KAcc<u64> sums[BODY::SUMS];                                                            \
+        SumsOf<BODY::SUMS>::Sum sums[BODY::SUMS];                                              \
         for (int s = 0; s < BODY::SUMS; ++s) sums[s].clear();                                  \
         for (Walk at(n0, n1); at.inside(); at.next()) body.template at<u64>(at.i, at.j, sums); \
         u64 value[2 * BODY::SUMS];                                                             \

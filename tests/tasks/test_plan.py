@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocol.encoding import canonical_json
@@ -112,12 +113,21 @@ def test_the_profile_with_the_smallest_proofs_is_chosen() -> None:
     canonical_json([k.kind for k in chosen.kinds])
 
 
+@pytest.fixture
+def the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets of a fixed seed: siblings depend on drawn positions, by which a proof's size varies (a deviation of 0.5 %)."""
+    random = np.random.default_rng(1)
+    monkeypatch.setattr("secrets.token_bytes", random.bytes)
+    monkeypatch.setattr("secrets.token_hex", lambda count: random.bytes(count).hex())
+
+
+@pytest.mark.usefixtures("the_same_draws")
 def test_proof_bytes_are_foretold(tmp_path: Path) -> None:
     run = toy_run(tmp_path)
     for task in task_list(run.manifest)[:2]:
         shape = TaskShape(task.graph(run.manifest), run.params.field)
         foretold = proof_size(run.params, shape, [run.layout(name) for _, name in task.commitments])
-        assert abs(prove_statement(run, task).size - foretold) < 0.04 * foretold  # siblings depend on drawn positions: a deviation of 0.5 %
+        assert abs(prove_statement(run, task).size - foretold) < 0.02 * foretold
 
 
 def test_more_bits_than_the_field_has_are_refused() -> None:
@@ -322,6 +332,7 @@ def test_an_opening_is_used_with_one_ledger(tmp_path: Path, owned: RunRequest) -
     assert start(where, draft(again, plan_key(again))).manifest.seed == 4
 
 
+@pytest.mark.usefixtures("the_same_draws")
 def test_a_clipped_adamw_run_costs_what_was_foretold(tmp_path: Path) -> None:
     found = toy(layers=1, steps=2, window_steps=1, sizes=EVEN, target_modules=("q_proj",), kind="adamw", max_grad_norm="1")
     manifest = replace(with_budgets(found.manifest), profile="goldilocks-2^12")
@@ -334,8 +345,8 @@ def test_a_clipped_adamw_run_costs_what_was_foretold(tmp_path: Path) -> None:
     sizes: dict[str, int] = {}
     for task in task_list(manifest):
         sizes[task.kind] = sizes.get(task.kind, 0) + prove_statement(run, task).size
-    for kind in estimate.kinds:  # siblings of the drawn positions: one in a hundred runs of the largest kind is off by more than 0.02
-        assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.04 * kind.proof_bytes
+    for kind in estimate.kinds:
+        assert abs(sizes[kind.kind] - kind.proof_bytes) < 0.02 * kind.proof_bytes
     proofs = run.stores.ledger.record(run.run_id).proofs
     assert min(json.loads(row.soundness)["bits"] for row in proofs) == int(estimate.bits)
 
