@@ -12,6 +12,7 @@
 #include "field.h"
 
 #ifdef VL_CUDA
+#include "few_registers.h"
 #ifndef VL_THREADS
 #define VL_THREADS 128  // threads of a block, a power of two; launches use as many
 #endif
